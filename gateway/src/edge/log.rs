@@ -1,0 +1,431 @@
+//! Records: one for each request, one for each refusal, one for each change of state.
+//!
+//! Written in batches by a thread of its own, so that a slow disk or terminal never holds a request. The
+//! way to it is bounded: what does not fit is dropped and counted, never waited for. JSON for machines,
+//! one readable line for people. Never sees a header, a body or a query, so no secret can pass through.
+
+use std::cell::RefCell;
+use std::fmt::Write as _;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime};
+
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use crate::settings::{Named, Section};
+use crate::types::RequestId;
+
+/// Batches that may wait for the writer.
+const MOST_WAITING: usize = 256;
+/// A batch that is sent at once, in bytes.
+const FULL_BATCH: usize = 32 << 10;
+/// How long a record may wait for others.
+const LONGEST_WAIT: Duration = Duration::from_millis(10);
+/// The longest path that is written, in bytes.
+const MOST_PATH: usize = 256;
+
+/// How records look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// One JSON object on a line.
+    Json,
+    /// One line for people; coloured or not.
+    Human {
+        /// Whether colours are used.
+        colour: bool,
+    },
+}
+
+#[derive(Clone, Copy)]
+enum Choice {
+    Auto,
+    Json,
+    Human,
+}
+
+impl Named for Choice {
+    const SHAPE: &'static str = "\"auto\", \"json\" or \"human\"";
+    const NAMES: &'static [(&'static str, Self)] = &[("auto", Self::Auto), ("json", Self::Json), ("human", Self::Human)];
+}
+
+impl Format {
+    /// Reads `[log]`: `format = "auto"` is for people on a terminal, and JSON elsewhere.
+    #[must_use]
+    pub fn compile(section: &Section<'_>, terminal: bool) -> Self {
+        match (section.or("format", Choice::Auto), terminal) {
+            (Choice::Json, _) | (Choice::Auto, false) => Self::Json,
+            (Choice::Human, colour) | (Choice::Auto, colour @ true) => Self::Human { colour },
+        }
+    }
+}
+
+/// The thread that writes.
+#[derive(Debug)]
+pub struct LogWriter {
+    thread: Option<JoinHandle<()>>,
+    log: Log,
+}
+
+/// A handle to the writer, one for each thread or task that records.
+#[derive(Clone, Debug)]
+pub struct Log {
+    format: Format,
+    sender: SyncSender<Vec<u8>>,
+    dropped: Arc<AtomicU64>,
+}
+
+impl LogWriter {
+    /// Starts writing to `sink`.
+    ///
+    /// # Errors
+    /// If no thread can be started.
+    pub fn start(format: Format, sink: impl io::Write + Send + 'static) -> io::Result<Self> {
+        let (sender, receiver) = sync_channel(MOST_WAITING);
+        let thread = std::thread::Builder::new().name("log".into()).spawn(move || write_all(&receiver, sink))?;
+        Ok(Self { thread: Some(thread), log: Log { format, sender, dropped: Arc::default() } })
+    }
+
+    /// A handle to it.
+    #[must_use]
+    pub fn log(&self) -> Log {
+        self.log.clone()
+    }
+
+    /// Writes what is waiting and ends. An empty batch is the sign to stop.
+    pub fn finish(mut self) {
+        let _ = self.log.sender.send(Vec::new());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn write_all(receiver: &Receiver<Vec<u8>>, mut sink: impl io::Write) {
+    while let Ok(batch) = receiver.recv() {
+        if batch.is_empty() {
+            break;
+        }
+        // A sink that fails (a full disk, a closed pipe) must not stop the gateway; the batch is lost.
+        let _ = sink.write_all(&batch).and_then(|()| sink.flush());
+    }
+}
+
+impl Log {
+    fn send(&self, batch: Vec<u8>, records: u64) {
+        if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) = self.sender.try_send(batch) {
+            self.dropped.fetch_add(records, Ordering::Relaxed);
+        }
+    }
+
+    /// Records that were lost because the writer could not follow.
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
+    }
+
+    /// Records a change of state: `name` is a fixed word, `fields` are what it is about.
+    pub fn event(&self, name: &str, fields: &[(&str, &str)]) {
+        let mut line = Line::new(self.format);
+        let now = SystemTime::now();
+        match self.format {
+            Format::Json => {
+                line.begin("event", now);
+                line.text("event", name);
+                for (key, value) in fields {
+                    line.text(key, value);
+                }
+                line.end();
+            }
+            Format::Human { colour } => {
+                let _ = write!(line.out, "{} {}", clock(now), paint(colour, "1", name));
+                for (key, value) in fields {
+                    let _ = write!(line.out, " {}={}", paint(colour, "2", key), Escaped(value));
+                }
+                line.out.push('\n');
+            }
+        }
+        self.send(line.out.into_bytes(), 1);
+    }
+}
+
+/// A thread's own batch.
+#[derive(Clone, Debug)]
+pub struct BatchLog {
+    log: Log,
+    batch: Rc<RefCell<(String, u64)>>,
+}
+
+impl BatchLog {
+    /// A batch of one thread.
+    #[must_use]
+    pub fn new(log: Log) -> Self {
+        Self { log, batch: Rc::default() }
+    }
+
+    /// Adds a request's records. Needs a `LocalSet` or local runtime around it for the time bound.
+    pub fn request(&self, record: &Record<'_>) {
+        let mut batch = self.batch.borrow_mut();
+        let first = batch.0.is_empty();
+        let mut line = Line { format: self.log.format, out: std::mem::take(&mut batch.0) };
+        record.write(&mut line);
+        batch.0 = line.out;
+        batch.1 += 1;
+        let full = batch.0.len() >= FULL_BATCH;
+        drop(batch);
+        if full {
+            self.flush();
+        } else if first {
+            let this = self.clone();
+            tokio::task::spawn_local(async move {
+                tokio::time::sleep(LONGEST_WAIT).await;
+                this.flush();
+            });
+        }
+    }
+
+    /// Sends what was gathered.
+    pub fn flush(&self) {
+        let (batch, records) = self.batch.take();
+        if !batch.is_empty() {
+            self.log.send(batch.into_bytes(), records);
+        }
+    }
+
+    /// The way past the batch, for changes of state.
+    #[must_use]
+    pub fn log(&self) -> &Log {
+        &self.log
+    }
+}
+
+/// What is known about one request at its end.
+#[derive(Debug)]
+pub struct Record<'a> {
+    /// Its id.
+    pub id: RequestId,
+    /// When it began.
+    pub began: SystemTime,
+    /// From its head to the end of its answer's body.
+    pub took: Duration,
+    /// The client's address.
+    pub client: &'a str,
+    /// Its method.
+    pub method: &'a str,
+    /// Its path, without the query.
+    pub path: &'a str,
+    /// `HTTP/1.1` or `HTTP/2.0`.
+    pub protocol: &'static str,
+    /// The answer's status; 499 where the client left before there was one.
+    pub status: u16,
+    /// The route's name, where one matched.
+    pub route: Option<&'a str>,
+    /// The principal, where one was proven.
+    pub principal: Option<&'a str>,
+    /// The role that opened the route.
+    pub role: Option<&'a str>,
+    /// The slug of the refusal or fault.
+    pub reason: Option<&'static str>,
+    /// Why, for the operator alone.
+    pub cause: Option<&'a str>,
+    /// Whether it belongs in the security record.
+    pub security: bool,
+    /// Bytes of the request's body that were read.
+    pub bytes_in: u64,
+    /// Bytes of the answer's body that were sent.
+    pub bytes_out: u64,
+    /// The worker that answered.
+    pub worker: Option<&'a str>,
+    /// Until the worker's answer began.
+    pub worker_took: Option<Duration>,
+    /// What was cleaned in the body.
+    pub normalized: Option<&'a str>,
+}
+
+impl Record<'_> {
+    fn write(&self, line: &mut Line) {
+        let path = self.path.get(..MOST_PATH).unwrap_or(self.path);
+        match line.format {
+            Format::Json => self.write_json(line, path),
+            Format::Human { colour } => self.write_human(line, path, colour),
+        }
+    }
+
+    fn write_json(&self, line: &mut Line, path: &str) {
+        if self.security {
+            line.begin("security", self.began);
+            line.text("request_id", self.id.as_str());
+            line.text("reason", self.reason.unwrap_or_default());
+            self.who_and_where(line, path);
+            line.end();
+        }
+        line.begin("access", self.began);
+        line.text("request_id", self.id.as_str());
+        self.who_and_where(line, path);
+        line.text("protocol", self.protocol);
+        line.optional("reason", self.reason);
+        line.optional("role", self.role);
+        line.optional("worker", self.worker);
+        line.optional("normalized", self.normalized);
+        if let Some(took) = self.worker_took {
+            line.micros("worker_us", took);
+        }
+        line.number("bytes_in", self.bytes_in);
+        line.number("bytes_out", self.bytes_out);
+        line.micros("duration_us", self.took);
+        line.end();
+    }
+
+    fn who_and_where(&self, line: &mut Line, path: &str) {
+        line.text("client", self.client);
+        line.text("method", self.method);
+        line.text("path", path);
+        line.number("status", u64::from(self.status));
+        line.optional("route", self.route);
+        line.optional("principal", self.principal);
+        line.optional("cause", self.cause);
+    }
+
+    fn write_human(&self, line: &mut Line, path: &str, colour: bool) {
+        let code = match self.status {
+            ..400 => "32",
+            400..500 => "33",
+            _ => "31",
+        };
+        let status = paint(colour, code, &self.status.to_string());
+        let _ = write!(line.out, "{} {status} {} {} ", clock(self.began), Escaped(self.method), Escaped(path));
+        let took = self.took.as_secs_f64() * 1e3;
+        let _ = write!(line.out, "{} {took:.1}ms {}", self.principal.unwrap_or("-"), self.client);
+        if let Some(reason) = self.reason {
+            let _ = write!(line.out, " {}", paint(colour, code, reason));
+        }
+        if let Some(cause) = self.cause {
+            let _ = write!(line.out, " ({})", Escaped(cause));
+        }
+        let _ = writeln!(line.out, " {}", paint(colour, "2", self.id.as_str()));
+    }
+}
+
+fn paint(colour: bool, code: &str, text: &str) -> String {
+    if colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+}
+
+fn clock(now: SystemTime) -> String {
+    let now = OffsetDateTime::from(now);
+    format!("{:02}:{:02}:{:02}", now.hour(), now.minute(), now.second())
+}
+
+/// Text that a client chose, without what could move a terminal's cursor.
+struct Escaped<'a>(&'a str);
+
+impl std::fmt::Display for Escaped<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for c in self.0.chars() {
+            if c.is_control() { write!(f, "{}", c.escape_default())? } else { f.write_char(c)? }
+        }
+        Ok(())
+    }
+}
+
+/// One line as it grows.
+struct Line {
+    format: Format,
+    out: String,
+}
+
+impl Line {
+    fn new(format: Format) -> Self {
+        Self { format, out: String::new() }
+    }
+
+    fn begin(&mut self, kind: &str, at: SystemTime) {
+        let at = OffsetDateTime::from(at).format(&Rfc3339).unwrap_or_default();
+        let _ = write!(self.out, "{{\"time\":\"{at}\",\"log\":\"{kind}\"");
+    }
+
+    fn key(&mut self, key: &str) {
+        self.out.push_str(",\"");
+        self.out.push_str(key);
+        self.out.push_str("\":");
+    }
+
+    fn text(&mut self, key: &str, value: &str) {
+        self.key(key);
+        // Encoding is what keeps a client from writing lines of its own (ASVS 16.4.1).
+        self.out.push_str(&serde_json::to_string(value).unwrap_or_default());
+    }
+
+    fn optional(&mut self, key: &str, value: Option<&str>) {
+        if let Some(value) = value {
+            self.text(key, value);
+        }
+    }
+
+    fn number(&mut self, key: &str, value: u64) {
+        self.key(key);
+        self.out.push_str(itoa::Buffer::new().format(value));
+    }
+
+    fn micros(&mut self, key: &str, value: Duration) {
+        self.number(key, u64::try_from(value.as_micros()).unwrap_or(u64::MAX));
+    }
+
+    fn end(&mut self) {
+        self.out.push_str("}\n");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::RequestIds;
+
+    fn record<'a>(path: &'a str) -> Record<'a> {
+        Record {
+            id: RequestIds::new([1; 16]).next(),
+            began: SystemTime::UNIX_EPOCH,
+            took: Duration::from_micros(1_500),
+            client: "203.0.113.7",
+            method: "POST",
+            path,
+            protocol: "HTTP/1.1",
+            status: 401,
+            route: Some("predict"),
+            principal: None,
+            role: None,
+            reason: Some("api-key-unknown"),
+            cause: None,
+            security: true,
+            bytes_in: 0,
+            bytes_out: 120,
+            worker: None,
+            worker_took: None,
+            normalized: None,
+        }
+    }
+
+    #[test]
+    fn a_client_can_not_write_lines_of_its_own() {
+        for format in [Format::Json, Format::Human { colour: false }] {
+            let mut line = Line::new(format);
+            record("/a\n{\"log\":\"event\"}\x1b[2J").write(&mut line);
+            let lines: Vec<&str> = line.out.lines().collect();
+            assert_eq!(lines.len(), if format == Format::Json { 2 } else { 1 });
+            assert!(!line.out.contains('\x1b'));
+        }
+    }
+
+    #[test]
+    fn json_records_are_json() {
+        let mut line = Line::new(Format::Json);
+        record("/predict").write(&mut line);
+        let records: Vec<serde_json::Value> = line.out.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+        let kinds: Vec<_> = records.iter().map(|r| r["log"].as_str()).collect();
+        assert_eq!(kinds, [Some("security"), Some("access")]);
+        assert!(records.iter().all(|r| r["reason"] == "api-key-unknown" && r["status"] == 401));
+    }
+}

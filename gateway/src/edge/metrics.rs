@@ -1,0 +1,159 @@
+//! Numbers for Prometheus. Every thread counts in a place of its own; reading adds them up.
+//!
+//! Labels come from the policy alone (routes, slugs, pools), so no client can make new series.
+
+use std::fmt::Write as _;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
+
+/// Upper bounds of the duration histogram, in microseconds.
+const BUCKETS: [u64; 12] = [250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 500_000, 2_500_000, 10_000_000];
+
+/// One thread's numbers.
+#[derive(Debug, Default)]
+struct Shard {
+    /// By route (the last is "no route"), then by the status's first digit.
+    requests: Vec<[AtomicU64; 6]>,
+    durations: [AtomicU64; BUCKETS.len() + 1],
+    duration_micros: AtomicU64,
+    reasons: Vec<AtomicU64>,
+    connections: AtomicI64,
+    accepted: AtomicU64,
+    handshakes_failed: AtomicU64,
+    upstream_connects: AtomicU64,
+}
+
+/// All threads' numbers and what they are called.
+#[derive(Debug)]
+pub struct Metrics {
+    routes: Vec<String>,
+    reasons: &'static [&'static str],
+    shards: Vec<Shard>,
+}
+
+/// The place where one thread counts.
+#[derive(Clone, Copy, Debug)]
+pub struct Tally<'m> {
+    shard: Option<&'m Shard>,
+    routes: usize,
+}
+
+impl Metrics {
+    /// For these routes, slugs and threads.
+    #[must_use]
+    pub fn new(routes: Vec<String>, reasons: &'static [&'static str], threads: usize) -> Self {
+        let shard = || Shard {
+            requests: (0..=routes.len()).map(|_| Default::default()).collect(),
+            reasons: reasons.iter().map(|_| AtomicU64::new(0)).collect(),
+            ..Shard::default()
+        };
+        let shards = (0..threads).map(|_| shard()).collect();
+        Self { routes, reasons, shards }
+    }
+
+    /// Where the thread at this position counts.
+    #[must_use]
+    pub fn tally(&self, thread: usize) -> Tally<'_> {
+        Tally { shard: self.shards.get(thread), routes: self.routes.len() }
+    }
+
+    fn sum<'s>(&'s self, read: impl Fn(&'s Shard) -> Option<&'s AtomicU64>) -> u64 {
+        self.shards.iter().filter_map(read).map(|number| number.load(Ordering::Relaxed)).sum()
+    }
+
+    /// The numbers in Prometheus' text format, version 0.0.4.
+    #[must_use]
+    pub fn render(&self, log_dropped: u64) -> String {
+        let mut out = String::with_capacity(4096);
+        let head = |out: &mut String, name: &str, kind: &str, help: &str| {
+            let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
+        };
+        head(&mut out, "modelgate_requests_total", "counter", "Requests that ended, by route and class of status.");
+        let names = self.routes.iter().map(String::as_str).chain(["(none)"]);
+        for (index, route) in names.enumerate() {
+            for class in 1..=5 {
+                let count = self.sum(|shard| shard.requests.get(index)?.get(class));
+                if count > 0 {
+                    let _ = writeln!(out, "modelgate_requests_total{{route=\"{route}\",class=\"{class}xx\"}} {count}");
+                }
+            }
+        }
+        head(&mut out, "modelgate_refusals_total", "counter", "Requests that were refused or failed, by reason.");
+        for (index, reason) in self.reasons.iter().enumerate() {
+            let count = self.sum(|shard| shard.reasons.get(index));
+            let _ = writeln!(out, "modelgate_refusals_total{{reason=\"{reason}\"}} {count}");
+        }
+        head(&mut out, "modelgate_request_duration_seconds", "histogram", "From a request's head to the end of its answer.");
+        let mut total = 0;
+        for (index, bound) in BUCKETS.iter().enumerate() {
+            total += self.sum(|shard| shard.durations.get(index));
+            let (seconds, micros) = (bound / 1_000_000, bound % 1_000_000);
+            let _ = writeln!(out, "modelgate_request_duration_seconds_bucket{{le=\"{seconds}.{micros:06}\"}} {total}");
+        }
+        total += self.sum(|shard| shard.durations.last());
+        let spent = Duration::from_micros(self.sum(|shard| Some(&shard.duration_micros)));
+        let _ = writeln!(out, "modelgate_request_duration_seconds_bucket{{le=\"+Inf\"}} {total}");
+        let _ = writeln!(out, "modelgate_request_duration_seconds_sum {}", spent.as_secs_f64());
+        let _ = writeln!(out, "modelgate_request_duration_seconds_count {total}");
+        let open: i64 = self.shards.iter().map(|shard| shard.connections.load(Ordering::Relaxed)).sum();
+        head(&mut out, "modelgate_connections", "gauge", "Client connections that are open.");
+        let _ = writeln!(out, "modelgate_connections {open}");
+        for (name, help, count) in [
+            ("modelgate_connections_accepted_total", "Client connections that were accepted.", self.sum(|s| Some(&s.accepted))),
+            ("modelgate_handshakes_failed_total", "TLS handshakes that failed or took too long.", self.sum(|s| Some(&s.handshakes_failed))),
+            ("modelgate_upstream_connects_total", "Connections opened to workers.", self.sum(|s| Some(&s.upstream_connects))),
+            ("modelgate_log_records_dropped_total", "Log records lost because the writer could not follow.", log_dropped),
+        ] {
+            head(&mut out, name, "counter", help);
+            let _ = writeln!(out, "{name} {count}");
+        }
+        out
+    }
+}
+
+fn add(number: Option<&AtomicU64>, by: u64) {
+    if let Some(number) = number {
+        number.fetch_add(by, Ordering::Relaxed);
+    }
+}
+
+impl Tally<'_> {
+    /// Counts a request at its end. `reason` is the slug's position.
+    pub fn request(&self, route: Option<usize>, status: u16, reason: Option<usize>, took: Duration) {
+        let Some(shard) = self.shard else { return };
+        let row = shard.requests.get(route.unwrap_or(self.routes));
+        add(row.and_then(|row| row.get(usize::from(status / 100))), 1);
+        if let Some(reason) = reason {
+            add(shard.reasons.get(reason), 1);
+        }
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        let bucket = BUCKETS.iter().position(|&bound| micros <= bound).unwrap_or(BUCKETS.len());
+        add(shard.durations.get(bucket), 1);
+        add(Some(&shard.duration_micros), micros);
+    }
+
+    /// Counts a connection that was accepted.
+    pub fn connection_opened(&self) {
+        if let Some(shard) = self.shard {
+            shard.connections.fetch_add(1, Ordering::Relaxed);
+            add(Some(&shard.accepted), 1);
+        }
+    }
+
+    /// Counts a connection that ended.
+    pub fn connection_closed(&self) {
+        if let Some(shard) = self.shard {
+            shard.connections.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Counts a handshake that failed.
+    pub fn handshake_failed(&self) {
+        add(self.shard.map(|shard| &shard.handshakes_failed), 1);
+    }
+
+    /// Counts a connection to a worker.
+    pub fn upstream_connected(&self) {
+        add(self.shard.map(|shard| &shard.upstream_connects), 1);
+    }
+}

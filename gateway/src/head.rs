@@ -1,0 +1,133 @@
+//! Can the head be read in one way only? What hyper lets pass and another reader could take otherwise.
+//!
+//! Source: RFC 9112 §3.2 and §6.1, RFC 9113 §8.3. Pure; hyper has parsed the octets before.
+
+use http::header::{self, HeaderMap};
+use http::{Method, Uri, Version};
+
+use crate::problem::HeadFault;
+
+/// Reads the head: gives back the authority that the client called, with a port where it gave one.
+///
+/// # Errors
+/// [`HeadFault`].
+pub fn read<'r>(method: &Method, uri: &'r Uri, version: Version, headers: &'r HeaderMap) -> Result<&'r str, HeadFault> {
+    if *method == Method::CONNECT {
+        return Err(HeadFault::Target);
+    }
+    if version != Version::HTTP_2 {
+        framing(version, headers)?;
+    }
+    host(uri, headers)
+}
+
+fn framing(version: Version, headers: &HeaderMap) -> Result<(), HeadFault> {
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    let Some(coding) = codings.next() else { return Ok(()) };
+    if version == Version::HTTP_10 {
+        return Err(HeadFault::Framing("HTTP/1.0 has no Transfer-Encoding"));
+    }
+    if headers.contains_key(header::CONTENT_LENGTH) {
+        return Err(HeadFault::Framing("it has Content-Length and Transfer-Encoding"));
+    }
+    if codings.next().is_some() {
+        return Err(HeadFault::Framing("it has Transfer-Encoding twice"));
+    }
+    let names: Vec<&str> = coding.to_str().unwrap_or_default().split(',').map(str::trim).collect();
+    match names.as_slice() {
+        [only] if only.eq_ignore_ascii_case("chunked") => Ok(()),
+        [.., last] if last.eq_ignore_ascii_case("chunked") => Err(HeadFault::Coding),
+        _ => Err(HeadFault::Framing("its last transfer coding is not chunked")),
+    }
+}
+
+fn host<'r>(uri: &'r Uri, headers: &'r HeaderMap) -> Result<&'r str, HeadFault> {
+    let mut values = headers.get_all(header::HOST).iter();
+    let named = values.next();
+    if values.next().is_some() {
+        return Err(HeadFault::Host("it has Host twice"));
+    }
+    let named = named.map(|value| value.to_str().map_err(|_| HeadFault::Host("its Host is malformed"))).transpose()?;
+    let target = uri.authority().map(http::uri::Authority::as_str);
+    let host = match (target, named) {
+        (Some(target), Some(named)) if !target.eq_ignore_ascii_case(named) => return Err(HeadFault::Host("its target and its Host disagree")),
+        (Some(host), _) | (None, Some(host)) => host,
+        (None, None) => return Err(HeadFault::Host("it has no Host")),
+    };
+    if is_host(host) { Ok(host) } else { Err(HeadFault::Host("its Host is malformed")) }
+}
+
+/// A host with an optional port, of the characters that names and addresses have.
+fn is_host(text: &str) -> bool {
+    let (name, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((address, rest)) => {
+            if address.parse::<std::net::Ipv6Addr>().is_err() {
+                return false;
+            }
+            match rest.strip_prefix(':') {
+                Some(port) => ("v6", Some(port)),
+                None if rest.is_empty() => ("v6", None),
+                None => return false,
+            }
+        }
+        None => match text.split_once(':') {
+            Some((name, port)) => (name, Some(port)),
+            None => (text, None),
+        },
+    };
+    let name_is_good = !name.is_empty() && name.len() <= 255 && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'));
+    name_is_good && port.is_none_or(|port| port.parse::<u16>().is_ok() && port.bytes().all(|b| b.is_ascii_digit()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_host;
+    use crate::problem::HeadFault;
+    use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version};
+
+    fn read_head(uri: &str, version: Version, pairs: &[(&'static str, &'static str)]) -> Result<String, HeadFault> {
+        let mut headers = HeaderMap::new();
+        for (name, value) in pairs {
+            headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
+        }
+        let uri: Uri = uri.parse().expect("a literal target");
+        super::read(&Method::POST, &uri, version, &headers).map(str::to_owned)
+    }
+
+    #[test]
+    fn hosts() {
+        for good in ["a.example", "a.example:8443", "127.0.0.1", "[::1]", "[::1]:8443", "localhost", "a_b"] {
+            assert!(is_host(good), "{good}");
+        }
+        for wrong in ["", ":80", "a b", "a/b", "a@b", "a:", "a:x", "a:99999", "a:+80", "[::1", "[x]", "[::1]x", "a,b", "a:80:80", "é"] {
+            assert!(!is_host(wrong), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn one_host_and_the_target_agrees() {
+        use Version as V;
+        assert_eq!(read_head("/", V::HTTP_11, &[("host", "a")]), Ok("a".into()));
+        assert_eq!(read_head("https://a/", V::HTTP_11, &[("host", "A")]), Ok("a".into()));
+        assert_eq!(read_head("https://a/", V::HTTP_2, &[]), Ok("a".into()));
+        for (uri, pairs) in [("/", &[][..]), ("/", &[("host", "a"), ("host", "a")]), ("https://a/", &[("host", "b")]), ("/", &[("host", "a/b")])] {
+            assert!(matches!(read_head(uri, V::HTTP_11, pairs), Err(HeadFault::Host(_))), "{uri} {pairs:?}");
+        }
+        assert!(matches!(read_head("https://a/", V::HTTP_2, &[("host", "b")]), Err(HeadFault::Host(_))));
+    }
+
+    #[test]
+    fn chunked_is_the_only_coding() {
+        let with = |version, codings: &[&'static str]| {
+            let pairs: Vec<_> = [("host", "a")].into_iter().chain(codings.iter().map(|c| ("transfer-encoding", *c))).collect();
+            read_head("/", version, &pairs)
+        };
+        assert!(with(Version::HTTP_11, &["chunked"]).is_ok());
+        assert!(with(Version::HTTP_11, &["Chunked"]).is_ok());
+        assert_eq!(with(Version::HTTP_11, &["gzip, chunked"]), Err(HeadFault::Coding));
+        for wrong in [&["gzip"][..], &["chunked", "chunked"], &["chunked, gzip"], &[""], &["chunked,"]] {
+            assert!(matches!(with(Version::HTTP_11, wrong), Err(HeadFault::Framing(_))), "{wrong:?}");
+        }
+        assert!(matches!(with(Version::HTTP_10, &["chunked"]), Err(HeadFault::Framing(_))));
+    }
+}

@@ -1,0 +1,246 @@
+//! May this principal call this route? Roles, roles that include roles, and nothing by default.
+
+use std::collections::HashMap;
+
+use super::authenticate::Authenticate;
+use crate::settings::Section;
+use crate::types::{Name, Principal, Role, RoleSet};
+
+/// The roles that the policy defines, each with all that it includes.
+#[derive(Debug, Default)]
+pub struct Roles {
+    names: Vec<Name>,
+    index: HashMap<Name, Role>,
+    closures: Vec<RoleSet>,
+}
+
+impl Roles {
+    /// Reads every `[roles.NAME]` and resolves `includes`.
+    #[must_use]
+    pub fn compile(root: &Section<'_>) -> Self {
+        let sections = root.sections("roles");
+        let mut roles = Self::default();
+        for (position, section) in sections.iter().enumerate() {
+            let name = section.name();
+            match Role::new(position) {
+                Some(role) => {
+                    if name.contains(',') || !name.bytes().all(|b| b.is_ascii_graphic()) {
+                        section.mistake_here("has a name with a character that can't stand in a header", "use letters, digits, - and _");
+                    }
+                    roles.index.insert(name.clone(), role);
+                    roles.names.push(name);
+                }
+                None => section.mistake_here(
+                    format!("is more than the {} roles that one policy can have", Role::MOST),
+                    "merge roles that grant the same",
+                ),
+            }
+        }
+        let mut direct = Vec::new();
+        for section in &sections {
+            direct.push(roles.references(section, "includes"));
+        }
+        for section in sections {
+            section.finish();
+        }
+        // A set grows until nothing is added: at most one round per role, and cycles are harmless.
+        roles.closures = direct
+            .iter()
+            .enumerate()
+            .map(|(position, includes)| Role::new(position).map_or(*includes, |role| includes.with(role)))
+            .collect();
+        loop {
+            let grown: Vec<RoleSet> = roles.closures.iter().map(|set| roles.close(*set)).collect();
+            if grown == roles.closures {
+                return roles;
+            }
+            roles.closures = grown;
+        }
+    }
+
+    /// The set with everything that its roles include.
+    #[must_use]
+    pub fn close(&self, set: RoleSet) -> RoleSet {
+        let members = (0..self.closures.len()).filter_map(Role::new).filter(|role| set.contains(*role));
+        members.filter_map(|role| self.closures.get(role.index())).fold(set, |sum, set| sum.union(*set))
+    }
+
+    /// The role of a name.
+    #[must_use]
+    pub fn find(&self, name: &str) -> Option<Role> {
+        self.index.get(name).copied()
+    }
+
+    /// The name of a role.
+    #[must_use]
+    pub fn name(&self, role: Role) -> &str {
+        self.names.get(role.index()).map_or("", |name| name)
+    }
+
+    /// The names of a set's roles, separated by commas.
+    #[must_use]
+    pub fn list(&self, set: RoleSet) -> String {
+        let members = (0..self.names.len()).filter_map(Role::new).filter(|role| set.contains(*role));
+        members.map(|role| self.name(role)).collect::<Vec<_>>().join(",")
+    }
+
+    /// Reads a list of roles; one that is not defined is a mistake. Not closed.
+    pub fn references(&self, section: &Section<'_>, key: &str) -> RoleSet {
+        let mut set = RoleSet::default();
+        for (index, name) in section.list::<String>(key) {
+            match self.find(&name) {
+                Some(role) => set = set.with(role),
+                None => {
+                    let defined: Vec<&str> = self.names.iter().map(|name| &**name).collect();
+                    section.undefined(key, Some(index), "role", &name, &defined);
+                }
+            }
+        }
+        set
+    }
+}
+
+/// Who may call a route.
+#[derive(Clone, Debug)]
+pub enum Authorize {
+    /// Whoever passes authentication, which asks nobody for anything.
+    Anonymous,
+    /// Every proven principal.
+    Authenticated,
+    /// Principals that have one of these roles.
+    AnyOf(RoleSet),
+}
+
+impl Authorize {
+    /// Reads `authorize`.
+    #[must_use]
+    pub fn compile(section: &Section<'_>, roles: &Roles, authenticate: Option<&Authenticate>) -> Option<Self> {
+        let remedy = "list the roles that may call it: authorize = [\"predictor\"]; \"authenticated\" means every proven \
+                      principal, \"anonymous\" everybody";
+        if !section.has("authorize") {
+            section.missing("authorize", remedy);
+            return None;
+        }
+        if let Some(word) = section.word("authorize") {
+            let anonymous = authenticate.is_some_and(Authenticate::is_anonymous);
+            return match (word, anonymous) {
+                ("anonymous", true) => Some(Self::Anonymous),
+                ("authenticated", false) => Some(Self::Authenticated),
+                ("anonymous", false) => {
+                    section.mistake(
+                        "authorize",
+                        "is \"anonymous\" while `authenticate` asks for a credential",
+                        "write authenticate = \"anonymous\" too, or \"authenticated\" here",
+                    );
+                    None
+                }
+                ("authenticated", true) => {
+                    section.mistake(
+                        "authorize",
+                        "is \"authenticated\" while `authenticate` is \"anonymous\", so nobody could call it",
+                        "ask for credentials, or write \"anonymous\" here too",
+                    );
+                    None
+                }
+                _ => {
+                    section.mistake("authorize", format!("is {word:?}, which is not one of its words"), remedy);
+                    None
+                }
+            };
+        }
+        let required = roles.references(section, "authorize");
+        if section.all::<String>("authorize").is_empty() {
+            section.mistake("authorize", "names no role, so nobody could call it", remedy);
+        }
+        if authenticate.is_some_and(Authenticate::is_anonymous) {
+            section.mistake(
+                "authorize",
+                "asks for roles while `authenticate` is \"anonymous\", so nobody could call it",
+                "ask for credentials",
+            );
+        }
+        Some(Self::AnyOf(required))
+    }
+
+    /// Decides.
+    ///
+    /// # Errors
+    /// [`Refusal`], if the principal has none of the roles.
+    pub fn decide(&self, principal: &Principal) -> Result<Permit, Refusal> {
+        match self {
+            Self::Anonymous | Self::Authenticated => Ok(Permit { role: None }),
+            Self::AnyOf(required) => match required.first_common(principal.roles) {
+                Some(role) => Ok(Permit { role: Some(role) }),
+                None => Err(Refusal),
+            },
+        }
+    }
+}
+
+/// Evidence that the principal may call the route. Made by [`Authorize::decide`] alone.
+#[derive(Clone, Copy, Debug)]
+pub struct Permit {
+    role: Option<Role>,
+}
+
+impl Permit {
+    /// The role that opened the route, where roles are asked for.
+    #[must_use]
+    pub fn role(&self) -> Option<Role> {
+        self.role
+    }
+}
+
+/// The principal is proven and has none of the route's roles.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refusal;
+
+#[cfg(test)]
+mod tests {
+    use super::{Authorize, Roles};
+    use crate::settings::tests::with_section;
+    use crate::types::{Principal, RoleSet};
+    use proptest::prelude::*;
+
+    const ROLES: &str = "[roles.viewer]\n[roles.predictor]\nincludes = [\"viewer\"]\n[roles.admin]\nincludes = [\"predictor\"]\n[roles.other]";
+
+    fn roles() -> Roles {
+        with_section(ROLES, Roles::compile).0
+    }
+
+    fn principal(roles: &Roles, names: &[&str]) -> Principal {
+        let set = names.iter().filter_map(|name| roles.find(name)).fold(RoleSet::default(), RoleSet::with);
+        Principal { roles: roles.close(set), ..(*Principal::anonymous()).clone() }
+    }
+
+    #[test]
+    fn inclusion_is_transitive_and_one_way() {
+        let roles = roles();
+        let rule = Authorize::AnyOf(RoleSet::default().with(roles.find("viewer").expect("defined above")));
+        for (held, allowed) in [(&["viewer"][..], true), (&["predictor"], true), (&["admin"], true), (&["other"], false), (&[], false)] {
+            assert_eq!(rule.decide(&principal(&roles, held)).is_ok(), allowed, "{held:?}");
+        }
+        let rule = Authorize::AnyOf(RoleSet::default().with(roles.find("admin").expect("defined above")));
+        assert!(rule.decide(&principal(&roles, &["predictor"])).is_err());
+    }
+
+    #[test]
+    fn a_cycle_of_roles_ends() {
+        let toml = "[roles.a]\nincludes = [\"b\"]\n[roles.b]\nincludes = [\"a\"]";
+        let (roles, mistakes) = with_section(toml, Roles::compile);
+        assert!(mistakes.is_empty());
+        assert_eq!(roles.list(principal(&roles, &["a"]).roles), "a,b");
+    }
+
+    proptest! {
+        #[test]
+        fn fewer_roles_never_grant_more(held in prop::sample::subsequence(vec!["viewer", "predictor", "admin", "other"], 0..=4), keep in 0usize..4, asked in 0usize..4) {
+            let roles = roles();
+            let rule = Authorize::AnyOf(RoleSet::default().with(crate::types::Role::new(asked).expect("small")));
+            let fewer = held.get(..keep.min(held.len())).unwrap_or_default();
+            if rule.decide(&principal(&roles, fewer)).is_ok() {
+                prop_assert!(rule.decide(&principal(&roles, &held)).is_ok());
+            }
+        }
+    }
+}

@@ -1,0 +1,556 @@
+//! Is the body what the route takes? Type, size, JSON without ambiguity, a JSON Schema, clean text.
+//!
+//! Source: RFC 9110 §15.5 (413, 415), RFC 9457 for the answer, JSON Schema draft 2020-12. Every fault
+//! is listed with its JSON pointer. Never changes a body except where the route asks for clean text,
+//! and then says what was changed.
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use http::{HeaderMap, header};
+use jsonschema::error::{TypeKind, ValidationErrorKind as Kind};
+use jsonschema::{ValidationError, Validator};
+use serde::Serialize;
+use serde_json::Value;
+use unicode_normalization::UnicodeNormalization as _;
+
+use super::json;
+use crate::settings::{ByteSize, Named, Section};
+use crate::types::Name;
+
+/// How many faults one answer lists. More would only help somebody who sends garbage.
+const MOST_FAULTS: usize = 32;
+/// How much of a wrong value is shown back.
+const MOST_SHOWN: usize = 64;
+
+/// The schemas of `[schemas.NAME]`, compiled once and shared.
+#[derive(Debug, Default)]
+pub struct Schemas(HashMap<Name, Arc<Validator>>);
+
+impl Schemas {
+    /// Reads every `[schemas.NAME]`: a JSON Schema written in TOML, or `file = "..."` with one in JSON.
+    #[must_use]
+    pub fn compile(root: &Section<'_>) -> Self {
+        let mut schemas = HashMap::new();
+        for section in root.sections("schemas") {
+            let schema = if section.keys() == ["file"] {
+                section.file("file", "name a file with a JSON Schema").and_then(|bytes| {
+                    json::parse(&bytes, 64)
+                        .map_err(|wrong| section.mistake("file", format!("is not JSON: {}", wrong.detail), "correct the file"))
+                        .ok()
+                })
+            } else {
+                Some(section.json())
+            };
+            if let Some(schema) = schema {
+                match jsonschema::draft202012::meta::validate(&schema)
+                    .map_err(|error| error.to_string())
+                    .and_then(|()| jsonschema::draft202012::new(&schema).map_err(|error| error.to_string()))
+                {
+                    Ok(validator) => {
+                        schemas.insert(section.name(), Arc::new(validator));
+                    }
+                    Err(error) => {
+                        section.mistake_here(format!("is not a JSON Schema: {error}"), "see JSON Schema, draft 2020-12");
+                    }
+                }
+            }
+            section.finish();
+        }
+        Self(schemas)
+    }
+}
+
+/// How a body is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Format {
+    /// Whole, as JSON.
+    Json,
+    /// Not at all: counted and passed on as it comes.
+    Opaque,
+}
+
+impl Named for Format {
+    const SHAPE: &'static str = "\"json\" or \"opaque\"";
+    const NAMES: &'static [(&'static str, Self)] = &[("json", Self::Json), ("opaque", Self::Opaque)];
+}
+
+/// A route's `[body]`, compiled.
+#[derive(Debug)]
+pub struct BodyRule {
+    content_types: Box<[Box<str>]>,
+    max: usize,
+    format: Format,
+    depth: usize,
+    schema: Option<Arc<Validator>>,
+    clean: Box<[CleanText]>,
+}
+
+impl BodyRule {
+    /// Reads `[routes.NAME.body]`.
+    #[must_use]
+    pub fn compile(section: Section<'_>, schemas: &Schemas) -> Option<Self> {
+        let format = section.or("format", Format::Json);
+        let mut content_types = Vec::new();
+        for (index, text) in section.list::<String>("content_types") {
+            let plain = text.split('/').count() == 2 && text.bytes().all(|b| b.is_ascii_graphic() && !b.is_ascii_uppercase() && b != b';');
+            if !plain {
+                let reason = format!("is {text:?}, which is not a media type in lower case without parameters");
+                section.mistake_at("content_types", index, reason, "write one such as \"application/json\"");
+            }
+            content_types.push(text.into_boxed_str());
+        }
+        if content_types.is_empty() {
+            match format {
+                Format::Json => content_types.push("application/json".into()),
+                Format::Opaque => section.missing("content_types", "list the media types that the route takes"),
+            }
+        }
+        let ByteSize(max) = section.or("max", ByteSize(64 << 10));
+        let depth = section.or("depth", 16_usize);
+        if !(1..=64).contains(&depth) {
+            section.mistake("depth", format!("is {depth}"), "write a number from 1 to 64");
+        }
+        let schema = section.optional::<String>("schema").and_then(|name| {
+            let found = schemas.0.get(name.as_str()).cloned();
+            if found.is_none() {
+                let defined: Vec<&str> = schemas.0.keys().map(|name| &**name).collect();
+                section.undefined("schema", None, "schema", &name, &defined);
+            }
+            found
+        });
+        let clean: Vec<CleanText> = section.sections("clean_text").into_iter().filter_map(CleanText::compile).collect();
+        if format == Format::Opaque && (section.has("schema") || section.has("clean_text") || section.has("depth")) {
+            section.mistake("format", "is \"opaque\", so no rule about the content could be kept", "write format = \"json\", or remove `schema`, `depth` and `clean_text`");
+        }
+        if format == Format::Json && max > 16 << 20 {
+            section.mistake("max", "is more than 16 MiB, and a JSON body is held in memory whole", "lower it, or write format = \"opaque\"");
+        }
+        section.finish();
+        Some(Self { content_types: content_types.into(), max, format, depth, schema, clean: clean.into() })
+    }
+
+    /// The rule for a form, as OAuth2 has it.
+    #[must_use]
+    pub fn form() -> Self {
+        Self {
+            content_types: [Box::from("application/x-www-form-urlencoded")].into(),
+            max: super::token::MOST_FORM,
+            format: Format::Opaque,
+            depth: 0,
+            schema: None,
+            clean: Box::default(),
+        }
+    }
+
+    /// The largest body in bytes.
+    #[must_use]
+    pub fn max(&self) -> usize {
+        self.max
+    }
+
+    /// Whether the body must be there whole before it can be judged.
+    #[must_use]
+    pub fn needs_whole(&self) -> bool {
+        self.format == Format::Json
+    }
+
+    /// Judges what the head says: type and announced length.
+    ///
+    /// # Errors
+    /// [`Refusal::Type`], [`Refusal::Encoding`] or [`Refusal::TooLarge`].
+    pub fn decide_head(&self, headers: &HeaderMap) -> Result<(), Refusal> {
+        if headers.contains_key(header::CONTENT_ENCODING) {
+            return Err(Refusal::Encoding);
+        }
+        let mut types = headers.get_all(header::CONTENT_TYPE).iter();
+        let sent = types.next().and_then(|value| value.to_str().ok());
+        let essence = sent.and_then(|value| value.split(';').next()).unwrap_or_default().trim_matches([' ', '\t']);
+        let taken = types.next().is_none() && self.content_types.iter().any(|taken| taken.eq_ignore_ascii_case(essence));
+        if !taken {
+            return Err(Refusal::Type { taken: self.content_types.join(", ") });
+        }
+        let announced = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()).and_then(|v| v.parse::<u64>().ok());
+        if announced.is_some_and(|length| usize::try_from(length).map_or(true, |length| length > self.max)) {
+            return Err(Refusal::TooLarge { max: self.max });
+        }
+        Ok(())
+    }
+
+    /// Judges a whole body.
+    ///
+    /// # Errors
+    /// [`Refusal::Malformed`] or [`Refusal::Invalid`].
+    pub fn decide(&self, bytes: &[u8]) -> Result<Checked, Refusal> {
+        if self.format == Format::Opaque {
+            return Ok(Checked::default());
+        }
+        let mut value = json::parse(bytes, self.depth).map_err(Refusal::Malformed)?;
+        let mut changes = Vec::new();
+        for rule in &self.clean {
+            rule.apply(&mut value, &mut changes);
+        }
+        if let Some(schema) = &self.schema
+            && !schema.is_valid(&value)
+        {
+            return Err(Refusal::Invalid { faults: faults(schema, &value) });
+        }
+        if changes.is_empty() {
+            return Ok(Checked::default());
+        }
+        let mut note = String::new();
+        for (index, change) in changes.iter().take(MOST_FAULTS).enumerate() {
+            let separator = if index == 0 { "" } else { ", " };
+            let _ = write!(note, "{separator}{change}");
+        }
+        let body = serde_json::to_vec(&value).unwrap_or_default();
+        Ok(Checked { rewritten: Some(Rewritten { body, note }) })
+    }
+}
+
+/// Evidence that a body was judged and found good.
+#[derive(Debug, Default)]
+pub struct Checked {
+    rewritten: Option<Rewritten>,
+}
+
+/// A body that was cleaned, and what was done to it.
+#[derive(Debug)]
+pub struct Rewritten {
+    /// The new body.
+    pub body: Vec<u8>,
+    /// What was changed, for the client and the log: `"/text";nfc;controls=2;cut=15` (RFC 9651 list).
+    pub note: String,
+}
+
+impl Checked {
+    /// The body that goes to the worker in place of the client's, where it was changed.
+    #[must_use]
+    pub fn into_rewritten(self) -> Option<Rewritten> {
+        self.rewritten
+    }
+}
+
+/// One `[clean_text.NAME]`: what is done to the strings at a place in the body.
+#[derive(Debug)]
+struct CleanText {
+    at: Box<[Box<str>]>,
+    nfc: bool,
+    controls: bool,
+    max_chars: Option<usize>,
+}
+
+impl CleanText {
+    fn compile(section: Section<'_>) -> Option<Self> {
+        let at: Option<String> = section.required("at", "write a JSON pointer such as \"/text\"; `*` stands for every element");
+        let nfc = section.or("nfc", true);
+        let controls = section.or("remove_controls", true);
+        let max_chars = section.optional::<usize>("max_chars");
+        if max_chars == Some(0) {
+            section.mistake("max_chars", "is 0, so no text would be left", "write how many characters are kept");
+        }
+        let at = at?;
+        let parts: Option<Box<[Box<str>]>> = if at.is_empty() {
+            Some(Box::default())
+        } else {
+            at.strip_prefix('/').map(|rest| rest.split('/').map(|p| p.replace("~1", "/").replace("~0", "~").into()).collect())
+        };
+        if parts.is_none() {
+            section.mistake("at", format!("is {at:?}, which is not a JSON pointer"), "begin it with a slash");
+        }
+        section.finish();
+        Some(Self { at: parts?, nfc, controls, max_chars })
+    }
+
+    fn apply(&self, value: &mut Value, changes: &mut Vec<Change>) {
+        self.descend(value, &self.at, &mut String::new(), changes);
+    }
+
+    fn descend(&self, value: &mut Value, at: &[Box<str>], pointer: &mut String, changes: &mut Vec<Change>) {
+        let length = pointer.len();
+        match (at.split_first(), value) {
+            (None, Value::String(text)) => changes.extend(self.clean(text, pointer)),
+            (Some((part, rest)), Value::Object(members)) => {
+                if let Some(member) = members.get_mut(&**part) {
+                    let _ = write!(pointer, "/{}", json::escape(part));
+                    self.descend(member, rest, pointer, changes);
+                }
+            }
+            (Some((part, rest)), Value::Array(elements)) if &**part == "*" => {
+                for (index, element) in elements.iter_mut().enumerate() {
+                    let _ = write!(pointer, "/{index}");
+                    self.descend(element, rest, pointer, changes);
+                    pointer.truncate(length);
+                }
+            }
+            _ => {}
+        }
+        pointer.truncate(length);
+    }
+
+    fn clean(&self, text: &mut String, pointer: &str) -> Option<Change> {
+        let mut change = Change { pointer: pointer.to_owned(), nfc: false, controls: 0, cut: 0 };
+        if self.controls {
+            let keep = |c: char| !c.is_control() || matches!(c, '\t' | '\n' | '\r');
+            change.controls = text.chars().filter(|&c| !keep(c)).count();
+            text.retain(keep);
+        }
+        if self.nfc && !unicode_normalization::is_nfc(text) {
+            *text = text.nfc().collect();
+            change.nfc = true;
+        }
+        if let Some(max) = self.max_chars
+            && let Some((end, _)) = text.char_indices().nth(max)
+        {
+            change.cut = text.get(end..).unwrap_or_default().chars().count();
+            text.truncate(end);
+        }
+        (change.nfc || change.controls > 0 || change.cut > 0).then_some(change)
+    }
+}
+
+/// What was done to one string.
+struct Change {
+    pointer: String,
+    nfc: bool,
+    controls: usize,
+    cut: usize,
+}
+
+impl std::fmt::Display for Change {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // The pointer's names come from the policy; only indexes come from the client.
+        write!(f, "{:?}", self.pointer)?;
+        if self.nfc {
+            f.write_str(";nfc")?;
+        }
+        if self.controls > 0 {
+            write!(f, ";controls={}", self.controls)?;
+        }
+        if self.cut > 0 {
+            write!(f, ";cut={}", self.cut)?;
+        }
+        Ok(())
+    }
+}
+
+/// One thing that is wrong with a body.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Fault {
+    /// Where (RFC 6901).
+    pub pointer: String,
+    /// Which rule, such as `maximum`.
+    pub code: &'static str,
+    /// What is wrong, in words.
+    pub detail: String,
+    /// What the rule allows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<Value>,
+    /// What was sent, cut where it is long.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sent: Option<Value>,
+}
+
+/// Why a body is refused.
+#[derive(Debug)]
+pub enum Refusal {
+    /// The route takes no body.
+    NotTaken,
+    /// Not one of the media types.
+    Type {
+        /// Those that are taken, for `Accept`.
+        taken: String,
+    },
+    /// A coding was applied (`Content-Encoding`), and none is taken.
+    Encoding,
+    /// Longer than the route's bound.
+    TooLarge {
+        /// The bound in bytes.
+        max: usize,
+    },
+    /// Not JSON that can be read in one way only.
+    Malformed(json::Malformed),
+    /// Not what the schema describes.
+    Invalid {
+        /// Each fault, up to a bound.
+        faults: Vec<Fault>,
+    },
+}
+
+fn faults(schema: &Validator, value: &Value) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    for error in schema.iter_errors(value) {
+        explain(&error, &mut faults);
+        if faults.len() >= MOST_FAULTS {
+            faults.truncate(MOST_FAULTS);
+            break;
+        }
+    }
+    faults
+}
+
+fn explain(error: &ValidationError<'_>, faults: &mut Vec<Fault>) {
+    let pointer = error.instance_path().as_str();
+    let sent = Some(shown(error.instance()));
+    let mut add = |pointer: String, code, detail: String, limit: Option<Value>, sent| {
+        faults.push(Fault { pointer, code, detail, limit, sent });
+    };
+    let here = pointer.to_owned();
+    match error.kind() {
+        Kind::Required { property } => {
+            let name = property.as_str().unwrap_or_default();
+            add(format!("{pointer}/{}", json::escape(name)), "required", "is missing".into(), None, None);
+        }
+        Kind::AdditionalProperties { unexpected } | Kind::UnevaluatedProperties { unexpected } => {
+            for name in unexpected {
+                let at = format!("{pointer}/{}", json::escape(name));
+                add(at, "unknown_member", "is not a member that is known here".into(), None, None);
+            }
+        }
+        Kind::Type { kind } => {
+            let types = match kind {
+                TypeKind::Single(one) => Value::from(one.to_string()),
+                TypeKind::Multiple(many) => many.iter().map(|one| Value::from(one.to_string())).collect(),
+            };
+            let was = type_name(error.instance());
+            add(here, "type", format!("must be {}, was {was}", plain(&types)), Some(types), sent);
+        }
+        Kind::Minimum { limit } => add(here, "minimum", format!("must be at least {limit}"), Some(limit.clone()), sent),
+        Kind::Maximum { limit } => add(here, "maximum", format!("must be at most {limit}"), Some(limit.clone()), sent),
+        Kind::ExclusiveMinimum { limit } => {
+            add(here, "exclusive_minimum", format!("must be more than {limit}"), Some(limit.clone()), sent);
+        }
+        Kind::ExclusiveMaximum { limit } => {
+            add(here, "exclusive_maximum", format!("must be less than {limit}"), Some(limit.clone()), sent);
+        }
+        Kind::MinLength { limit } => add(here, "min_length", format!("must have at least {limit} characters"), Some((*limit).into()), sent),
+        Kind::MaxLength { limit } => add(here, "max_length", format!("must have at most {limit} characters"), Some((*limit).into()), sent),
+        Kind::MinItems { limit } => add(here, "min_items", format!("must have at least {limit} elements"), Some((*limit).into()), None),
+        Kind::MaxItems { limit } => add(here, "max_items", format!("must have at most {limit} elements"), Some((*limit).into()), None),
+        Kind::Enum { options } => add(here, "enum", format!("must be one of {options}"), Some((**options).clone()), sent),
+        Kind::Constant { expected_value } => {
+            add(here, "const", format!("must be {expected_value}"), Some((**expected_value).clone()), sent);
+        }
+        Kind::Pattern { pattern } => add(here, "pattern", "does not have the form asked for".into(), Some(pattern.as_str().into()), sent),
+        // The other keywords are rare in request schemas; the keyword's name says which rule it was.
+        _ => add(here, "schema", format!("breaks the rule `{}`", error.kind().keyword()), None, sent),
+    }
+}
+
+fn plain(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Array(many) => many.iter().map(plain).collect::<Vec<_>>().join(" or "),
+        other => other.to_string(),
+    }
+}
+
+fn type_name(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "boolean",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    }
+}
+
+/// A value as it is shown back: scalars, cut where long; of the rest only what it is.
+fn shown(value: &Value) -> Value {
+    match value {
+        Value::String(text) => match text.char_indices().nth(MOST_SHOWN) {
+            Some((end, _)) => Value::String(format!("{}…", text.get(..end).unwrap_or_default())),
+            None => value.clone(),
+        },
+        Value::Array(_) | Value::Object(_) => Value::String(format!("({})", type_name(value))),
+        scalar => scalar.clone(),
+    }
+}
+
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::tests::with_section;
+
+    const POLICY: &str = r#"
+        [schemas.iris]
+        type = "object"
+        additionalProperties = false
+        required = ["sepal_length", "petal_width"]
+        [schemas.iris.properties.sepal_length]
+        type = "number"
+        exclusiveMinimum = 0
+        maximum = 30
+        [schemas.iris.properties.petal_width]
+        type = "number"
+        [schemas.text]
+        type = "object"
+        properties.text = { type = "string", minLength = 1 }
+        [body]
+        schema = "iris"
+        [clean]
+        schema = "text"
+        clean_text.text = { at = "/text", max_chars = 5 }
+        clean_text.rows = { at = "/rows/*/text", max_chars = 5 }
+    "#;
+
+    fn rule(key: &str) -> BodyRule {
+        let (rule, mistakes) = with_section(POLICY, |root| {
+            let schemas = Schemas::compile(root);
+            let both = ["body", "clean"].map(|key| root.section(key).and_then(|s| BodyRule::compile(s, &schemas)));
+            let [body, clean] = both;
+            if key == "body" { body } else { clean }
+        });
+        assert_eq!(mistakes, []);
+        rule.expect("the rule is right")
+    }
+
+    #[test]
+    fn every_fault_is_listed_with_its_place() {
+        let refusal = rule("body").decide(br#"{"sepal_length":31,"petal_width":"x","extra":1}"#).expect_err("three faults");
+        let Refusal::Invalid { mut faults } = refusal else { unreachable!("{refusal:?}") };
+        faults.sort_by(|a, b| a.pointer.cmp(&b.pointer));
+        let found: Vec<_> = faults.iter().map(|f| (f.pointer.as_str(), f.code)).collect();
+        assert_eq!(found, [("/extra", "unknown_member"), ("/petal_width", "type"), ("/sepal_length", "maximum")]);
+        assert_eq!(faults.last().and_then(|f| f.limit.clone()), Some(Value::from(30)));
+        assert_eq!(faults.last().and_then(|f| f.sent.clone()), Some(Value::from(31)));
+    }
+
+    #[test]
+    fn a_good_body_is_not_touched() {
+        let checked = rule("body").decide(br#"{ "sepal_length": 5.1, "petal_width": 0.2 }"#).expect("it is right");
+        assert!(checked.into_rewritten().is_none());
+    }
+
+    #[test]
+    fn text_is_cleaned_where_asked_and_it_is_said() {
+        let body = "{\"text\":\"e\\u0301\\u0000abcdefg\",\"rows\":[{\"text\":\"ok\"},{\"text\":\"a\\u0007\"}]}";
+        let rewritten = rule("clean").decide(body.as_bytes()).expect("it is right").into_rewritten().expect("it was changed");
+        assert_eq!(String::from_utf8_lossy(&rewritten.body), r#"{"rows":[{"text":"ok"},{"text":"a"}],"text":"éabcd"}"#);
+        assert_eq!(rewritten.note, r#""/text";nfc;controls=1;cut=3, "/rows/1/text";controls=1"#);
+    }
+
+    #[test]
+    fn heads() {
+        let rule = rule("body");
+        let head = |pairs: &[(header::HeaderName, &str)]| -> HeaderMap {
+            pairs.iter().map(|(n, v)| (n.clone(), v.parse().expect("a legal value"))).collect()
+        };
+        let json = (header::CONTENT_TYPE, "application/json");
+        assert!(rule.decide_head(&head(&[json.clone()])).is_ok());
+        assert!(rule.decide_head(&head(&[(header::CONTENT_TYPE, "Application/JSON; charset=utf-8")])).is_ok());
+        for wrong in ["text/plain", "application/jsonx", "", "application/json, text/plain"] {
+            assert!(matches!(rule.decide_head(&head(&[(header::CONTENT_TYPE, wrong)])), Err(Refusal::Type { .. })), "{wrong}");
+        }
+        assert!(matches!(rule.decide_head(&HeaderMap::new()), Err(Refusal::Type { .. })));
+        for length in ["65537", "18446744073709551615"] {
+            let refused = rule.decide_head(&head(&[json.clone(), (header::CONTENT_LENGTH, length)]));
+            assert!(matches!(refused, Err(Refusal::TooLarge { max: 65_536 })));
+        }
+        let refused = rule.decide_head(&head(&[json, (header::CONTENT_ENCODING, "gzip")]));
+        assert!(matches!(refused, Err(Refusal::Encoding)));
+    }
+}

@@ -1,0 +1,265 @@
+//! The compiled policy: one row of stages for each route, replaced whole when it changes.
+//!
+//! Everything below is pure: no clock, socket, environment or randomness. A stage is a module that
+//! answers one question, reads top-down (what people write, how it is compiled, how it decides, what
+//! it refuses) and knows no other stage. `journey` alone knows their order.
+
+pub mod authenticate;
+pub mod authorize;
+pub mod body;
+pub mod cors;
+pub mod forwarded;
+pub mod json;
+pub mod limit;
+pub mod path;
+pub mod route;
+pub mod token;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use http::HeaderName;
+
+use crate::settings::Section;
+use crate::types::Name;
+
+use authenticate::{Authenticate, Authenticator};
+use authorize::{Authorize, Roles};
+use body::BodyRule;
+use cors::Cors;
+use forwarded::TrustedProxies;
+use limit::Limit;
+use route::{RouteId, RouteTable};
+use token::TokenIssuer;
+
+/// Where a route's requests go.
+#[derive(Debug)]
+pub enum Destination {
+    /// To a worker of the pool at this position.
+    Pool(usize),
+    /// To the gateway's own OAuth2 token endpoint.
+    Token,
+}
+
+/// One route, compiled.
+#[derive(Debug)]
+pub struct Route {
+    /// Its name in TOML, logs and metrics.
+    pub name: Name,
+    /// Where allowed requests go.
+    pub destination: Destination,
+    /// The path that the worker sees, where it differs from the client's.
+    pub worker_path: Option<Box<str>>,
+    /// Which pages may read its answers.
+    pub cors: Option<Arc<Cors>>,
+    /// Which credentials it takes.
+    pub authenticate: Authenticate,
+    /// Who may call it.
+    pub authorize: Authorize,
+    /// How often; decided all or nothing.
+    pub limits: Box<[Arc<Limit>]>,
+    /// Those of `limits` that count by address alone: what a refused credential is charged to.
+    pub guess_limits: Box<[Arc<Limit>]>,
+    /// Which bodies it takes; none where absent.
+    pub body: Option<BodyRule>,
+}
+
+/// Everything that decides about requests, immutable.
+#[derive(Debug)]
+pub struct Policy {
+    /// Host, path and method to route.
+    pub table: RouteTable,
+    /// The routes by [`RouteId`].
+    pub routes: Vec<Route>,
+    /// Credentials to principals.
+    pub authenticator: Authenticator,
+    /// The gateway's own tokens, where it issues any.
+    pub issuer: Option<TokenIssuer>,
+    /// The roles' names.
+    pub roles: Roles,
+    /// Peers whose word about the client's address is taken.
+    pub trusted_proxies: TrustedProxies,
+}
+
+impl Policy {
+    /// Reads the policy's part of the configuration. `pools` are the names that routes may send to.
+    ///
+    /// Mistakes are noted in the section; `None` only says that there were some.
+    #[must_use]
+    pub fn compile(root: &Section<'_>, pools: &[Name]) -> Option<Self> {
+        let roles = Roles::compile(root);
+        let issuer = root.section("token").and_then(|section| TokenIssuer::compile(section, root, &roles));
+        let authenticator = Authenticator::compile(root, &roles, issuer.as_ref());
+        let limits = limit::compile_all(root);
+        let cors = cors::compile_all(root, authenticator.api_key_header());
+        let schemas = body::Schemas::compile(root);
+        let client_address = root.section_or_empty("client_address");
+        let trusted_proxies = TrustedProxies::compile(&client_address);
+        client_address.finish();
+
+        let defaults = root.section_or_empty("defaults");
+        let default_authenticate = authenticate::Authenticate::compile(&defaults, &authenticator);
+        let default_limits = limit::references(&defaults, &limits);
+        let default_hosts = route::hosts(&defaults);
+        defaults.finish();
+
+        let parts = Parts {
+            pools,
+            roles: &roles,
+            authenticator: &authenticator,
+            limits: &limits,
+            cors: &cors,
+            schemas: &schemas,
+            tokens: issuer.is_some(),
+            default_authenticate,
+            default_limits,
+        };
+        let mut table = RouteTable::default();
+        let mut routes = Vec::new();
+        for section in root.sections("routes") {
+            let id = RouteId::new(routes.len());
+            let matched = route::Match::compile(&section, default_hosts.as_deref());
+            let route = parts.route(&section);
+            if let (Some(matched), Some(route)) = (matched, route) {
+                table.add(&section, matched, id);
+                routes.push(route);
+            }
+            section.finish();
+        }
+        if !root.has("routes") {
+            root.missing("routes", "define at least one: [routes.NAME]; what no route names is refused");
+        }
+        table.seal();
+        Some(Self { table, routes, authenticator, issuer, roles, trusted_proxies })
+    }
+
+    /// The route of an id that this policy's table gave.
+    #[must_use]
+    pub fn route(&self, id: RouteId) -> Option<&Route> {
+        self.routes.get(id.index())
+    }
+
+    /// The header that API keys are read from.
+    #[must_use]
+    pub fn api_key_header(&self) -> &HeaderName {
+        self.authenticator.api_key_header()
+    }
+}
+
+/// What a route may name, while it is compiled.
+struct Parts<'a> {
+    pools: &'a [Name],
+    roles: &'a Roles,
+    authenticator: &'a Authenticator,
+    limits: &'a HashMap<Name, Arc<Limit>>,
+    cors: &'a HashMap<Name, Arc<Cors>>,
+    schemas: &'a body::Schemas,
+    tokens: bool,
+    default_authenticate: Option<Authenticate>,
+    default_limits: Option<Vec<Arc<Limit>>>,
+}
+
+impl Parts<'_> {
+    fn route(&self, section: &Section<'_>) -> Option<Route> {
+        let destination = self.destination(section);
+        let worker_path = section.optional::<String>("worker_path");
+        if let Some(path) = &worker_path
+            && path::normalize(path).ok().as_deref() != Some(path)
+        {
+            section.mistake("worker_path", "is not a path in its normal form", "write one such as \"/predict\"");
+        }
+        let cors = section.optional::<String>("cors").and_then(|name| {
+            let found = self.cors.get(name.as_str()).cloned();
+            if found.is_none() {
+                let defined: Vec<&str> = self.cors.keys().map(|name| &**name).collect();
+                section.undefined("cors", None, "CORS rule", &name, &defined);
+            }
+            found
+        });
+        let authenticate = if section.has("authenticate") {
+            Authenticate::compile(section, self.authenticator)
+        } else {
+            if self.default_authenticate.is_none() {
+                section.missing(
+                    "authenticate",
+                    "write authenticate = [\"api_key\", \"jwt\"] here or under [defaults], or \"anonymous\" for everybody",
+                );
+            }
+            self.default_authenticate.clone()
+        };
+        let authorize = Authorize::compile(section, self.roles, authenticate.as_ref());
+        let limits = if section.has("limits") {
+            limit::references(section, self.limits)
+        } else {
+            self.default_limits.clone()
+        };
+        if limits.is_none() {
+            section.missing(
+                "limits",
+                "name limits here or under [defaults]; `limits = []` says that there is none",
+            );
+        }
+        let limits = limits.unwrap_or_default();
+        if let Some(authenticate) = &authenticate
+            && authenticate.is_anonymous()
+            && let Some(limit) = limits.iter().find(|limit| limit.scope.principal)
+        {
+            let reason = format!("names {:?}, which counts by principal, and this route proves none", &*limit.name);
+            section.mistake("limits", reason, "use a limit by \"address\" or \"route\"");
+        }
+        let body = section.section("body").and_then(|body| BodyRule::compile(body, self.schemas));
+        let guess_limits = limits.iter().filter(|limit| limit.scope.only_address()).cloned().collect();
+        Some(Route {
+            name: section.name(),
+            destination: destination?,
+            worker_path: worker_path.map(Into::into),
+            cors,
+            authenticate: authenticate?,
+            authorize: authorize?,
+            limits: limits.into(),
+            guess_limits,
+            body,
+        })
+    }
+
+    fn destination(&self, section: &Section<'_>) -> Option<Destination> {
+        let (pool, builtin) = (section.optional::<String>("pool"), section.optional::<Builtin>("builtin"));
+        match (pool, builtin) {
+            (Some(name), None) => {
+                let found = self.pools.iter().position(|pool| **pool == *name);
+                if found.is_none() {
+                    let defined: Vec<&str> = self.pools.iter().map(|name| &**name).collect();
+                    section.undefined("pool", None, "pool", &name, &defined);
+                }
+                found.map(Destination::Pool)
+            }
+            (None, Some(Builtin::Token)) => {
+                if !self.tokens {
+                    section.mistake("builtin", "is \"token\", and no [token] is defined", "define [token], or remove the route");
+                }
+                Some(Destination::Token)
+            }
+            (None, None) => {
+                if !section.has("pool") && !section.has("builtin") {
+                    section.missing("pool", "name the pool of workers that answers, or builtin = \"token\"");
+                }
+                None
+            }
+            (Some(_), Some(_)) => {
+                section.mistake("builtin", "stands beside `pool`", "keep one of them");
+                None
+            }
+        }
+    }
+}
+
+/// What the gateway answers by itself.
+#[derive(Clone, Copy)]
+enum Builtin {
+    Token,
+}
+
+impl crate::settings::Named for Builtin {
+    const SHAPE: &'static str = "\"token\"";
+    const NAMES: &'static [(&'static str, Self)] = &[("token", Self::Token)];
+}

@@ -1,0 +1,420 @@
+//! Every refusal and every fault as an answer: RFC 9457, and the one place that knows their status codes.
+//!
+//! A client reads what it can act on; the log gets the cause. Neither reads a credential, a worker's
+//! words or an address inside. The token endpoint keeps OAuth2's own form (RFC 6749 §5.2).
+
+use bytes::Bytes;
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::{Response, StatusCode};
+use serde_json::{Value, json};
+
+use crate::edge::counter::Denied;
+use crate::edge::upstream::{ClientFault, Fault};
+use crate::policy::authenticate::{self, api_key, jwt};
+use crate::policy::path::Ambiguous;
+use crate::policy::{authorize, body, limit, route, token};
+use crate::types::RequestId;
+
+macro_rules! reasons {
+    ($($name:ident $status:literal $slug:literal $title:literal;)*) => {
+        /// Why a request did not get what it asked for: a stable word each, in answers, logs and metrics.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Reason {
+            $(#[doc = $title] $name,)*
+        }
+
+        impl Reason {
+            /// Every reason, in order.
+            pub const ALL: &'static [Reason] = &[$(Reason::$name,)*];
+            /// Their slugs, in the same order.
+            pub const SLUGS: &'static [&'static str] = &[$($slug,)*];
+
+            /// The stable word.
+            #[must_use]
+            pub fn slug(self) -> &'static str {
+                match self { $(Reason::$name => $slug,)* }
+            }
+
+            /// What is said first.
+            #[must_use]
+            pub fn title(self) -> &'static str {
+                match self { $(Reason::$name => $title,)* }
+            }
+
+            /// The status of the answer.
+            #[must_use]
+            pub fn status(self) -> StatusCode {
+                match self { $(Reason::$name => const { match StatusCode::from_u16($status) { Ok(code) => code, Err(_) => StatusCode::INTERNAL_SERVER_ERROR } },)* }
+            }
+        }
+    };
+}
+
+reasons! {
+    HeadMalformed 400 "head-malformed" "The request's head can't be read in one way only";
+    PathAmbiguous 400 "path-ambiguous" "The path can't be read in one way only";
+    FramingUnsupported 501 "framing-unsupported" "The transfer coding is not known";
+    NotFound 404 "not-found" "There is nothing here";
+    MethodNotAllowed 405 "method-not-allowed" "The method is not allowed here";
+    OriginRefused 403 "origin-refused" "Pages of this origin may not call this";
+    CredentialMissing 401 "credential-missing" "A credential is needed";
+    CredentialMalformed 400 "credential-malformed" "The credential can't be read";
+    CredentialsSeveral 400 "credentials-several" "More than one credential was sent";
+    ApiKeyMistyped 401 "api-key-mistyped" "This is not an API key of this service";
+    ApiKeyUnknown 401 "api-key-unknown" "The API key is not known";
+    ApiKeyExpired 401 "api-key-expired" "The API key has expired";
+    TokenInvalid 401 "token-invalid" "The token is not good here";
+    TokenExpired 401 "token-expired" "The token has expired";
+    IssuerUnavailable 503 "issuer-unavailable" "Tokens of this issuer can't be checked just now";
+    RoleMissing 403 "role-missing" "You may not call this";
+    LimitExceeded 429 "limit-exceeded" "Too many requests";
+    StoreLost 503 "limit-store-lost" "Requests can't be counted just now";
+    BodyNotTaken 413 "body-not-taken" "No body is taken here";
+    BodyTooLarge 413 "body-too-large" "The body is too large";
+    BodyType 415 "body-type" "The body has a type that is not taken here";
+    BodyEncoding 415 "body-encoding" "The body has a coding that is not taken here";
+    BodyMalformed 400 "body-malformed" "The body can't be read in one way only";
+    BodyInvalid 422 "body-invalid" "The body is not what is taken here";
+    BodyFraming 400 "body-framing" "The body's framing is broken";
+    BodySlow 408 "body-slow" "The body came too slowly";
+    ClientGone 499 "client-gone" "The client left";
+    WorkerUnreachable 503 "worker-unreachable" "The model can't be reached just now";
+    WorkerBusy 503 "worker-busy" "The model has too much to do just now";
+    WorkerBroken 502 "worker-broken" "The model's answer could not be used";
+    WorkerFailed 502 "worker-failed" "The model failed";
+    WorkerSlow 504 "worker-slow" "The model did not answer in time";
+    TokenRequest 400 "token-request" "The token request is not good";
+    TokenGrant 400 "token-grant" "The user name or password is wrong";
+    TokenBusy 503 "token-busy" "Too many passwords are being checked just now";
+    Internal 500 "internal" "Something is wrong here";
+}
+
+impl Reason {
+    /// The position in [`Reason::ALL`].
+    #[must_use]
+    pub fn index(self) -> usize {
+        self as usize
+    }
+
+    /// Whether it belongs in the security record: every refusal, and no fault of workers or ours.
+    #[must_use]
+    pub fn is_security(self) -> bool {
+        self.status().is_client_error() && self != Self::ClientGone
+    }
+}
+
+/// Why a request's head is refused before anything is asked of the policy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeadFault {
+    /// `Host` is missing, repeated or malformed, or disagrees with the target.
+    Host(&'static str),
+    /// The target is not a path.
+    Target,
+    /// The framing headers contradict each other or the protocol.
+    Framing(&'static str),
+    /// A transfer coding other than `chunked`.
+    Coding,
+    /// `Connection` names a header that we rely on.
+    Connection,
+}
+
+/// Everything that ends a request early.
+#[derive(Debug)]
+pub enum Stop {
+    /// The head can't be used.
+    Head(HeadFault),
+    /// The path is ambiguous.
+    Path(Ambiguous),
+    /// No route.
+    Route(route::Refusal),
+    /// A preflight for a page that may not call.
+    Origin,
+    /// No principal; with the challenges for `WWW-Authenticate`.
+    Authenticate(authenticate::Refusal, Vec<HeaderValue>),
+    /// No right.
+    Authorize(authorize::Refusal),
+    /// Too often, or not countable.
+    Limit(Denied),
+    /// A body that is not taken.
+    Body(body::Refusal),
+    /// A body that broke while it was read.
+    BodyRead(ClientFault, Option<usize>),
+    /// No usable answer from a worker.
+    Upstream(Fault),
+    /// No token.
+    Token(token::Refusal),
+    /// More passwords are being checked than may be at once.
+    TokenBusy,
+    /// Ours.
+    Internal(&'static str),
+}
+
+/// A stop, ready to be sent and recorded.
+#[derive(Debug)]
+pub struct Problem {
+    /// Its reason.
+    pub reason: Reason,
+    /// Why, for the operator alone.
+    pub cause: Option<String>,
+    detail: String,
+    members: Vec<(&'static str, Value)>,
+    headers: HeaderMap,
+    /// `error` of RFC 6749 §5.2, where the token endpoint answers.
+    oauth: Option<&'static str>,
+    /// Whether the connection can't go on.
+    pub close: bool,
+}
+
+impl Problem {
+    fn new(reason: Reason, detail: impl Into<String>) -> Self {
+        Self { reason, cause: None, detail: detail.into(), members: Vec::new(), headers: HeaderMap::new(), oauth: None, close: false }
+    }
+
+    fn cause(mut self, cause: impl Into<String>) -> Self {
+        self.cause = Some(cause.into());
+        self
+    }
+
+    fn member(mut self, name: &'static str, value: Value) -> Self {
+        self.members.push((name, value));
+        self
+    }
+
+    fn header(mut self, name: HeaderName, value: &str) -> Self {
+        if let Ok(value) = HeaderValue::from_str(value) {
+            self.headers.append(name, value);
+        }
+        self
+    }
+
+    fn closing(mut self) -> Self {
+        self.close = true;
+        self
+    }
+
+    fn oauth(mut self, error: &'static str) -> Self {
+        self.oauth = Some(error);
+        self
+    }
+
+    /// The answer. `id` lets the client and the operator speak of the same request.
+    #[must_use]
+    pub fn into_response(self, id: RequestId) -> Response<Bytes> {
+        let (media_type, body) = match self.oauth {
+            Some(error) => ("application/json", json!({ "error": error, "error_description": self.detail })),
+            None => {
+                let mut body = json!({
+                    "type": format!("urn:modelgate:problem:{}", self.reason.slug()),
+                    "title": self.reason.title(),
+                    "status": self.reason.status().as_u16(),
+                    "detail": self.detail,
+                    "request_id": id.as_str(),
+                });
+                for (name, value) in self.members {
+                    if let Some(object) = body.as_object_mut() {
+                        object.insert(name.into(), value);
+                    }
+                }
+                ("application/problem+json", body)
+            }
+        };
+        let mut response = Response::new(Bytes::from(body.to_string()));
+        *response.status_mut() = self.reason.status();
+        *response.headers_mut() = self.headers;
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if self.close {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+}
+
+impl From<Stop> for Problem {
+    fn from(stop: Stop) -> Self {
+        match stop {
+            Stop::Head(fault) => head(fault),
+            Stop::Path(Ambiguous(why)) => Self::new(Reason::PathAmbiguous, format!("The path is refused because {why}. Send it in its plain form.")),
+            Stop::Route(route::Refusal::NotFound) => {
+                Self::new(Reason::NotFound, "No route has this host and path. Check the URL against the service's documentation.")
+            }
+            Stop::Route(route::Refusal::Method { allow }) => {
+                Self::new(Reason::MethodNotAllowed, format!("This path takes: {allow}.")).header(header::ALLOW, &allow)
+            }
+            Stop::Origin => Self::new(
+                Reason::OriginRefused,
+                "Browsers may not call this from the page's origin. The operator allows origins in the route's CORS rule.",
+            ),
+            Stop::Authenticate(refusal, challenges) => {
+                let mut problem = credential(&refusal);
+                for challenge in challenges {
+                    problem.headers.append(header::WWW_AUTHENTICATE, challenge);
+                }
+                problem
+            }
+            Stop::Authorize(authorize::Refusal) => Self::new(
+                Reason::RoleMissing,
+                "Your credential is good, but none of its roles may call this. Ask the operator for a role that may.",
+            ),
+            Stop::Limit(Denied::Full(refusal)) => limited(refusal),
+            Stop::Limit(Denied::StoreLost) => {
+                Self::new(Reason::StoreLost, "The store that counts requests does not answer, and uncounted requests are not taken. Try again shortly.")
+                    .header(header::RETRY_AFTER, "1")
+            }
+            Stop::Body(refusal) => refused_body(refusal),
+            Stop::BodyRead(fault, max) => read_body(fault, max),
+            Stop::Upstream(fault) => upstream(fault),
+            Stop::Token(refusal) => refused_token(refusal),
+            Stop::TokenBusy => Self::new(Reason::TokenBusy, "Too many passwords are being checked. Try again shortly.")
+                .header(header::RETRY_AFTER, "1")
+                .oauth("temporarily_unavailable"),
+            Stop::Internal(what) => Self::new(Reason::Internal, "The gateway could not finish this request. The operator finds it in the log by its request_id.").cause(what),
+        }
+    }
+}
+
+fn head(fault: HeadFault) -> Problem {
+    match fault {
+        HeadFault::Host(why) => Problem::new(Reason::HeadMalformed, format!("The request is refused because {why} (RFC 9112 §3.2).")).closing(),
+        HeadFault::Target => Problem::new(Reason::HeadMalformed, "The request target must be a path, such as /predict (RFC 9112 §3.2).").closing(),
+        HeadFault::Framing(why) => Problem::new(Reason::HeadMalformed, format!("The request is refused because {why} (RFC 9112 §6).")).closing(),
+        HeadFault::Coding => {
+            Problem::new(Reason::FramingUnsupported, "The only transfer coding that is known is `chunked` (RFC 9112 §6.1).").closing()
+        }
+        HeadFault::Connection => {
+            Problem::new(Reason::HeadMalformed, "`Connection` names a header that must not be removed (RFC 9110 §7.6.1).").closing()
+        }
+    }
+}
+
+fn credential(refusal: &authenticate::Refusal) -> Problem {
+    use authenticate::Refusal as R;
+    let invalid = |cause: &str| {
+        Problem::new(
+            Reason::TokenInvalid,
+            "The token is not an access token of an issuer that is trusted here, or not meant for this service. Get a new one.",
+        )
+        .cause(cause)
+    };
+    match refusal {
+        R::Missing => Problem::new(Reason::CredentialMissing, "Send a credential of one of the kinds that WWW-Authenticate names."),
+        R::Several => Problem::new(Reason::CredentialsSeveral, "Send exactly one credential, in one header."),
+        R::Malformed => Problem::new(Reason::CredentialMalformed, "Send `Authorization: Bearer` and one token (RFC 6750 §2.1)."),
+        R::ApiKey(api_key::Refusal::Mistyped) => Problem::new(
+            Reason::ApiKeyMistyped,
+            "It does not have the form of a key, or a character is wrong. Copy it again, whole and without spaces.",
+        ),
+        R::ApiKey(api_key::Refusal::Unknown) => {
+            Problem::new(Reason::ApiKeyUnknown, "It has the form of a key and is not one of this service's. It may have been withdrawn.")
+        }
+        R::ApiKey(api_key::Refusal::Expired) => Problem::new(Reason::ApiKeyExpired, "Ask the operator for a new one."),
+        R::IssuerUnavailable => Problem::new(Reason::IssuerUnavailable, "The issuer's keys could not be fetched so far. Try again shortly.")
+            .header(header::RETRY_AFTER, "10"),
+        R::Token(refusal) => match refusal {
+            jwt::Refusal::Expired => Problem::new(Reason::TokenExpired, "Get a new one."),
+            jwt::Refusal::Malformed => invalid("it is malformed"),
+            jwt::Refusal::Type => invalid("its typ is not taken"),
+            jwt::Refusal::Algorithm => invalid("its alg is not taken"),
+            jwt::Refusal::Issuer => invalid("its issuer is not trusted"),
+            jwt::Refusal::NoKeys => invalid("its issuer's keys are not known"),
+            jwt::Refusal::Signature => invalid("its signature does not hold"),
+            jwt::Refusal::NoEnd => invalid("it has no exp"),
+            jwt::Refusal::NotYet => invalid("it is not valid yet"),
+            jwt::Refusal::Audience => invalid("its audience is not us"),
+            jwt::Refusal::Subject => invalid("its subject can't be used"),
+        },
+    }
+}
+
+fn limited(refusal: limit::Refusal) -> Problem {
+    let seconds = refusal.retry_after;
+    let names = refusal.violated.join(", ");
+    let unit = if seconds == 1 { "second" } else { "seconds" };
+    let mut problem = Problem::new(Reason::LimitExceeded, format!("The limit {names} is used up. Try again in {seconds} {unit}; this request was not counted."))
+        .member("violated_policies", refusal.violated.iter().map(|name| Value::from(&**name)).collect())
+        .member("retry_after", seconds.into())
+        .header(header::RETRY_AFTER, &seconds.to_string())
+        .cause(names);
+    refusal.headers.apply(&mut problem.headers);
+    problem
+}
+
+fn refused_body(refusal: body::Refusal) -> Problem {
+    use body::Refusal as R;
+    match refusal {
+        R::NotTaken => Problem::new(Reason::BodyNotTaken, "Send the request without a body."),
+        R::Type { taken } => Problem::new(Reason::BodyType, format!("Send Content-Type: {taken}.")).header(header::ACCEPT, &taken),
+        R::Encoding => Problem::new(Reason::BodyEncoding, "Send the body without Content-Encoding.").header(header::ACCEPT_ENCODING, "identity"),
+        R::TooLarge { max } => too_large(max),
+        R::Malformed(malformed) => Problem::new(Reason::BodyMalformed, format!("The body is not JSON that can be taken: {}.", malformed.detail)).member(
+            "errors",
+            json!([{ "pointer": malformed.pointer, "code": malformed.code, "detail": malformed.detail }]),
+        ),
+        R::Invalid { faults } => {
+            let count = faults.len();
+            let unit = if count == 1 { "fault" } else { "faults" };
+            let places: Vec<&str> = faults.iter().map(|fault| fault.code).take(4).collect();
+            let cause = places.join(" ");
+            Problem::new(Reason::BodyInvalid, format!("The body has {count} {unit}, listed in `errors`."))
+                .member("errors", serde_json::to_value(faults).unwrap_or_default())
+                .cause(cause)
+        }
+    }
+}
+
+fn too_large(max: usize) -> Problem {
+    Problem::new(Reason::BodyTooLarge, format!("At most {max} bytes are taken here.")).member("max_bytes", max.into())
+}
+
+fn read_body(fault: ClientFault, max: Option<usize>) -> Problem {
+    match fault {
+        ClientFault::TooLarge => too_large(max.unwrap_or_default()).closing(),
+        ClientFault::Slow => Problem::new(Reason::BodySlow, "No part of the body came for too long. Send it again, faster.").closing(),
+        ClientFault::Malformed => Problem::new(Reason::BodyFraming, "The body's chunks can't be read (RFC 9112 §7.1).").closing(),
+        ClientFault::Gone => Problem::new(Reason::ClientGone, "The connection ended before the body did.").closing(),
+    }
+}
+
+fn upstream(fault: Fault) -> Problem {
+    match fault {
+        Fault::Unreachable(cause) => {
+            Problem::new(Reason::WorkerUnreachable, "No worker takes connections. Try again shortly.").header(header::RETRY_AFTER, "1").cause(cause)
+        }
+        Fault::NotPrivate => Problem::new(Reason::WorkerUnreachable, "No worker takes connections. Try again shortly.")
+            .cause("its name leads to a public address, where plain text is not sent"),
+        Fault::Slow => Problem::new(Reason::WorkerSlow, "The request may have been served. Repeat it only if that does no harm."),
+        Fault::Broken(cause) => Problem::new(Reason::WorkerBroken, "What the worker sent is not a whole HTTP answer.").cause(cause),
+        Fault::TooLarge => Problem::new(Reason::WorkerBroken, "The worker's answer is larger than is passed on.").cause("answer too large"),
+        Fault::Failed(status) => Problem::new(Reason::WorkerFailed, "The worker could not serve this request.").cause(format!("it answered {status}")),
+        Fault::Busy { retry_after } => Problem::new(Reason::WorkerBusy, "The worker has no room for another request. Try again shortly.")
+            .header(header::RETRY_AFTER, &retry_after.unwrap_or(1).to_string()),
+        Fault::Client(fault) => read_body(fault, None),
+    }
+}
+
+fn refused_token(refusal: token::Refusal) -> Problem {
+    use token::Refusal as R;
+    match refusal {
+        R::Request(why) => Problem::new(Reason::TokenRequest, why).oauth("invalid_request"),
+        R::GrantType => Problem::new(Reason::TokenRequest, "grant_type must be password").oauth("unsupported_grant_type"),
+        R::Scope => Problem::new(Reason::TokenRequest, "no scopes are offered; leave scope out").oauth("invalid_scope"),
+        R::Grant => Problem::new(Reason::TokenGrant, "the user name or password is wrong").oauth("invalid_grant"),
+        R::Signing => Problem::new(Reason::Internal, "the token could not be signed").oauth("server_error").cause("the signing key failed"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Reason;
+    use std::collections::HashSet;
+
+    #[test]
+    fn slugs_are_distinct_and_positions_agree() {
+        let distinct: HashSet<&str> = Reason::SLUGS.iter().copied().collect();
+        assert_eq!(distinct.len(), Reason::ALL.len());
+        for (index, reason) in Reason::ALL.iter().enumerate() {
+            assert_eq!((reason.index(), Reason::SLUGS.get(index).copied()), (index, Some(reason.slug())));
+        }
+    }
+}

@@ -1,0 +1,388 @@
+//! Connections: how many at once, how long they may take, when to stop.
+//!
+//! One thread per core, each with a runtime, a listener on the shared port (`SO_REUSEPORT`), its own
+//! connections to workers and its own log batch. A request never leaves the thread that accepted it, so
+//! nothing on its way is locked or sent between cores.
+
+use std::cell::Cell;
+use std::io;
+use std::net::{IpAddr, SocketAddr, TcpListener as StdListener};
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use http::Request;
+use hyper::body::Incoming;
+use hyper::rt::Executor;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use rustls::ServerConfig;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::sync::{Notify, watch};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use crate::activity::{Activity, Patience, Watched};
+use crate::edge::tls;
+use crate::journey::{self, Core};
+use crate::settings::{ByteSize, Section};
+
+/// Connections that wait in the kernel to be accepted, per thread.
+const BACKLOG: i32 = 1024;
+/// How long accepting rests after an error such as "too many open files".
+const ACCEPT_BACK_OFF: Duration = Duration::from_millis(100);
+/// How long a connection without a request is kept open after the sign to stop, for a request that is
+/// on its way.
+const LINGER: Duration = Duration::from_millis(500);
+
+/// `[listener]`, compiled.
+#[derive(Debug)]
+pub struct ListenerSettings {
+    address: SocketAddr,
+    tls: Arc<ServerConfig>,
+    threads: usize,
+    max_connections: usize,
+    handshake_timeout: Duration,
+    patience: Patience,
+    drain: Duration,
+    max_head: usize,
+    max_headers: usize,
+    max_streams: u32,
+    /// Whether answers say `Strict-Transport-Security`.
+    pub hsts: bool,
+    /// The longest pause inside a client's body.
+    pub body_timeout: Duration,
+}
+
+impl ListenerSettings {
+    /// Reads `[listener]`.
+    #[must_use]
+    pub fn compile(section: Section<'_>) -> Option<Self> {
+        let seconds = Duration::from_secs;
+        let address = section.required("address", "write where to listen, such as \"0.0.0.0:8443\"");
+        let tls = tls::compile(&section);
+        let body_timeout = section.or("body_timeout", seconds(30));
+        let settings = Self {
+            address: address.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0))),
+            threads: section.or("threads", std::thread::available_parallelism().map_or(1, std::num::NonZero::get)),
+            max_connections: section.or("max_connections", 10_000),
+            handshake_timeout: section.or("handshake_timeout", seconds(5)),
+            patience: Patience {
+                head: section.or("head_timeout", seconds(10)),
+                idle: section.or("idle_timeout", seconds(60)),
+                stalled: body_timeout,
+                linger: LINGER,
+            },
+            drain: section.or("drain", seconds(20)),
+            max_head: section.or("max_head", ByteSize(16 << 10)).0,
+            max_headers: section.or("max_headers", 64),
+            max_streams: section.or("max_streams", 100),
+            hsts: section.or("hsts", true),
+            body_timeout,
+            tls: tls?,
+        };
+        for (key, value, low, high) in [
+            ("threads", settings.threads, 1, 1024),
+            ("max_connections", settings.max_connections, 1, 1_000_000),
+            ("max_headers", settings.max_headers, 8, 1024),
+            ("max_streams", settings.max_streams as usize, 1, 1000),
+        ] {
+            if !(low..=high).contains(&value) {
+                section.mistake(key, format!("is {value}"), format!("write a number from {low} to {high}"));
+            }
+        }
+        if !(8 << 10..=1 << 20).contains(&settings.max_head) {
+            section.mistake("max_head", "is out of bounds", "write a size from \"8KiB\" to \"1MiB\"");
+        }
+        section.finish();
+        address.map(|_| settings)
+    }
+
+    /// How many threads serve.
+    #[must_use]
+    pub fn threads(&self) -> usize {
+        self.threads
+    }
+
+    /// Takes the port, once for each thread.
+    ///
+    /// # Errors
+    /// Why it can't be had.
+    pub fn bind(&self) -> io::Result<Listeners> {
+        // A shared port can be joined by anybody with our user id, so another gateway that already
+        // listens would go unnoticed. A socket that does not share finds out first.
+        socket(self.address)?.bind(&self.address.into())?;
+        let first = bind(self.address)?;
+        // Port 0 becomes one number, which all others share.
+        let address = first.local_addr()?;
+        let mut sockets = vec![first];
+        for _ in 1..self.threads {
+            sockets.push(bind(address)?);
+        }
+        Ok(Listeners { address, sockets })
+    }
+}
+
+/// The port, taken.
+#[derive(Debug)]
+pub struct Listeners {
+    /// The address with its real port.
+    pub address: SocketAddr,
+    sockets: Vec<StdListener>,
+}
+
+fn socket(address: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    // Without this, connections of the process before us would block the port for a minute.
+    socket.set_reuse_address(true)?;
+    Ok(socket)
+}
+
+fn bind(address: SocketAddr) -> io::Result<StdListener> {
+    let socket = socket(address)?;
+    socket.set_reuse_port(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// The threads that serve.
+#[derive(Debug)]
+pub struct Serving {
+    threads: Vec<JoinHandle<io::Result<()>>>,
+}
+
+impl Serving {
+    /// Waits until every thread has finished its requests or its time.
+    ///
+    /// # Errors
+    /// The first error of a thread.
+    pub fn join(self) -> io::Result<()> {
+        let mut outcome = Ok(());
+        for thread in self.threads {
+            let ended = thread.join().unwrap_or_else(|_| Err(io::Error::other("a serving thread ended early")));
+            outcome = outcome.and(ended);
+        }
+        outcome
+    }
+}
+
+/// Serves until `stop` says so. `core` makes each thread's own part, inside its runtime.
+///
+/// # Errors
+/// If a thread can't be started.
+pub fn serve(
+    settings: &Arc<ListenerSettings>,
+    listeners: Listeners,
+    stop: &watch::Receiver<bool>,
+    core: impl Fn(usize) -> Core + Clone + Send + 'static,
+) -> io::Result<Serving> {
+    let mut threads = Vec::new();
+    for (index, listener) in listeners.sockets.into_iter().enumerate() {
+        let (settings, stop, core) = (Arc::clone(settings), stop.clone(), core.clone());
+        let body = move || {
+            let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
+            runtime.block_on(async move {
+                let thread = Thread {
+                    core: Rc::new(core(index)),
+                    acceptor: tls::acceptor(Arc::clone(&settings.tls)),
+                    open: Rc::default(),
+                    settings,
+                    stop,
+                };
+                thread.accept(TcpListener::from_std(listener)?).await;
+                Ok(())
+            })
+        };
+        threads.push(std::thread::Builder::new().name(format!("serve-{index}")).spawn(body)?);
+    }
+    Ok(Serving { threads })
+}
+
+/// How many connections are open, and a way to hear of their end.
+#[derive(Default)]
+struct Open {
+    count: Cell<usize>,
+    ended: Notify,
+}
+
+#[derive(Clone)]
+struct Thread {
+    core: Rc<Core>,
+    acceptor: TlsAcceptor,
+    open: Rc<Open>,
+    settings: Arc<ListenerSettings>,
+    stop: watch::Receiver<bool>,
+}
+
+impl Thread {
+    async fn accept(mut self, listener: TcpListener) {
+        let most = self.settings.max_connections.div_ceil(self.settings.threads);
+        let upkeep = tokio::task::spawn_local(upkeep(Rc::clone(&self.core)));
+        loop {
+            // A place before a connection: what can't be served stays in the kernel's queue.
+            while self.open.count.get() >= most {
+                self.open.ended.notified().await;
+            }
+            let accepted = tokio::select! {
+                biased;
+                _ = self.stop.wait_for(|stop| *stop) => break,
+                accepted = listener.accept() => accepted,
+            };
+            self.admit(accepted).await;
+        }
+        // What the kernel had accepted for us before the sign to stop is ours to answer.
+        while let Ok(Ok(accepted)) = tokio::time::timeout(Duration::ZERO, listener.accept()).await {
+            self.admit(Ok(accepted)).await;
+        }
+        drop(listener);
+        let drained = async {
+            while self.open.count.get() > 0 {
+                self.open.ended.notified().await;
+            }
+        };
+        let _ = tokio::time::timeout(self.settings.drain, drained).await;
+        upkeep.abort();
+        self.core.log.flush();
+    }
+
+    async fn admit(&self, accepted: io::Result<(TcpStream, SocketAddr)>) {
+        let Ok((stream, peer)) = accepted else {
+            // Out of descriptors, or a client that left: neither is a reason to spin or to stop.
+            tokio::time::sleep(ACCEPT_BACK_OFF).await;
+            return;
+        };
+        self.open.count.set(self.open.count.get() + 1);
+        let this = self.clone();
+        tokio::task::spawn_local(async move {
+            let tally = this.core.metrics.tally(this.core.thread);
+            tally.connection_opened();
+            this.connection(stream, peer.ip()).await;
+            tally.connection_closed();
+            this.open.count.set(this.open.count.get() - 1);
+            this.open.ended.notify_one();
+        });
+    }
+
+    async fn connection(&self, stream: TcpStream, peer: IpAddr) {
+        // Answers are written whole; waiting to fill a segment only adds delay.
+        let _ = stream.set_nodelay(true);
+        let handshake = self.acceptor.accept(stream).into_fallible();
+        let stream = match tokio::time::timeout(self.settings.handshake_timeout, handshake).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err((error, stream))) => {
+                self.core.metrics.tally(self.core.thread).handshake_failed();
+                explain_plain_http(&error, stream).await;
+                return;
+            }
+            Err(_) => {
+                self.core.metrics.tally(self.core.thread).handshake_failed();
+                return;
+            }
+        };
+        if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
+            self.http2(stream, peer).await;
+        } else {
+            self.http1(stream, peer).await;
+        }
+    }
+
+    async fn http1(&self, stream: TlsStream<TcpStream>, peer: IpAddr) {
+        let activity = Activity::new();
+        let connection = http1::Builder::new()
+            .half_close(true)
+            .max_headers(self.settings.max_headers)
+            .max_header_size(self.settings.max_head)
+            .timer(TokioTimer::new())
+            .header_read_timeout(None)
+            .pipeline_flush(true)
+            .serve_connection(
+                TokioIo::new(Watched::new(stream, Rc::clone(&activity))),
+                service_fn(|request: Request<Incoming>| journey::serve(Rc::clone(&self.core), peer, activity.begin(), request)),
+            );
+        // An idle HTTP/1 connection is not told at once: a request may be on its way. Its next answer
+        // says `Connection: close`, and after a while without one it is closed.
+        self.drive(connection, &activity, |_| {}).await;
+    }
+
+    async fn http2(&self, stream: TlsStream<TcpStream>, peer: IpAddr) {
+        let activity = Activity::new();
+        let connection = http2::Builder::new(LocalExecutor)
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(self.settings.max_streams)
+            .max_header_list_size(u32::try_from(self.settings.max_head).unwrap_or(u32::MAX))
+            // Small windows bound what one connection can make us hold; large bodies are not what this is for.
+            .initial_stream_window_size(64 << 10)
+            .initial_connection_window_size(256 << 10)
+            .max_send_buf_size(64 << 10)
+            .max_pending_accept_reset_streams(32)
+            .max_local_error_reset_streams(64)
+            .serve_connection(
+                TokioIo::new(Watched::new(stream, Rc::clone(&activity))),
+                service_fn(|request: Request<Incoming>| journey::serve(Rc::clone(&self.core), peer, activity.begin(), request)),
+            );
+        self.drive(connection, &activity, |connection| http2::Connection::graceful_shutdown(connection)).await;
+    }
+
+    /// Runs a connection until it ends, breaks a bound, or is asked to stop.
+    async fn drive<C: Future>(&self, connection: C, activity: &Activity, graceful: impl Fn(Pin<&mut C>)) {
+        let mut connection = pin!(connection);
+        let mut stop = self.stop.clone();
+        let patience = &self.settings.patience;
+        let mut clock = tokio::time::interval(patience.interval());
+        let mut stopping = false;
+        loop {
+            tokio::select! {
+                biased;
+                // Its error is the client's doing, and the requests on it have their own records.
+                _ = connection.as_mut() => return,
+                _ = stop.wait_for(|stop| *stop), if !stopping => {
+                    stopping = true;
+                    activity.drain();
+                    graceful(connection.as_mut());
+                    clock = tokio::time::interval(patience.interval().min(LINGER));
+                }
+                _ = clock.tick() => {
+                    if activity.is_over(patience) {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Says to somebody who speaks plain HTTP on the TLS port what is wrong, and to nobody else anything.
+async fn explain_plain_http(error: &io::Error, mut stream: TcpStream) {
+    const ANSWER: &[u8] = b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\nContent-Length: 56\r\n\r\nThis port speaks HTTPS. Use https:// instead of http://\n";
+    let garbled = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    if matches!(garbled, Some(rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType))) {
+        let _ = tokio::time::timeout(Duration::from_secs(1), stream.write_all(ANSWER)).await;
+    }
+}
+
+/// Closes connections to workers that nobody uses any more.
+async fn upkeep(core: Rc<Core>) {
+    let mut clock = tokio::time::interval(Duration::from_secs(5));
+    loop {
+        clock.tick().await;
+        core.pools.iter().for_each(crate::edge::upstream::Pool::sweep);
+    }
+}
+
+/// Runs HTTP/2 streams on the thread of their connection.
+#[derive(Clone, Copy, Debug)]
+struct LocalExecutor;
+
+impl<F: Future<Output = ()> + 'static> Executor<F> for LocalExecutor {
+    fn execute(&self, future: F) {
+        tokio::task::spawn_local(future);
+    }
+}

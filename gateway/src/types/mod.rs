@@ -1,0 +1,22 @@
+//! The vocabulary: small values that every other module speaks in.
+//!
+//! Parsing only. Nothing here reads a clock, a file, a socket or another module of ours.
+
+mod address;
+mod digest;
+mod principal;
+mod request_id;
+mod secret;
+mod time;
+
+pub use address::{AddressBucket, Network};
+pub use digest::Sha256;
+pub use principal::{Principal, Role, RoleSet, Scheme};
+pub use request_id::{RequestId, RequestIds};
+pub use secret::Secret;
+pub use time::Timestamp;
+
+use std::sync::Arc;
+
+/// The name of a configured thing (route, limit, pool, role): shared, cheap to clone.
+pub type Name = Arc<str>;
