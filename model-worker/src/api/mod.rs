@@ -1,6 +1,7 @@
 //! One request: which route, what it holds, whether it may be predicted, and the answer. Knows no sockets, and never
 //! asks who the caller is.
 
+mod route;
 pub mod rows;
 
 use std::collections::HashSet;
@@ -11,12 +12,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Body;
-use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue};
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
+use hyper::{Request, Response, StatusCode};
 use serde::Serialize;
 use serde_json::json;
 use tokio::time::timeout;
 
+use self::route::{Route, check_media_type};
 use crate::body::{self, Json};
 use crate::catalog::{Catalog, Served};
 use crate::events::{Event, Events};
@@ -45,63 +47,6 @@ pub struct Api {
     draining: AtomicBool,
 }
 
-/// Where a request goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Route<'a> {
-    Live,
-    Ready,
-    Models,
-    Card(&'a str),
-    Predict(Option<&'a str>, Option<&'a str>),
-}
-
-impl<'a> Route<'a> {
-    fn of(path: &'a str) -> Option<Self> {
-        let mut parts = path.strip_prefix('/')?.split('/');
-        let parts: [Option<&str>; 6] = std::array::from_fn(|_| parts.next());
-        match parts {
-            [Some("healthz"), None, ..] => Some(Self::Live),
-            [Some("readyz"), None, ..] => Some(Self::Ready),
-            [Some("predict"), None, ..] => Some(Self::Predict(None, None)),
-            [Some("models"), None, ..] => Some(Self::Models),
-            [Some("models"), Some(name), None, ..] => Some(Self::Card(name)),
-            [Some("models"), Some(name), Some("predict"), None, ..] => {
-                Some(Self::Predict(Some(name), None))
-            }
-            [
-                Some("models"),
-                Some(name),
-                Some("versions"),
-                Some(version),
-                Some("predict"),
-                None,
-            ] => Some(Self::Predict(Some(name), Some(version))),
-            _ => None,
-        }
-    }
-
-    fn pattern(self) -> &'static str {
-        match self {
-            Self::Live => "/healthz",
-            Self::Ready => "/readyz",
-            Self::Models => "/models",
-            Self::Card(_) => "/models/{name}",
-            Self::Predict(None, _) => "/predict",
-            Self::Predict(Some(_), None) => "/models/{name}/predict",
-            Self::Predict(Some(_), Some(_)) => "/models/{name}/versions/{version}/predict",
-        }
-    }
-
-    fn check_method(self, method: &Method) -> Result<(), Refusal> {
-        match self {
-            Self::Predict(..) if *method == Method::POST => Ok(()),
-            Self::Predict(..) => Err(Refusal::WrongMethod("POST")),
-            _ if *method == Method::GET || *method == Method::HEAD => Ok(()),
-            _ => Err(Refusal::WrongMethod("GET, HEAD")),
-        }
-    }
-}
-
 /// A request id that is safe to write into a log: short, printable, no spaces.
 fn request_id(headers: &HeaderMap) -> Option<String> {
     let id = headers.get("x-request-id")?.to_str().ok()?;
@@ -115,37 +60,6 @@ fn json_response(status: StatusCode, body: &impl Serialize) -> Response<Full<Byt
         .headers_mut()
         .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
-}
-
-/// A body may be called JSON or nothing: some clients send no `Content-Type` at all.
-fn check_media_type(headers: &HeaderMap) -> Result<(), Refusal> {
-    if headers
-        .get(CONTENT_ENCODING)
-        .is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity"))
-    {
-        return Err(Refusal::Encoded);
-    }
-    let Some(value) = headers.get(CONTENT_TYPE) else {
-        return Ok(());
-    };
-    let value = value.to_str().map_err(|_| Refusal::NotCalledJson)?;
-    let mut parts = value.split(';').map(str::trim);
-    let is_json = parts
-        .next()
-        .is_some_and(|essence| essence.eq_ignore_ascii_case("application/json"));
-    // JSON is UTF-8 (RFC 8259 §8.1), so another charset contradicts the type.
-    let is_utf8 = parts.all(|parameter| match parameter.split_once('=') {
-        Some((name, charset)) if name.trim().eq_ignore_ascii_case("charset") => charset
-            .trim()
-            .trim_matches('"')
-            .eq_ignore_ascii_case("utf-8"),
-        _ => true,
-    });
-    if is_json && is_utf8 {
-        Ok(())
-    } else {
-        Err(Refusal::NotCalledJson)
-    }
 }
 
 impl Api {
@@ -371,53 +285,9 @@ fn takes(catalog: &Catalog) -> String {
 
 #[cfg(test)]
 mod tests {
+    use hyper::Method;
+
     use super::*;
-
-    #[test]
-    fn routes() {
-        for (path, route) in [
-            ("/healthz", Some(Route::Live)),
-            ("/predict", Some(Route::Predict(None, None))),
-            ("/models", Some(Route::Models)),
-            ("/models/iris", Some(Route::Card("iris"))),
-            (
-                "/models/iris/predict",
-                Some(Route::Predict(Some("iris"), None)),
-            ),
-            (
-                "/models/iris/versions/2/predict",
-                Some(Route::Predict(Some("iris"), Some("2"))),
-            ),
-            ("/models/iris/versions/2", None),
-            ("/models/iris/versions/2/predict/", None),
-            ("/models/iris/versions/2/predict/x", None),
-            ("/predict/", None),
-            ("//predict", None),
-            ("/", None),
-            ("*", None),
-        ] {
-            assert_eq!(Route::of(path), route, "{path}");
-        }
-    }
-
-    #[test]
-    fn media_types() {
-        for (value, accepted) in [
-            ("application/json", true),
-            ("Application/JSON; charset=UTF-8", true),
-            ("application/json;charset=\"utf-8\"", true),
-            ("application/json; charset=latin1", false),
-            ("application/jsonp", false),
-            ("text/plain", false),
-            ("", false),
-        ] {
-            let headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static(value))]);
-            assert_eq!(check_media_type(&headers).is_ok(), accepted, "{value}");
-        }
-        assert!(check_media_type(&HeaderMap::new()).is_ok());
-        let gzip = HeaderMap::from_iter([(CONTENT_ENCODING, HeaderValue::from_static("gzip"))]);
-        assert_eq!(check_media_type(&gzip), Err(Refusal::Encoded));
-    }
 
     fn api(max_in_flight: u32) -> Api {
         let limits = Limits {

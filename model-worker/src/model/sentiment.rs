@@ -46,10 +46,6 @@ impl Weights {
     #[must_use]
     pub fn latent(&self, text: &str) -> f64 {
         let buckets = words::buckets(text, self.bits);
-        let count = buckets
-            .iter()
-            .fold(0.0, |count, _| count + 1.0_f64)
-            .max(1.0);
         let steps: f64 = buckets
             .iter()
             .filter_map(|bucket| self.buckets.get(usize::try_from(*bucket).ok()?))
@@ -60,7 +56,7 @@ impl Weights {
             .zip(self.rules)
             .map(|(value, weight)| value * weight)
             .sum();
-        steps * self.step / count.sqrt() + rules
+        steps * self.step * words::share(buckets.len()) + rules
     }
 
     /// The payload.

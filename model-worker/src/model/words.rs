@@ -68,6 +68,13 @@ pub fn buckets(text: &str, bits: u8) -> Vec<u32> {
     different.into_iter().collect()
 }
 
+/// How much one of a text's `count` buckets says about it: the square root keeps long texts from being certain of
+/// everything, and the number added, as if each text held so many words that say nothing, keeps short ones from it.
+#[must_use]
+pub fn share(count: usize) -> f64 {
+    1.0 / (f64::from(u32::try_from(count).unwrap_or(u32::MAX)) + 20.0).sqrt()
+}
+
 /// The VADER rules' verdict: compound (-1 to 1), and the shares of positive and of negative words (0 to 1).
 #[must_use]
 pub fn rules(text: &str) -> [f64; 3] {

@@ -288,7 +288,7 @@ pub fn train(members: u32, seed: u64) -> Result<(Card, Vec<u8>), TrainError> {
         seed,
         hyper_parameters: [
             ("trees", f64::from(members)),
-            ("linfa_trees_per_tree", 3.0),
+            ("binary_trees_per_tree", 3.0),
             ("features_per_tree", 3.0),
         ]
         .map(|(key, value)| (key.to_owned(), value))
@@ -364,6 +364,31 @@ mod tests {
         }
         for length in (0..bytes.len()).step_by(97) {
             assert!(model::load(&bytes[..length]).is_err(), "length {length}");
+        }
+    }
+
+    #[test]
+    fn a_forger_who_can_compute_checksums_causes_errors_and_no_panic() {
+        let (_, bytes) = train(1, 1).expect("trained");
+        let content = &bytes[..bytes.len() - 32];
+        let mut random = Random::new(5, 5);
+        for _ in 0..400 {
+            let mut forged = content.to_vec();
+            for _ in 0..=random.below(3) {
+                let at = random.below(forged.len());
+                forged[at] = u8::try_from(random.below(256)).expect("a byte");
+            }
+            forged.truncate(forged.len() - random.below(2) * random.below(200));
+            let sum = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &forged);
+            forged.extend_from_slice(sum.as_ref());
+            // Some forgeries are harmless, in a description say; what loads must also predict.
+            if let Ok(model) = model::load(&forged) {
+                let row = vec![model::Value::Number(1.0); model.card().features.len()];
+                assert_eq!(
+                    model.predict(&row).probabilities.len(),
+                    model.card().classes.len()
+                );
+            }
         }
     }
 

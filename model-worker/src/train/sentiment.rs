@@ -38,7 +38,7 @@ impl Default for Recipe {
         Self {
             bits: 18,
             epochs: 24,
-            rate: 0.1,
+            rate: 0.15,
             decay: 1e-4,
             least_texts: 3,
             neutral: 0.5,
@@ -175,12 +175,7 @@ fn fit(texts: &[&Text], recipe: Recipe, seed: u64) -> Weights {
                     *count += 1;
                 }
             }
-            let scale = 1.0
-                / buckets
-                    .iter()
-                    .fold(0.0, |count, _| count + 1.0_f64)
-                    .max(1.0)
-                    .sqrt();
+            let scale = words::share(buckets.len());
             let class = class_of(text.rating, recipe.neutral);
             Example {
                 buckets,
