@@ -8,10 +8,14 @@
 //! | module | what it does |
 //! | --- | --- |
 //! | [`server`] | connections: how many, how long, when to stop |
+//! | [`listen`] | which addresses are allowed, and binding them |
 //! | [`api`] | one request: route, read, validate, predict, answer |
+//! | [`body`] | a request's JSON, doubled members included |
 //! | [`problem`] | every refusal and its status code, the one place that knows them |
 //! | [`queue`] | how many requests at once |
+//! | [`events`] | one JSON line for each thing an operator may want to know |
 //! | [`train`] | data in, artifact out |
+//! | [`report`] | a card for people |
 //! | [`catalog`] | the models of a directory, and which version answers |
 //! | [`model`] | artifacts, and the models that they hold |
 //! | [`config`] | settings |
