@@ -104,6 +104,12 @@ impl ListenerSettings {
         address.map(|_| settings)
     }
 
+    /// Where to listen.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// How many threads serve.
     #[must_use]
     pub fn threads(&self) -> usize {

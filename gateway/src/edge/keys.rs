@@ -99,14 +99,26 @@ async fn fetch(url: &str, algorithms: &[JwtAlgorithm]) -> Result<Vec<VerifyKey>,
 /// # Errors
 /// A reason.
 pub fn https_client(timeout: Duration, ca: Option<&[u8]>) -> Result<reqwest::Client, String> {
-    // The provider is named once for the process; a second naming changes nothing.
-    let _ = rustls::crypto::CryptoProvider::install_default((*tls::provider()).clone());
-    let mut builder = reqwest::Client::builder().https_only(true).redirect(reqwest::redirect::Policy::none()).timeout(timeout).no_proxy();
+    let mut builder = client(timeout).https_only(true);
     if let Some(ca) = ca {
         let ca = reqwest::Certificate::from_pem(ca).map_err(|error| error.to_string())?;
         builder = builder.tls_certs_only([ca]);
     }
     builder.build().map_err(|error| error.to_string())
+}
+
+/// A client for plain HTTP on this machine.
+///
+/// # Errors
+/// A reason.
+pub fn plain_client(timeout: Duration) -> Result<reqwest::Client, String> {
+    client(timeout).build().map_err(|error| error.to_string())
+}
+
+fn client(timeout: Duration) -> reqwest::ClientBuilder {
+    // The provider is named once for the process; a second naming changes nothing.
+    let _ = rustls::crypto::CryptoProvider::install_default((*tls::provider()).clone());
+    reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).timeout(timeout).no_proxy()
 }
 
 fn read_set(body: &[u8], algorithms: &[JwtAlgorithm]) -> Result<Vec<VerifyKey>, String> {

@@ -1,0 +1,71 @@
+//! What each command does, and how it says so.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "printing is what commands are for; the library never does")]
+
+pub(crate) mod health;
+pub(crate) mod key;
+pub(crate) mod quickstart;
+pub(crate) mod run;
+
+use std::io::{BufRead as _, IsTerminal as _};
+
+use gateway::config::{Config, ConfigError, ConfigFile};
+use gateway::policy::token::hash_password;
+
+/// Why a command failed.
+pub(crate) struct Failure {
+    /// What to tell.
+    pub(crate) message: String,
+    /// The exit code, from `sysexits.h` where it has one.
+    pub(crate) code: u8,
+}
+
+impl Failure {
+    /// The command was used wrongly (`EX_USAGE`).
+    pub(crate) fn usage(message: impl Into<String>) -> Self {
+        Self { message: message.into(), code: 64 }
+    }
+
+    /// Something that is needed can't be had (`EX_UNAVAILABLE`).
+    pub(crate) fn unavailable(message: impl Into<String>) -> Self {
+        Self { message: message.into(), code: 69 }
+    }
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        // EX_CONFIG
+        Self { message: error.to_string(), code: 78 }
+    }
+}
+
+/// Tells of a failure.
+pub(crate) fn complain(message: &str) {
+    let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let word = if colour { "\x1b[1;31merror\x1b[0m" } else { "error" };
+    eprintln!("{word}: {message}");
+}
+
+/// `gateway check`.
+pub(crate) fn check(files: &[ConfigFile]) -> Result<(), Failure> {
+    let config = Config::load(files, false)?;
+    println!(
+        "The configuration is good: {} routes, {} pools, limits counted in {}.",
+        config.policy.routes.len(),
+        config.pools.len(),
+        config.store.kind()
+    );
+    Ok(())
+}
+
+/// `gateway password hash`.
+pub(crate) fn password() -> Result<(), Failure> {
+    let stdin = std::io::stdin();
+    if stdin.is_terminal() {
+        eprintln!("Type the password and press Enter. It is shown on the screen; to avoid that, pipe it in.");
+    }
+    let mut line = String::new();
+    stdin.lock().read_line(&mut line).map_err(|error| Failure::usage(format!("the password can't be read: {error}")))?;
+    let digest = hash_password(line.trim_end_matches(['\r', '\n']).as_bytes()).map_err(Failure::usage)?;
+    println!("digest = \"{digest}\"");
+    Ok(())
+}

@@ -1,0 +1,161 @@
+//! `gateway run`.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_lc_rs::rand;
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Semaphore, watch};
+
+use super::Failure;
+use gateway::admin::{self, Admin};
+use gateway::config::{Config, ConfigFile};
+use gateway::edge::counter::{Counter, SharedStore};
+use gateway::edge::keys::KeyRing;
+use gateway::edge::log::{BatchLog, Log, LogWriter};
+use gateway::edge::metrics::Metrics;
+use gateway::edge::upstream::Pool;
+use gateway::journey::{Core, Snapshot};
+use gateway::problem::Reason;
+use gateway::server::{self, Serving};
+use gateway::types::RequestIds;
+
+/// Runs until a signal says to stop.
+pub(crate) fn run(files: &[ConfigFile], terminal: bool) -> Result<(), Failure> {
+    let config = Config::load(files, terminal)?;
+    let writer = LogWriter::start(config.log, io::stdout()).map_err(|error| Failure::unavailable(error.to_string()))?;
+    let outcome = Gateway::start(config, &writer.log()).and_then(|gateway| gateway.wait());
+    writer.finish();
+    outcome
+}
+
+/// A gateway that serves.
+pub(crate) struct Gateway {
+    /// Where clients reach it.
+    pub(crate) address: SocketAddr,
+    runtime: tokio::runtime::LocalRuntime,
+    serving: Serving,
+    admin: Admin,
+    admin_listener: std::net::TcpListener,
+    stop: watch::Sender<bool>,
+    log: Log,
+}
+
+impl Gateway {
+    /// Takes the ports and starts the threads.
+    pub(crate) fn start(config: Config, log: &Log) -> Result<Self, Failure> {
+        let Config { listener, admin, store, pools, policy, .. } = config;
+        let busy = |what: &str, address: SocketAddr, error: &io::Error| match error.kind() {
+            io::ErrorKind::AddrInUse => Failure::unavailable(format!(
+                "the {what} port {address} is in use by another program\n  help: stop it, or choose another port (`{what}.address`, or GATEWAY_{}__ADDRESS)",
+                what.to_uppercase()
+            )),
+            _ => Failure::unavailable(format!("the {what} port {address} can't be had: {error}")),
+        };
+        let admin_listener = admin.bind().map_err(|error| busy("admin", admin.address(), &error))?;
+        let admin_address = admin_listener.local_addr().map_err(|error| Failure::unavailable(error.to_string()))?;
+        let listeners = listener.bind().map_err(|error| busy("listener", listener.address(), &error))?;
+        let address = listeners.address;
+
+        let routes = policy.routes.iter().map(|route| route.name.to_string()).collect();
+        let threads = listener.threads();
+        let metrics = Arc::new(Metrics::new(routes, Reason::SLUGS, threads));
+        let store_kind = store.kind();
+        let store = Arc::new(SharedStore::new(store));
+        let keys = KeyRing::new(policy.authenticator.issuers());
+        let snapshot = Arc::new(Snapshot { keys, hsts: listener.hsts, body_timeout: listener.body_timeout, policy });
+        let passwords = Arc::new(Semaphore::new(threads));
+        let pools = Arc::new(pools);
+        let (stop, stopped) = watch::channel(false);
+
+        // A runtime of its own for everything that is not a request: signals, admin, upkeep.
+        let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
+        let runtime = runtime.map_err(|error| Failure::unavailable(error.to_string()))?;
+        let admin = {
+            let _entered = runtime.enter();
+            let pools = pools.iter().map(Pool::new).collect();
+            Admin { snapshot: Arc::clone(&snapshot), store: Arc::clone(&store), pools, metrics: Arc::clone(&metrics), log: log.clone(), stop: stopped.clone() }
+        };
+        let core = {
+            let (log, snapshot, store, metrics) = (log.clone(), Arc::clone(&snapshot), Arc::clone(&store), Arc::clone(&metrics));
+            move |thread| {
+                let mut seed = [0; 16];
+                // Without randomness ids would repeat after a restart, and nothing worse.
+                let _ = rand::fill(&mut seed);
+                Core {
+                    snapshot: Arc::clone(&snapshot),
+                    counter: Counter::new(Arc::clone(&store)),
+                    pools: pools.iter().map(Pool::new).collect(),
+                    log: BatchLog::new(log.clone()),
+                    metrics: Arc::clone(&metrics),
+                    thread,
+                    ids: RequestIds::new(seed),
+                    passwords: Arc::clone(&passwords),
+                }
+            }
+        };
+        let serving = server::serve(&Arc::new(listener), listeners, &stopped, core).map_err(|error| Failure::unavailable(error.to_string()))?;
+        log.event(
+            "listening",
+            &[
+                ("address", &address.to_string()),
+                ("admin", &admin_address.to_string()),
+                ("store", store_kind),
+                ("threads", &threads.to_string()),
+                ("version", env!("CARGO_PKG_VERSION")),
+            ],
+        );
+        Ok(Self { address, runtime, serving, admin, admin_listener, stop, log: log.clone() })
+    }
+
+    /// A way to stop it from elsewhere.
+    pub(crate) fn stopper(&self) -> watch::Sender<bool> {
+        self.stop.clone()
+    }
+
+    /// Serves until SIGTERM or SIGINT, or until the stopper says so; then finishes what is in flight.
+    pub(crate) fn wait(self) -> Result<(), Failure> {
+        let Self { runtime, serving, admin, admin_listener, stop, log, .. } = self;
+        let wrong = |error: io::Error| Failure::unavailable(error.to_string());
+        runtime.block_on(async {
+            let mut terminate = signal(SignalKind::terminate()).map_err(wrong)?;
+            let mut interrupt = signal(SignalKind::interrupt()).map_err(wrong)?;
+            let mut stopped = stop.subscribe();
+            let (snapshot, store) = (Arc::clone(&admin.snapshot), Arc::clone(&admin.store));
+            let keys_log = log.clone();
+            let refresh = async move {
+                let issuers = snapshot.policy.authenticator.issuers();
+                Arc::clone(&snapshot.keys)
+                    .refresh(issuers, |issuer, state| match state {
+                        Ok(count) => keys_log.event("issuer-keys", &[("issuer", issuer), ("keys", &count.to_string())]),
+                        Err(cause) => keys_log.event("issuer-keys-failed", &[("issuer", issuer), ("cause", cause)]),
+                    })
+                    .await;
+            };
+            let sweep = async move {
+                let mut clock = tokio::time::interval(Duration::from_secs(1));
+                loop {
+                    clock.tick().await;
+                    store.sweep();
+                }
+            };
+            tokio::task::spawn_local(refresh);
+            tokio::task::spawn_local(sweep);
+            tokio::task::spawn_local(admin::serve(admin, admin_listener));
+            tokio::select! {
+                _ = terminate.recv() => log.event("stopping", &[("signal", "SIGTERM")]),
+                _ = interrupt.recv() => log.event("stopping", &[("signal", "SIGINT")]),
+                _ = stopped.wait_for(|stop| *stop) => log.event("stopping", &[]),
+            }
+            stop.send_replace(true);
+            // Liveness and readiness are answered while requests finish.
+            let finished = tokio::task::spawn_blocking(move || serving.join());
+            finished.await.map_err(|error| Failure::unavailable(error.to_string()))?.map_err(wrong)
+        })?;
+        log.event("stopped", &[]);
+        Ok(())
+    }
+}
