@@ -1,1 +1,47 @@
-//! Harness.
+//! The world that black-box tests run in: real programs, sockets, TLS and Redis, and nothing shared.
+//!
+//! | room | gives |
+//! | --- | --- |
+//! | [`binary`] | the programs under test, built once |
+//! | [`process`] | a child that dies with its owner, and the [`Log`] of what it printed |
+//! | [`ca`] | a certificate authority and the gateway's certificate |
+//! | [`gateway`] | [`Gateway`]: the real gateway on a free port, with a base policy and what is laid over it |
+//! | [`worker`] | [`Worker`]: the real model worker |
+//! | [`recorder`] | [`Recorder`]: a stand-in for the worker, which keeps what it was sent and follows a script |
+//! | [`redis`] | [`Redis`]: the real server, to be stopped and killed |
+//! | [`client`] | [`Client`]: HTTP/1.1 and HTTP/2 over TLS, and raw octets |
+//! | [`identity`] | the keys, users and tokens of the base policy, and a [`Signer`] for tokens of any kind |
+//!
+//! Nothing here sleeps: whatever is waited for is told by a line, an answer or the end of a process, and
+//! every wait ends after [`PATIENCE`].
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::missing_panics_doc,
+    reason = "a world that can't be made fails the test that asked for it"
+)]
+
+pub mod binary;
+pub mod ca;
+pub mod client;
+pub mod gateway;
+pub mod identity;
+pub mod process;
+pub mod recorder;
+pub mod redis;
+pub mod worker;
+
+use std::time::Duration;
+
+pub use binary::binary;
+pub use ca::TestCa;
+pub use client::{Answer, Client, Connection, Request};
+pub use gateway::{Gateway, GatewayBuilder, Signing, Upstream};
+pub use identity::Signer;
+pub use process::{Exit, Log, Process};
+pub use recorder::{Gate, Recorder, Reply, Seen};
+pub use redis::Redis;
+pub use worker::Worker;
+
+/// How long anything may take before a test calls it lost. Generous, because machines are shared.
+pub const PATIENCE: Duration = Duration::from_secs(30);

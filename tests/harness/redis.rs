@@ -1,0 +1,94 @@
+//! A real Redis server, to be held up, killed and brought back.
+
+use std::net::{Ipv4Addr, TcpListener};
+use std::process::Command;
+
+use crate::process::Process;
+
+/// A Redis that keeps nothing on disk.
+#[derive(Debug)]
+pub struct Redis {
+    process: Process,
+    port: u16,
+}
+
+impl Redis {
+    /// Starts one on a free port.
+    pub async fn start() -> Self {
+        for _ in 0..10 {
+            // Redis does not tell which port it got for 0, so one is looked for, and may be lost again.
+            let looked_for = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| listener.local_addr());
+            let port = looked_for.expect("there is a free port").port();
+            if let Some(process) = run(port).await {
+                return Self { process, port };
+            }
+        }
+        panic!("Redis found no port that stays free");
+    }
+
+    /// Its URL.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// A connection to it.
+    #[must_use]
+    pub fn connect(&self) -> redis::Connection {
+        let client = redis::Client::open(self.url()).expect("a good URL");
+        client.get_connection().expect("Redis takes connections")
+    }
+
+    /// Every key, with the milliseconds until it is gone (-1: never).
+    #[must_use]
+    pub fn keys(&self) -> Vec<(String, i64)> {
+        let mut connection = self.connect();
+        let keys: Vec<String> = redis::cmd("KEYS").arg("*").query(&mut connection).expect("keys");
+        let lives = keys.into_iter().map(|key| {
+            let life = redis::cmd("PTTL").arg(&key).query(&mut connection).expect("a time to live");
+            (key, life)
+        });
+        lives.collect()
+    }
+
+    /// Holds it up: connections stay open, and nothing is answered.
+    pub fn pause(&self) {
+        self.process.signal("STOP");
+    }
+
+    /// Lets it go on.
+    pub fn resume(&self) {
+        self.process.signal("CONT");
+    }
+
+    /// Ends it at once.
+    pub fn kill(&mut self) {
+        self.process.kill();
+    }
+
+    /// Starts it again, empty, on its old port.
+    pub async fn revive(&mut self) {
+        self.process.kill();
+        self.process = run(self.port).await.expect("its port is still free");
+    }
+}
+
+async fn run(port: u16) -> Option<Process> {
+    let mut command = Command::new("redis-server");
+    command.args([
+        "--port",
+        &port.to_string(),
+        "--bind",
+        "127.0.0.1",
+        "--save",
+        "",
+        "--appendonly",
+        "no",
+        "--dir",
+        "/tmp",
+    ]);
+    let process = Process::start(&mut command);
+    let ready =
+        |line: &serde_json::Value| line.as_str().is_some_and(|line| line.contains("Ready to accept connections"));
+    process.log().find(ready).await.is_some().then_some(process)
+}
