@@ -58,6 +58,8 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
         "key for signing tokens",
         dir.make("token.key", || Ok(KeyPair::generate().map_err(|error| made(&error))?.serialize_pem()))?,
     );
+    // For compose.yaml; quickstart itself counts in memory.
+    dir.make("redis-password", random_word)?;
     let identities = dir.make_identities()?;
     step("API key of `demo` and password of `alice`", identities.fresh);
     step("iris model (random forest, 100 trees)", dir.make_model(&worker_program)?);
@@ -205,9 +207,7 @@ impl Directory {
             return Ok(Identities { key: key.trim().into(), password: password.trim().into(), fresh: false });
         }
         let made = key::make("demo", "quickstart", &["predictor".into()], None)?;
-        let mut random = [0; 12];
-        rand::fill(&mut random).map_err(|_| Failure::unavailable("the system gives no random bytes"))?;
-        let password = random.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
+        let password = random_word()?;
         let digest = hash_password(password.as_bytes()).map_err(Failure::unavailable)?;
         let identities = format!(
             "# Made by `gateway quickstart`.\n{}\n[users.alice]\ndigest = \"{digest}\"\nroles = [\"predictor\"]\n",
@@ -235,6 +235,13 @@ impl Directory {
         }
         Ok(true)
     }
+}
+
+/// 24 hexadecimal digits that nobody can guess.
+fn random_word() -> Result<String, Failure> {
+    let mut random = [0; 12];
+    rand::fill(&mut random).map_err(|_| Failure::unavailable("the system gives no random bytes"))?;
+    Ok(random.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}")))
 }
 
 /// Who may call, for development.
