@@ -110,7 +110,7 @@ pub async fn serve(admin: Admin, listener: StdListener) -> io::Result<()> {
                 .max_headers(64)
                 .serve_connection(TokioIo::new(stream), service_fn(|request| answer(&admin, request)));
             // A scrape is short; whoever holds a connection longer gives its place up.
-            let _ = tokio::time::timeout(Duration::from_secs(60), connection).await;
+            let _ = tokio::time::timeout(Duration::from_mins(1), connection).await;
             drop(place);
         });
     }
@@ -119,14 +119,22 @@ pub async fn serve(admin: Admin, listener: StdListener) -> io::Result<()> {
 async fn answer(admin: &Rc<Admin>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
     let read = matches!(*request.method(), Method::GET | Method::HEAD);
     let (status, media_type, body) = match request.uri().path() {
-        _ if !read => (StatusCode::METHOD_NOT_ALLOWED, "application/json", json!({ "error": "only GET is taken here" }).to_string()),
+        _ if !read => (
+            StatusCode::METHOD_NOT_ALLOWED,
+            "application/json",
+            json!({ "error": "only GET is taken here" }).to_string(),
+        ),
         "/livez" => (StatusCode::OK, "application/json", json!({ "live": true }).to_string()),
         "/readyz" => {
             let (ready, body) = readiness(admin).await;
             (if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, "application/json", body.to_string())
         }
         "/metrics" => (StatusCode::OK, "text/plain; version=0.0.4", admin.metrics.render(admin.log.dropped())),
-        _ => (StatusCode::NOT_FOUND, "application/json", json!({ "error": "there are /livez, /readyz and /metrics" }).to_string()),
+        _ => (
+            StatusCode::NOT_FOUND,
+            "application/json",
+            json!({ "error": "there are /livez, /readyz and /metrics" }).to_string(),
+        ),
     };
     let mut response = Response::new(Full::new(Bytes::from(body)));
     *response.status_mut() = status;

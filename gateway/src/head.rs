@@ -50,7 +50,9 @@ fn host<'r>(uri: &'r Uri, headers: &'r HeaderMap) -> Result<&'r str, HeadFault> 
     let named = named.map(|value| value.to_str().map_err(|_| HeadFault::Host("its Host is malformed"))).transpose()?;
     let target = uri.authority().map(http::uri::Authority::as_str);
     let host = match (target, named) {
-        (Some(target), Some(named)) if !target.eq_ignore_ascii_case(named) => return Err(HeadFault::Host("its target and its Host disagree")),
+        (Some(target), Some(named)) if !target.eq_ignore_ascii_case(named) => {
+            return Err(HeadFault::Host("its target and its Host disagree"));
+        }
         (Some(host), _) | (None, Some(host)) => host,
         (None, None) => return Err(HeadFault::Host("it has no Host")),
     };
@@ -75,7 +77,9 @@ fn is_host(text: &str) -> bool {
             None => (text, None),
         },
     };
-    let name_is_good = !name.is_empty() && name.len() <= 255 && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'));
+    let name_is_good = !name.is_empty()
+        && name.len() <= 255
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'));
     name_is_good && port.is_none_or(|port| port.parse::<u16>().is_ok() && port.bytes().all(|b| b.is_ascii_digit()))
 }
 
@@ -99,7 +103,10 @@ mod tests {
         for good in ["a.example", "a.example:8443", "127.0.0.1", "[::1]", "[::1]:8443", "localhost", "a_b"] {
             assert!(is_host(good), "{good}");
         }
-        for wrong in ["", ":80", "a b", "a/b", "a@b", "a:", "a:x", "a:99999", "a:+80", "[::1", "[x]", "[::1]x", "a,b", "a:80:80", "é"] {
+        for wrong in [
+            "", ":80", "a b", "a/b", "a@b", "a:", "a:x", "a:99999", "a:+80", "[::1", "[x]", "[::1]x", "a,b", "a:80:80",
+            "é",
+        ] {
             assert!(!is_host(wrong), "{wrong}");
         }
     }
@@ -110,7 +117,12 @@ mod tests {
         assert_eq!(read_head("/", V::HTTP_11, &[("host", "a")]), Ok("a".into()));
         assert_eq!(read_head("https://a/", V::HTTP_11, &[("host", "A")]), Ok("a".into()));
         assert_eq!(read_head("https://a/", V::HTTP_2, &[]), Ok("a".into()));
-        for (uri, pairs) in [("/", &[][..]), ("/", &[("host", "a"), ("host", "a")]), ("https://a/", &[("host", "b")]), ("/", &[("host", "a/b")])] {
+        for (uri, pairs) in [
+            ("/", &[][..]),
+            ("/", &[("host", "a"), ("host", "a")]),
+            ("https://a/", &[("host", "b")]),
+            ("/", &[("host", "a/b")]),
+        ] {
             assert!(matches!(read_head(uri, V::HTTP_11, pairs), Err(HeadFault::Host(_))), "{uri} {pairs:?}");
         }
         assert!(matches!(read_head("https://a/", V::HTTP_2, &[("host", "b")]), Err(HeadFault::Host(_))));
@@ -119,7 +131,8 @@ mod tests {
     #[test]
     fn chunked_is_the_only_coding() {
         let with = |version, codings: &[&'static str]| {
-            let pairs: Vec<_> = [("host", "a")].into_iter().chain(codings.iter().map(|c| ("transfer-encoding", *c))).collect();
+            let pairs: Vec<_> =
+                [("host", "a")].into_iter().chain(codings.iter().map(|c| ("transfer-encoding", *c))).collect();
             read_head("/", version, &pairs)
         };
         assert!(with(Version::HTTP_11, &["chunked"]).is_ok());

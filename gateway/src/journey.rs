@@ -86,7 +86,12 @@ pub struct Core {
 ///
 /// # Errors
 /// None; the type is what hyper's service takes.
-pub async fn serve(core: Rc<Core>, peer: IpAddr, busy: Busy, request: Request<Incoming>) -> Result<Response<AnswerBody>, Infallible> {
+pub async fn serve(
+    core: Rc<Core>,
+    peer: IpAddr,
+    busy: Busy,
+    request: Request<Incoming>,
+) -> Result<Response<AnswerBody>, Infallible> {
     let (parts, incoming) = request.into_parts();
     let mut exchange = Exchange::begin(core, peer, busy, &parts);
     let mut body = ClientBody { incoming: Some(incoming), read: Rc::clone(&exchange.bytes_in) };
@@ -118,7 +123,12 @@ enum Answer {
     Own(Response<Bytes>),
 }
 
-async fn travel(exchange: &mut Exchange, arrived: Arrived, headers: HeaderMap, body: &mut ClientBody) -> Result<Answer, Stop> {
+async fn travel(
+    exchange: &mut Exchange,
+    arrived: Arrived,
+    headers: HeaderMap,
+    body: &mut ClientBody,
+) -> Result<Answer, Stop> {
     let core = Rc::clone(&exchange.core);
     let policy = &core.snapshot.policy;
     let asked = cors::preflight(&arrived.method, &headers);
@@ -233,9 +243,13 @@ async fn read_body(
     let idle = exchange.core.snapshot.body_timeout;
     if !rule.needs_whole() {
         return Ok(match body.incoming.take() {
-            Some(incoming) if !incoming.is_end_stream() => {
-                Outgoing::Stream(ClientStream::new(incoming, rule.max(), idle, Rc::clone(fault), Rc::clone(&exchange.bytes_in)))
-            }
+            Some(incoming) if !incoming.is_end_stream() => Outgoing::Stream(ClientStream::new(
+                incoming,
+                rule.max(),
+                idle,
+                Rc::clone(fault),
+                Rc::clone(&exchange.bytes_in),
+            )),
             _ => Outgoing::Empty,
         });
     }
@@ -256,7 +270,6 @@ fn judge(exchange: &mut Exchange, rule: &BodyRule, whole: Bytes) -> Result<Outgo
 
 /// The request as the worker gets it: the client's headers without what is hop-by-hop, spoofed or
 /// secret, and ours.
-#[expect(clippy::too_many_arguments, reason = "each is one part of the new request, used once")]
 fn worker_request(
     exchange: &Exchange,
     route: &Route,
@@ -268,7 +281,9 @@ fn worker_request(
 ) -> Result<Request<Outgoing>, Stop> {
     let credential = exchange.core.snapshot.policy.api_key_header();
     let relied_on = |name: &HeaderName| {
-        name == credential || matches!(*name, header::AUTHORIZATION | header::HOST | header::CONTENT_TYPE | header::COOKIE) || is_ours(name.as_str())
+        name == credential
+            || matches!(*name, header::AUTHORIZATION | header::HOST | header::CONTENT_TYPE | header::COOKIE)
+            || is_ours(name.as_str())
     };
     if !remove_hop_by_hop(&mut headers, relied_on) {
         return Err(Stop::Head(HeadFault::Connection));
@@ -276,7 +291,8 @@ fn worker_request(
     join_cookies(&mut headers);
     let authority = || arrived.uri.authority().and_then(|authority| HeaderValue::from_str(authority.as_str()).ok());
     let host = headers.remove(header::HOST).or_else(authority).unwrap_or(HeaderValue::from_static("unknown"));
-    let doomed: Vec<HeaderName> = headers.keys().filter(|name| *name == credential || is_ours(name.as_str())).cloned().collect();
+    let doomed: Vec<HeaderName> =
+        headers.keys().filter(|name| *name == credential || is_ours(name.as_str())).cloned().collect();
     for name in doomed {
         headers.remove(name);
     }
@@ -307,11 +323,24 @@ fn worker_request(
 /// `_` for `-` (CGI and WSGI fold them), or as a well-known relative of a forwarding or identity header.
 fn is_ours(name: &str) -> bool {
     name.contains('_')
-        || ["x-modelgate-", "x-forwarded-", "x-original-", "x-rewrite-", "x-real-", "x-client-", "x-http-method"].iter().any(|prefix| name.starts_with(prefix))
+        || ["x-modelgate-", "x-forwarded-", "x-original-", "x-rewrite-", "x-real-", "x-client-", "x-http-method"]
+            .iter()
+            .any(|prefix| name.starts_with(prefix))
         || matches!(
             name,
-            "authorization" | "host" | "forwarded" | "x-request-id" | "x-forwarded" | "x-method-override" | "expect"
-                | "max-forwards" | "true-client-ip" | "cf-connecting-ip" | "remote-user" | "x-remote-user" | "x-user"
+            "authorization"
+                | "host"
+                | "forwarded"
+                | "x-request-id"
+                | "x-forwarded"
+                | "x-method-override"
+                | "expect"
+                | "max-forwards"
+                | "true-client-ip"
+                | "cf-connecting-ip"
+                | "remote-user"
+                | "x-remote-user"
+                | "x-user"
         )
 }
 
@@ -365,7 +394,10 @@ fn finish(mut exchange: Box<Exchange>, outcome: Result<Answer, Problem>) -> Resp
     }
     // Answers are data for programs: nothing to sniff, frame, run, cache or refer from.
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'"));
+    headers.insert(
+        header::CONTENT_SECURITY_POLICY,
+        HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'"),
+    );
     headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     if exchange.http1 && exchange.busy.is_draining() {
@@ -436,12 +468,12 @@ impl ClientBody {
     /// not a reset. Gives back whether the connection can be used again.
     async fn drain(&mut self, http1: bool) -> bool {
         let Some(incoming) = self.incoming.as_mut() else { return true };
-        if incoming.is_end_stream() || !http1 {
+        if incoming.is_end_stream() {
             return true;
         }
-        let announced = incoming.size_hint().exact();
-        if announced.is_some_and(|length| length > DRAINED as u64) {
-            return false;
+        // HTTP/2 could end the stream alone (RFC 9113 §8.1), which clients of some years take for an error.
+        if incoming.size_hint().exact().is_some_and(|length| length > DRAINED as u64) {
+            return !http1;
         }
         let reading = async {
             let mut left = DRAINED;
@@ -454,7 +486,7 @@ impl ClientBody {
             }
             incoming.is_end_stream()
         };
-        tokio::time::timeout(DRAIN_TIME, reading).await.unwrap_or(false)
+        tokio::time::timeout(DRAIN_TIME, reading).await.unwrap_or(false) || !http1
     }
 }
 
@@ -628,7 +660,18 @@ mod tests {
 
     #[test]
     fn no_alias_of_our_headers_passes() {
-        for name in ["x-modelgate-principal", "x_modelgate_principal", "x-modelgate_roles", "x-forwarded-for", "x-forwarded_proto", "forwarded", "x-real-ip", "x-original-url", "authorization", "x-http-method-override"] {
+        for name in [
+            "x-modelgate-principal",
+            "x_modelgate_principal",
+            "x-modelgate_roles",
+            "x-forwarded-for",
+            "x-forwarded_proto",
+            "forwarded",
+            "x-real-ip",
+            "x-original-url",
+            "authorization",
+            "x-http-method-override",
+        ] {
             assert!(is_ours(name), "{name}");
         }
         for name in ["content-type", "accept", "traceparent", "inference-header-content-length", "user-agent"] {

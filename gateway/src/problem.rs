@@ -167,7 +167,15 @@ pub struct Problem {
 
 impl Problem {
     fn new(reason: Reason, detail: impl Into<String>) -> Self {
-        Self { reason, cause: None, detail: detail.into(), members: Vec::new(), headers: HeaderMap::new(), oauth: None, close: false }
+        Self {
+            reason,
+            cause: None,
+            detail: detail.into(),
+            members: Vec::new(),
+            headers: HeaderMap::new(),
+            oauth: None,
+            close: false,
+        }
     }
 
     fn cause(mut self, cause: impl Into<String>) -> Self {
@@ -200,23 +208,22 @@ impl Problem {
     /// The answer. `id` lets the client and the operator speak of the same request.
     #[must_use]
     pub fn into_response(self, id: RequestId) -> Response<Bytes> {
-        let (media_type, body) = match self.oauth {
-            Some(error) => ("application/json", json!({ "error": error, "error_description": self.detail })),
-            None => {
-                let mut body = json!({
-                    "type": format!("urn:modelgate:problem:{}", self.reason.slug()),
-                    "title": self.reason.title(),
-                    "status": self.reason.status().as_u16(),
-                    "detail": self.detail,
-                    "request_id": id.as_str(),
-                });
-                for (name, value) in self.members {
-                    if let Some(object) = body.as_object_mut() {
-                        object.insert(name.into(), value);
-                    }
+        let (media_type, body) = if let Some(error) = self.oauth {
+            ("application/json", json!({ "error": error, "error_description": self.detail }))
+        } else {
+            let mut body = json!({
+                "type": format!("urn:modelgate:problem:{}", self.reason.slug()),
+                "title": self.reason.title(),
+                "status": self.reason.status().as_u16(),
+                "detail": self.detail,
+                "request_id": id.as_str(),
+            });
+            for (name, value) in self.members {
+                if let Some(object) = body.as_object_mut() {
+                    object.insert(name.into(), value);
                 }
-                ("application/problem+json", body)
             }
+            ("application/problem+json", body)
         };
         let mut response = Response::new(Bytes::from(body.to_string()));
         *response.status_mut() = self.reason.status();
@@ -276,15 +283,28 @@ impl From<Stop> for Problem {
 
 fn head(fault: HeadFault) -> Problem {
     match fault {
-        HeadFault::Host(why) => Problem::new(Reason::HeadMalformed, format!("The request is refused because {why} (RFC 9112 §3.2).")).closing(),
-        HeadFault::Target => Problem::new(Reason::HeadMalformed, "The request target must be a path, such as /predict (RFC 9112 §3.2).").closing(),
-        HeadFault::Framing(why) => Problem::new(Reason::HeadMalformed, format!("The request is refused because {why} (RFC 9112 §6).")).closing(),
-        HeadFault::Coding => {
-            Problem::new(Reason::FramingUnsupported, "The only transfer coding that is known is `chunked` (RFC 9112 §6.1).").closing()
+        HeadFault::Host(why) => {
+            Problem::new(Reason::HeadMalformed, format!("The request is refused because {why} (RFC 9112 §3.2)."))
+                .closing()
         }
-        HeadFault::Connection => {
-            Problem::new(Reason::HeadMalformed, "`Connection` names a header that must not be removed (RFC 9110 §7.6.1).").closing()
+        HeadFault::Target => {
+            Problem::new(Reason::HeadMalformed, "The request target must be a path, such as /predict (RFC 9112 §3.2).")
+                .closing()
         }
+        HeadFault::Framing(why) => {
+            Problem::new(Reason::HeadMalformed, format!("The request is refused because {why} (RFC 9112 §6)."))
+                .closing()
+        }
+        HeadFault::Coding => Problem::new(
+            Reason::FramingUnsupported,
+            "The only transfer coding that is known is `chunked` (RFC 9112 §6.1).",
+        )
+        .closing(),
+        HeadFault::Connection => Problem::new(
+            Reason::HeadMalformed,
+            "`Connection` names a header that must not be removed (RFC 9110 §7.6.1).",
+        )
+        .closing(),
     }
 }
 
@@ -298,19 +318,27 @@ fn credential(refusal: &authenticate::Refusal) -> Problem {
         .cause(cause)
     };
     match refusal {
-        R::Missing => Problem::new(Reason::CredentialMissing, "Send a credential of one of the kinds that WWW-Authenticate names."),
+        R::Missing => Problem::new(
+            Reason::CredentialMissing,
+            "Send a credential of one of the kinds that WWW-Authenticate names.",
+        ),
         R::Several => Problem::new(Reason::CredentialsSeveral, "Send exactly one credential, in one header."),
-        R::Malformed => Problem::new(Reason::CredentialMalformed, "Send `Authorization: Bearer` and one token (RFC 6750 §2.1)."),
+        R::Malformed => {
+            Problem::new(Reason::CredentialMalformed, "Send `Authorization: Bearer` and one token (RFC 6750 §2.1).")
+        }
         R::ApiKey(api_key::Refusal::Mistyped) => Problem::new(
             Reason::ApiKeyMistyped,
             "It does not have the form of a key, or a character is wrong. Copy it again, whole and without spaces.",
         ),
-        R::ApiKey(api_key::Refusal::Unknown) => {
-            Problem::new(Reason::ApiKeyUnknown, "It has the form of a key and is not one of this service's. It may have been withdrawn.")
-        }
+        R::ApiKey(api_key::Refusal::Unknown) => Problem::new(
+            Reason::ApiKeyUnknown,
+            "It has the form of a key and is not one of this service's. It may have been withdrawn.",
+        ),
         R::ApiKey(api_key::Refusal::Expired) => Problem::new(Reason::ApiKeyExpired, "Ask the operator for a new one."),
-        R::IssuerUnavailable => Problem::new(Reason::IssuerUnavailable, "The issuer's keys could not be fetched so far. Try again shortly.")
-            .header(header::RETRY_AFTER, "10"),
+        R::IssuerUnavailable => {
+            Problem::new(Reason::IssuerUnavailable, "The issuer's keys could not be fetched so far. Try again shortly.")
+                .header(header::RETRY_AFTER, "10")
+        }
         R::Token(refusal) => match refusal {
             jwt::Refusal::Expired => Problem::new(Reason::TokenExpired, "Get a new one."),
             jwt::Refusal::Malformed => invalid("it is malformed"),
@@ -331,11 +359,14 @@ fn limited(refusal: limit::Refusal) -> Problem {
     let seconds = refusal.retry_after;
     let names = refusal.violated.join(", ");
     let unit = if seconds == 1 { "second" } else { "seconds" };
-    let mut problem = Problem::new(Reason::LimitExceeded, format!("The limit {names} is used up. Try again in {seconds} {unit}; this request was not counted."))
-        .member("violated_policies", refusal.violated.iter().map(|name| Value::from(&**name)).collect())
-        .member("retry_after", seconds.into())
-        .header(header::RETRY_AFTER, &seconds.to_string())
-        .cause(names);
+    let mut problem = Problem::new(
+        Reason::LimitExceeded,
+        format!("The limit {names} is used up. Try again in {seconds} {unit}; this request was not counted."),
+    )
+    .member("violated_policies", refusal.violated.iter().map(|name| Value::from(&**name)).collect())
+    .member("retry_after", seconds.into())
+    .header(header::RETRY_AFTER, &seconds.to_string())
+    .cause(names);
     refusal.headers.apply(&mut problem.headers);
     problem
 }
@@ -344,10 +375,17 @@ fn refused_body(refusal: body::Refusal) -> Problem {
     use body::Refusal as R;
     match refusal {
         R::NotTaken => Problem::new(Reason::BodyNotTaken, "Send the request without a body."),
-        R::Type { taken } => Problem::new(Reason::BodyType, format!("Send Content-Type: {taken}.")).header(header::ACCEPT, &taken),
-        R::Encoding => Problem::new(Reason::BodyEncoding, "Send the body without Content-Encoding.").header(header::ACCEPT_ENCODING, "identity"),
+        R::Type { taken } => {
+            Problem::new(Reason::BodyType, format!("Send Content-Type: {taken}.")).header(header::ACCEPT, &taken)
+        }
+        R::Encoding => Problem::new(Reason::BodyEncoding, "Send the body without Content-Encoding.")
+            .header(header::ACCEPT_ENCODING, "identity"),
         R::TooLarge { max } => too_large(max),
-        R::Malformed(malformed) => Problem::new(Reason::BodyMalformed, format!("The body is not JSON that can be taken: {}.", malformed.detail)).member(
+        R::Malformed(malformed) => Problem::new(
+            Reason::BodyMalformed,
+            format!("The body is not JSON that can be taken: {}.", malformed.detail),
+        )
+        .member(
             "errors",
             json!([{ "pointer": malformed.pointer, "code": malformed.code, "detail": malformed.detail }]),
         ),
@@ -370,8 +408,12 @@ fn too_large(max: usize) -> Problem {
 fn read_body(fault: ClientFault, max: Option<usize>) -> Problem {
     match fault {
         ClientFault::TooLarge => too_large(max.unwrap_or_default()).closing(),
-        ClientFault::Slow => Problem::new(Reason::BodySlow, "No part of the body came for too long. Send it again, faster.").closing(),
-        ClientFault::Malformed => Problem::new(Reason::BodyFraming, "The body's chunks can't be read (RFC 9112 §7.1).").closing(),
+        ClientFault::Slow => {
+            Problem::new(Reason::BodySlow, "No part of the body came for too long. Send it again, faster.").closing()
+        }
+        ClientFault::Malformed => {
+            Problem::new(Reason::BodyFraming, "The body's chunks can't be read (RFC 9112 §7.1).").closing()
+        }
         ClientFault::Gone => Problem::new(Reason::ClientGone, "The connection ended before the body did.").closing(),
     }
 }
@@ -379,16 +421,26 @@ fn read_body(fault: ClientFault, max: Option<usize>) -> Problem {
 fn upstream(fault: Fault) -> Problem {
     match fault {
         Fault::Unreachable(cause) => {
-            Problem::new(Reason::WorkerUnreachable, "No worker takes connections. Try again shortly.").header(header::RETRY_AFTER, "1").cause(cause)
+            Problem::new(Reason::WorkerUnreachable, "No worker takes connections. Try again shortly.")
+                .header(header::RETRY_AFTER, "1")
+                .cause(cause)
         }
         Fault::NotPrivate => Problem::new(Reason::WorkerUnreachable, "No worker takes connections. Try again shortly.")
             .cause("its name leads to a public address, where plain text is not sent"),
-        Fault::Slow => Problem::new(Reason::WorkerSlow, "The request may have been served. Repeat it only if that does no harm."),
-        Fault::Broken(cause) => Problem::new(Reason::WorkerBroken, "What the worker sent is not a whole HTTP answer.").cause(cause),
-        Fault::TooLarge => Problem::new(Reason::WorkerBroken, "The worker's answer is larger than is passed on.").cause("answer too large"),
-        Fault::Failed(status) => Problem::new(Reason::WorkerFailed, "The worker could not serve this request.").cause(format!("it answered {status}")),
-        Fault::Busy { retry_after } => Problem::new(Reason::WorkerBusy, "The worker has no room for another request. Try again shortly.")
-            .header(header::RETRY_AFTER, &retry_after.unwrap_or(1).to_string()),
+        Fault::Slow => {
+            Problem::new(Reason::WorkerSlow, "The request may have been served. Repeat it only if that does no harm.")
+        }
+        Fault::Broken(cause) => {
+            Problem::new(Reason::WorkerBroken, "What the worker sent is not a whole HTTP answer.").cause(cause)
+        }
+        Fault::TooLarge => Problem::new(Reason::WorkerBroken, "The worker's answer is larger than is passed on.")
+            .cause("answer too large"),
+        Fault::Failed(status) => Problem::new(Reason::WorkerFailed, "The worker could not serve this request.")
+            .cause(format!("it answered {status}")),
+        Fault::Busy { retry_after } => {
+            Problem::new(Reason::WorkerBusy, "The worker has no room for another request. Try again shortly.")
+                .header(header::RETRY_AFTER, &retry_after.unwrap_or(1).to_string())
+        }
         Fault::Client(fault) => read_body(fault, None),
     }
 }
@@ -397,10 +449,14 @@ fn refused_token(refusal: token::Refusal) -> Problem {
     use token::Refusal as R;
     match refusal {
         R::Request(why) => Problem::new(Reason::TokenRequest, why).oauth("invalid_request"),
-        R::GrantType => Problem::new(Reason::TokenRequest, "grant_type must be password").oauth("unsupported_grant_type"),
+        R::GrantType => {
+            Problem::new(Reason::TokenRequest, "grant_type must be password").oauth("unsupported_grant_type")
+        }
         R::Scope => Problem::new(Reason::TokenRequest, "no scopes are offered; leave scope out").oauth("invalid_scope"),
         R::Grant => Problem::new(Reason::TokenGrant, "the user name or password is wrong").oauth("invalid_grant"),
-        R::Signing => Problem::new(Reason::Internal, "the token could not be signed").oauth("server_error").cause("the signing key failed"),
+        R::Signing => Problem::new(Reason::Internal, "the token could not be signed")
+            .oauth("server_error")
+            .cause("the signing key failed"),
     }
 }
 

@@ -21,7 +21,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::ServerConfig;
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{Notify, watch};
@@ -280,18 +280,19 @@ impl Thread {
     async fn connection(&self, stream: TcpStream, peer: IpAddr) {
         // Answers are written whole; waiting to fill a segment only adds delay.
         let _ = stream.set_nodelay(true);
-        let handshake = self.acceptor.accept(stream).into_fallible();
-        let stream = match tokio::time::timeout(self.settings.handshake_timeout, handshake).await {
-            Ok(Ok(stream)) => stream,
-            Ok(Err((error, stream))) => {
-                self.core.metrics.tally(self.core.thread).handshake_failed();
-                explain_plain_http(&error, stream).await;
-                return;
+        let handshake = async {
+            let mut first = [0];
+            let length = stream.peek(&mut first).await?;
+            // Every TLS connection begins with a handshake record (RFC 8446 §5.1); letters are plain HTTP.
+            if length == 1 && first.iter().all(u8::is_ascii_uppercase) {
+                explain_plain_http(stream).await?;
+                return Err(io::ErrorKind::InvalidData.into());
             }
-            Err(_) => {
-                self.core.metrics.tally(self.core.thread).handshake_failed();
-                return;
-            }
+            self.acceptor.accept(stream).await
+        };
+        let Ok(Ok(stream)) = tokio::time::timeout(self.settings.handshake_timeout, handshake).await else {
+            self.core.metrics.tally(self.core.thread).handshake_failed();
+            return;
         };
         if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
             self.http2(stream, peer).await;
@@ -311,7 +312,9 @@ impl Thread {
             .pipeline_flush(true)
             .serve_connection(
                 TokioIo::new(Watched::new(stream, Rc::clone(&activity))),
-                service_fn(|request: Request<Incoming>| journey::serve(Rc::clone(&self.core), peer, activity.begin(), request)),
+                service_fn(|request: Request<Incoming>| {
+                    journey::serve(Rc::clone(&self.core), peer, activity.begin(), request)
+                }),
             );
         // An idle HTTP/1 connection is not told at once: a request may be on its way. Its next answer
         // says `Connection: close`, and after a while without one it is closed.
@@ -332,9 +335,11 @@ impl Thread {
             .max_local_error_reset_streams(64)
             .serve_connection(
                 TokioIo::new(Watched::new(stream, Rc::clone(&activity))),
-                service_fn(|request: Request<Incoming>| journey::serve(Rc::clone(&self.core), peer, activity.begin(), request)),
+                service_fn(|request: Request<Incoming>| {
+                    journey::serve(Rc::clone(&self.core), peer, activity.begin(), request)
+                }),
             );
-        self.drive(connection, &activity, |connection| http2::Connection::graceful_shutdown(connection)).await;
+        self.drive(connection, &activity, http2::Connection::graceful_shutdown).await;
     }
 
     /// Runs a connection until it ends, breaks a bound, or is asked to stop.
@@ -365,13 +370,13 @@ impl Thread {
     }
 }
 
-/// Says to somebody who speaks plain HTTP on the TLS port what is wrong, and to nobody else anything.
-async fn explain_plain_http(error: &io::Error, mut stream: TcpStream) {
+/// Says to somebody who speaks plain HTTP on the TLS port what is wrong.
+async fn explain_plain_http(mut stream: TcpStream) -> io::Result<()> {
     const ANSWER: &[u8] = b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\nContent-Length: 56\r\n\r\nThis port speaks HTTPS. Use https:// instead of http://\n";
-    let garbled = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
-    if matches!(garbled, Some(rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType))) {
-        let _ = tokio::time::timeout(Duration::from_secs(1), stream.write_all(ANSWER)).await;
-    }
+    // Read once what is there: closing over unread bytes would reset the connection before the answer.
+    let _ = stream.read(&mut [0; 4096]).await?;
+    stream.write_all(ANSWER).await?;
+    stream.shutdown().await
 }
 
 /// Closes connections to workers that nobody uses any more.

@@ -16,7 +16,13 @@ use crate::types::{RequestId, Timestamp};
 /// # Errors
 /// [`Stop::Token`], alike for an unknown user and a wrong password; [`Stop::TokenBusy`], if as many
 /// passwords are being checked as may be.
-pub async fn answer(core: &Rc<Core>, issuer: &TokenIssuer, form: &[u8], id: RequestId, now: Timestamp) -> Result<Response<Bytes>, Stop> {
+pub async fn answer(
+    core: &Rc<Core>,
+    issuer: &TokenIssuer,
+    form: &[u8],
+    id: RequestId,
+    now: Timestamp,
+) -> Result<Response<Bytes>, Stop> {
     let grant = PasswordGrant::parse(form).map_err(Stop::Token)?;
     let user = grant.username.clone();
     // A bound on memory and time: each check takes megabytes and a core for tens of milliseconds.

@@ -68,10 +68,7 @@ impl<'de> Deserialize<'de> for Json<'de> {
 
 struct JsonVisitor;
 
-#[expect(
-    clippy::cast_precision_loss,
-    reason = "a JSON number is taken as the nearest f64, whatever its spelling"
-)]
+#[expect(clippy::cast_precision_loss, reason = "a JSON number is taken as the nearest f64, whatever its spelling")]
 impl<'de> Visitor<'de> for JsonVisitor {
     type Value = Json<'de>;
 
@@ -140,31 +137,14 @@ mod tests {
     #[test]
     fn doubles_are_kept() {
         let json = parse(br#"{"a":1,"a":"\n"}"#).expect("JSON");
-        assert_eq!(
-            json,
-            Json::Object(vec![
-                ("a".into(), Json::Number(1.0)),
-                ("a".into(), Json::Text("\n".into()))
-            ])
-        );
+        assert_eq!(json, Json::Object(vec![("a".into(), Json::Number(1.0)), ("a".into(), Json::Text("\n".into()))]));
     }
 
     #[test]
     fn what_is_not_json_is_refused_without_repeating_it() {
         let deep = "[".repeat(100_000);
-        for text in [
-            "",
-            "{",
-            "NaN",
-            "[1,]",
-            "{} x",
-            "1e999",
-            "{\"secret\" \"secret\"}",
-            "\u{feff}{}",
-            "-",
-            "+1",
-            &deep,
-        ] {
+        for text in ["", "{", "NaN", "[1,]", "{} x", "1e999", "{\"secret\" \"secret\"}", "\u{feff}{}", "-", "+1", &deep]
+        {
             let error = parse(text.as_bytes()).expect_err(text);
             assert!(!error.contains("secret"), "{error}");
         }

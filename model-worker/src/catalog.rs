@@ -22,9 +22,7 @@ impl Version {
     pub fn parse(text: &str) -> Option<Self> {
         let number = |part: &str| {
             let canonical = part == "0" || !part.starts_with('0');
-            (canonical && part.bytes().all(|byte| byte.is_ascii_digit()))
-                .then(|| part.parse().ok())
-                .flatten()
+            (canonical && part.bytes().all(|byte| byte.is_ascii_digit())).then(|| part.parse().ok()).flatten()
         };
         let numbers: Vec<u32> = text.split('.').map(number).collect::<Option<_>>()?;
         (numbers.len() <= 4).then_some(Self(numbers))
@@ -72,21 +70,17 @@ impl Catalog {
                 continue;
             }
             if !is_name(&name) {
-                return Err(misnamed(
-                    &path,
-                    "a model's name is 1 to 64 of a-z, 0-9, `_` and `-`",
-                ));
+                return Err(misnamed(&path, "a model's name is 1 to 64 of a-z, 0-9, `_` and `-`"));
             }
             let mut found = false;
             for (file, path) in list(&path)? {
                 let Some(version) = file.strip_suffix(".model") else {
                     continue;
                 };
-                let version = Version::parse(version)
-                    .ok_or_else(|| misnamed(&path, "a version is numbers between dots"))?;
+                let version =
+                    Version::parse(version).ok_or_else(|| misnamed(&path, "a version is numbers between dots"))?;
                 let bytes = artifact::read(&path)?;
-                let model =
-                    model::load(&bytes).map_err(|error| artifact::unusable(&path, &error))?;
+                let model = model::load(&bytes).map_err(|error| artifact::unusable(&path, &error))?;
                 catalog.add(&name, version, model);
                 catalog.own += 1;
                 found = true;
@@ -120,12 +114,7 @@ impl Catalog {
     fn add_built_in(&mut self) -> Result<(), Failure> {
         let model = model::load(SENTIMENT).map_err(|error| {
             let what = "the sentiment model that is compiled in cannot be used";
-            Failure::new(
-                Exit::Software,
-                what,
-                error.to_string(),
-                "build the worker again",
-            )
+            Failure::new(Exit::Software, what, error.to_string(), "build the worker again")
         })?;
         self.add("sentiment", Version(vec![1]), model);
         Ok(())
@@ -133,15 +122,8 @@ impl Catalog {
 
     /// Adds a model.
     pub fn add(&mut self, name: &str, version: Version, model: Box<dyn Model>) {
-        let served = Served {
-            name: name.to_owned(),
-            version: version.to_string(),
-            model,
-        };
-        self.models
-            .entry(name.to_owned())
-            .or_default()
-            .insert(version, Arc::new(served));
+        let served = Served { name: name.to_owned(), version: version.to_string(), model };
+        self.models.entry(name.to_owned()).or_default().insert(version, Arc::new(served));
     }
 
     /// How many artifacts came from the directory.
@@ -152,9 +134,7 @@ impl Catalog {
 
     /// The highest version of each model, by name.
     pub fn current(&self) -> impl Iterator<Item = &Arc<Served>> {
-        self.models
-            .values()
-            .filter_map(|versions| versions.values().next_back())
+        self.models.values().filter_map(|versions| versions.values().next_back())
     }
 
     /// The highest version of a model, or the one that is named.
@@ -169,38 +149,23 @@ impl Catalog {
 
     /// All versions of a model, lowest first.
     pub fn versions(&self, name: &str) -> impl Iterator<Item = &str> {
-        self.models
-            .get(name)
-            .into_iter()
-            .flat_map(BTreeMap::values)
-            .map(|served| served.version.as_str())
+        self.models.get(name).into_iter().flat_map(BTreeMap::values).map(|served| served.version.as_str())
     }
 }
 
 fn is_name(name: &str) -> bool {
     (1..=64).contains(&name.len())
-        && name
-            .bytes()
-            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'_' | b'-'))
+        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'_' | b'-'))
 }
 
 fn misnamed(path: &Path, why: &str) -> Failure {
-    Failure::new(
-        Exit::BadData,
-        format!("{} is not named as a model is", path.display()),
-        why,
-        "rename or move it",
-    )
+    Failure::new(Exit::BadData, format!("{} is not named as a model is", path.display()), why, "rename or move it")
 }
 
 /// Names and paths in a directory, in order; hidden ones (an unfinished copy, say) are left out.
 fn list(directory: &Path) -> Result<Vec<(String, PathBuf)>, Failure> {
-    let failure = |error: std::io::Error| {
-        Failure::reading(
-            format!("cannot list the models in {}", directory.display()),
-            &error,
-        )
-    };
+    let failure =
+        |error: std::io::Error| Failure::reading(format!("cannot list the models in {}", directory.display()), &error);
     let mut entries = Vec::new();
     for entry in std::fs::read_dir(directory).map_err(failure)? {
         let entry = entry.map_err(failure)?;
@@ -223,18 +188,7 @@ mod tests {
         assert!(version("10") > version("9"));
         assert!(version("1.10") > version("1.9"));
         assert!(version("2") > version("1.99.99"));
-        for text in [
-            "",
-            "01",
-            "1.",
-            ".1",
-            "-1",
-            "+1",
-            "v1",
-            "1.2.3.4.5",
-            "99999999999",
-            "1 ",
-        ] {
+        for text in ["", "01", "1.", ".1", "-1", "+1", "v1", "1.2.3.4.5", "99999999999", "1 "] {
             assert_eq!(Version::parse(text), None, "{text}");
         }
     }
@@ -243,11 +197,7 @@ mod tests {
     fn the_model_compiled_in_works() {
         let catalog = Catalog::built_in().expect("loads");
         let served = catalog.find("sentiment", Some("1")).expect("is there");
-        let predict = |text: &str| {
-            served
-                .model
-                .predict(&[model::Value::Text(text.to_owned().into())])
-        };
+        let predict = |text: &str| served.model.predict(&[model::Value::Text(text.to_owned().into())]);
         assert_eq!(predict("I love it, great work!").class, 2);
         assert_eq!(predict("It is terrible, I hate it.").class, 0);
         assert_eq!(predict("The meeting is on Monday.").class, 1);
@@ -265,10 +215,7 @@ mod tests {
         std::fs::write(iris.join(".11.model"), "unfinished").expect("written");
         let catalog = Catalog::load(root.path()).expect("loads");
         assert_eq!(catalog.find("iris", None).expect("is there").version, "10");
-        assert_eq!(
-            catalog.find("iris", Some("9")).expect("is there").version,
-            "9"
-        );
+        assert_eq!(catalog.find("iris", Some("9")).expect("is there").version, "9");
         assert!(catalog.find("iris", Some("11")).is_none());
         assert_eq!(catalog.versions("iris").collect::<Vec<_>>(), ["9", "10"]);
         assert_eq!(catalog.current().count(), 2);
@@ -277,11 +224,7 @@ mod tests {
     #[test]
     fn what_is_wrong_with_a_directory_is_said() {
         let root = tempfile::tempdir().expect("directory");
-        let exit = || {
-            Catalog::load(root.path())
-                .map_err(|failure| failure.exit())
-                .err()
-        };
+        let exit = || Catalog::load(root.path()).map_err(|failure| failure.exit()).err();
         assert_eq!(exit(), None);
         let iris = root.path().join("iris");
         std::fs::create_dir(&iris).expect("created");

@@ -80,12 +80,8 @@ impl Settings {
     pub fn load(file: Option<&Path>, overrides: &Overrides) -> Result<Self, Failure> {
         let mut figment = Figment::from(Serialized::defaults(Self::default()));
         if let Some(file) = file {
-            let text = std::fs::read_to_string(file).map_err(|error| {
-                Failure::reading(
-                    format!("cannot read the settings in {}", file.display()),
-                    &error,
-                )
-            })?;
+            let text = std::fs::read_to_string(file)
+                .map_err(|error| Failure::reading(format!("cannot read the settings in {}", file.display()), &error))?;
             figment = figment.merge(Toml::string(&text));
         }
         let settings: Self = figment
@@ -93,11 +89,7 @@ impl Settings {
             .merge(Serialized::defaults(overrides))
             .extract()
             .map_err(|errors| {
-                let why = errors
-                    .into_iter()
-                    .map(|error| error.to_string())
-                    .collect::<Vec<_>>()
-                    .join("\n           ");
+                let why = errors.into_iter().map(|error| error.to_string()).collect::<Vec<_>>().join("\n           ");
                 Failure::new(
                     Exit::Config,
                     "the settings are not usable",
@@ -113,10 +105,7 @@ impl Settings {
             ("idle", settings.idle.0.is_zero()),
             ("body", settings.body.0.is_zero()),
         ];
-        let zero: Vec<&str> = zero
-            .into_iter()
-            .filter_map(|(key, is_zero)| is_zero.then_some(key))
-            .collect();
+        let zero: Vec<&str> = zero.into_iter().filter_map(|(key, is_zero)| is_zero.then_some(key)).collect();
         if zero.is_empty() {
             Ok(settings)
         } else {
@@ -139,9 +128,7 @@ pub struct Bytes(pub usize);
 pub struct Span(pub Duration);
 
 fn split_unit(text: &str) -> Option<(u32, &str)> {
-    let digits = text
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(text.len());
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at_checked(digits)?;
     Some((number.parse().ok()?, unit))
 }
@@ -217,22 +204,16 @@ impl fmt::Display for Written {
 impl<'de> Deserialize<'de> for Bytes {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = Written::deserialize(deserializer)?.to_string();
-        Self::parse(&text).ok_or_else(|| {
-            serde::de::Error::custom(format!(
-                "`{text}` is no size; write it as `64KiB` or `1MiB`"
-            ))
-        })
+        Self::parse(&text)
+            .ok_or_else(|| serde::de::Error::custom(format!("`{text}` is no size; write it as `64KiB` or `1MiB`")))
     }
 }
 
 impl<'de> Deserialize<'de> for Span {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = Written::deserialize(deserializer)?.to_string();
-        Self::parse(&text).ok_or_else(|| {
-            serde::de::Error::custom(format!(
-                "`{text}` is no duration; write it as `250ms` or `10s`"
-            ))
-        })
+        Self::parse(&text)
+            .ok_or_else(|| serde::de::Error::custom(format!("`{text}` is no duration; write it as `250ms` or `10s`")))
     }
 }
 
@@ -256,13 +237,7 @@ mod tests {
     fn the_shipped_file_holds_the_defaults() {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/model-worker.toml");
         let settings = Settings::load(Some(&file), &Overrides::default()).expect("usable");
-        assert_eq!(
-            settings,
-            Settings {
-                models: Some("models".into()),
-                ..Settings::default()
-            }
-        );
+        assert_eq!(settings, Settings { models: Some("models".into()), ..Settings::default() });
     }
 
     #[test]
@@ -284,10 +259,7 @@ mod tests {
 
     #[test]
     fn the_command_line_wins() {
-        let overrides = Overrides {
-            listen: Some("127.0.0.1:0".to_owned()),
-            ..Overrides::default()
-        };
+        let overrides = Overrides { listen: Some("127.0.0.1:0".to_owned()), ..Overrides::default() };
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/model-worker.toml");
         let settings = Settings::load(Some(&file), &overrides).expect("usable");
         assert_eq!(settings.listen, "127.0.0.1:0");

@@ -60,9 +60,7 @@ impl Events {
     /// Events written to `sink`, one line each.
     #[must_use]
     pub fn new(sink: Box<dyn Write + Send>) -> Self {
-        Self {
-            sink: Mutex::new(sink),
-        }
+        Self { sink: Mutex::new(sink) }
     }
 
     /// Writes one line. A full disk or a closed pipe must not stop predictions, so a failed write is dropped.

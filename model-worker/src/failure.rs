@@ -36,31 +36,16 @@ pub struct Failure {
 
 impl Failure {
     /// A failure to do `what`, because of `why`; `hint` tells what to do about it.
-    pub fn new(
-        exit: Exit,
-        what: impl Into<String>,
-        why: impl Into<String>,
-        hint: impl Into<String>,
-    ) -> Self {
-        Self {
-            exit,
-            what: what.into(),
-            why: why.into(),
-            hint: hint.into(),
-        }
+    pub fn new(exit: Exit, what: impl Into<String>, why: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { exit, what: what.into(), why: why.into(), hint: hint.into() }
     }
 
     /// A failure to read a file, its exit code chosen by what the system said.
     #[must_use]
     pub fn reading(what: impl Into<String>, error: &io::Error) -> Self {
         let (exit, hint) = match error.kind() {
-            io::ErrorKind::NotFound => (
-                Exit::NoInput,
-                "check the path; `model-worker train` writes a new artifact",
-            ),
-            io::ErrorKind::PermissionDenied => {
-                (Exit::NoInput, "give this user the right to read it")
-            }
+            io::ErrorKind::NotFound => (Exit::NoInput, "check the path; `model-worker train` writes a new artifact"),
+            io::ErrorKind::PermissionDenied => (Exit::NoInput, "give this user the right to read it"),
             _ => (Exit::Io, "check the file system"),
         };
         Self::new(exit, what, error.to_string(), hint)
@@ -75,11 +60,7 @@ impl Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{}\n  because: {}\n  try: {}",
-            self.what, self.why, self.hint
-        )
+        write!(f, "{}\n  because: {}\n  try: {}", self.what, self.why, self.hint)
     }
 }
 

@@ -63,21 +63,12 @@ impl Listener {
     pub async fn bind(address: &str, danger_public_bind: bool) -> Result<Self, Failure> {
         let unavailable = |error: io::Error| {
             let hint = "stop what uses it, or choose another with --listen";
-            Failure::new(
-                Exit::Unavailable,
-                format!("cannot listen on {address}"),
-                error.to_string(),
-                hint,
-            )
+            Failure::new(Exit::Unavailable, format!("cannot listen on {address}"), error.to_string(), hint)
         };
         if let Some(path) = address.strip_prefix("unix:") {
             let path = Path::new(path);
             if !path.is_absolute() {
-                return Err(config(
-                    address,
-                    "a Unix socket needs an absolute path",
-                    "write unix:/path/to.sock",
-                ));
+                return Err(config(address, "a Unix socket needs an absolute path", "write unix:/path/to.sock"));
             }
             remove_stale(path).map_err(unavailable)?;
             let listener = UnixListener::bind(path).map_err(unavailable)?;
@@ -85,27 +76,17 @@ impl Listener {
         }
         let resolved: Vec<SocketAddr> = lookup_host(address)
             .await
-            .map_err(|error| {
-                config(
-                    address,
-                    &error.to_string(),
-                    "write it as 127.0.0.1:9001 or unix:/path/to.sock",
-                )
-            })?
+            .map_err(|error| config(address, &error.to_string(), "write it as 127.0.0.1:9001 or unix:/path/to.sock"))?
             .collect();
         if let Some(public) = resolved.iter().find(|resolved| !is_private(resolved.ip()))
             && !danger_public_bind
         {
-            let why = format!(
-                "{} is neither loopback nor private, and the worker asks nobody who they are",
-                public.ip()
-            );
+            let why =
+                format!("{} is neither loopback nor private, and the worker asks nobody who they are", public.ip());
             let hint = "listen on a private address behind the gateway; --danger-public-bind allows it all the same";
             return Err(config(address, &why, hint));
         }
-        let listener = TcpListener::bind(resolved.as_slice())
-            .await
-            .map_err(unavailable)?;
+        let listener = TcpListener::bind(resolved.as_slice()).await.map_err(unavailable)?;
         let local = listener.local_addr().map_err(unavailable)?;
         Ok(Self::Tcp(listener, local))
     }
@@ -129,27 +110,17 @@ impl Listener {
 }
 
 fn config(address: &str, why: &str, hint: &str) -> Failure {
-    Failure::new(
-        Exit::Config,
-        format!("will not listen on {address}"),
-        why,
-        hint,
-    )
+    Failure::new(Exit::Config, format!("will not listen on {address}"), why, hint)
 }
 
 /// Removes a socket that a killed worker left behind: one that nobody accepts on. Any other file stays.
 fn remove_stale(path: &Path) -> io::Result<()> {
-    let is_socket =
-        std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket());
+    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket());
     let refused = || {
         std::os::unix::net::UnixStream::connect(path)
             .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
     };
-    if is_socket && refused() {
-        std::fs::remove_file(path)
-    } else {
-        Ok(())
-    }
+    if is_socket && refused() { std::fs::remove_file(path) } else { Ok(()) }
 }
 
 #[cfg(test)]
@@ -177,11 +148,7 @@ mod tests {
             ("::ffff:10.0.0.1", true),
             ("::ffff:8.8.8.8", false),
         ] {
-            assert_eq!(
-                is_private(address.parse().expect(address)),
-                private,
-                "{address}"
-            );
+            assert_eq!(is_private(address.parse().expect(address)), private, "{address}");
         }
     }
 }

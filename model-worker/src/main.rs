@@ -100,11 +100,7 @@ fn main() -> ExitCode {
         Ok(arguments) => run(arguments.command),
         Err(error) => {
             // Help and version are answers, not mistakes.
-            let exit = if error.use_stderr() {
-                Exit::Usage as u8
-            } else {
-                0
-            };
+            let exit = if error.use_stderr() { Exit::Usage as u8 } else { 0 };
             let _ = error.print();
             return ExitCode::from(exit);
         }
@@ -122,18 +118,12 @@ fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Train(Train::Iris { output, trees }) => {
             let trained = train::iris::train(trees, output.seed);
-            write(
-                trained.map_err(|error| untrained(&error, Exit::Software))?,
-                &output,
-            )
+            write(trained.map_err(|error| untrained(&error, Exit::Software))?, &output)
         }
         Command::Train(Train::Sentiment { data, output }) => {
-            let trained =
-                train::sentiment::train(&data, train::sentiment::Recipe::default(), output.seed);
+            let trained = train::sentiment::train(&data, train::sentiment::Recipe::default(), output.seed);
             let failure = |error: TrainError| match error {
-                TrainError::Read(error) => {
-                    Failure::reading(format!("cannot read {}", data.display()), &error)
-                }
+                TrainError::Read(error) => Failure::reading(format!("cannot read {}", data.display()), &error),
                 error => untrained(&error, Exit::BadData),
             };
             write(trained.map_err(failure)?, &output)
@@ -148,12 +138,7 @@ fn run(command: Command) -> Result<(), Failure> {
 }
 
 fn untrained(error: &TrainError, exit: Exit) -> Failure {
-    Failure::new(
-        exit,
-        "cannot train the model",
-        error.to_string(),
-        "check the data and the options",
-    )
+    Failure::new(exit, "cannot train the model", error.to_string(), "check the data and the options")
 }
 
 fn write((card, bytes): (Card, Vec<u8>), output: &Output) -> Result<(), Failure> {
@@ -175,26 +160,18 @@ fn show(card: &Card, bytes: &[u8], file: &std::path::Path, json: bool) -> Result
             .to_string(),
         );
     }
-    let colour = io::stdout().is_terminal()
-        && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let colour = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let card = report::card(card, Style::new(colour));
-    print(&format!(
-        "{card}{}  {} bytes, sha256 {sha256}",
-        file.display(),
-        bytes.len()
-    ))
+    print(&format!("{card}{}  {} bytes, sha256 {sha256}", file.display(), bytes.len()))
 }
 
 /// Prints a line; a reader that has gone away (`| head`) is no failure.
 fn print(text: &str) -> Result<(), Failure> {
     let mut stdout = io::stdout().lock();
     match writeln!(stdout, "{text}").and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::new(
-            Exit::Io,
-            "cannot print",
-            error.to_string(),
-            "check where the output goes",
-        )),
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure::new(Exit::Io, "cannot print", error.to_string(), "check where the output goes"))
+        }
         _ => Ok(()),
     }
 }
@@ -208,49 +185,25 @@ fn serve(serve: Serve) -> Result<(), Failure> {
     let settings = Settings::load(serve.config.as_deref(), &overrides)?;
     let directory = settings.models.as_ref().ok_or_else(|| {
         let hint = "give --models DIR, with DIR/NAME/VERSION.model";
-        Failure::new(
-            Exit::Config,
-            "cannot serve",
-            "no directory with models is named",
-            hint,
-        )
+        Failure::new(Exit::Config, "cannot serve", "no directory with models is named", hint)
     })?;
     let events = Arc::new(Events::new(Box::new(io::stderr())));
     let catalog = Catalog::load(directory)?;
     if catalog.own() == 0 {
-        events.emit(&Event::OnlyBuiltIn {
-            directory: directory.to_string_lossy().into_owned(),
-        });
+        events.emit(&Event::OnlyBuiltIn { directory: directory.to_string_lossy().into_owned() });
     }
-    let limits = Limits {
-        max_body: settings.max_body.0,
-        max_rows: settings.max_rows,
-        body: settings.body.0,
-    };
+    let limits = Limits { max_body: settings.max_body.0, max_rows: settings.max_rows, body: settings.body.0 };
     let bounds = Bounds {
         max_connections: usize::try_from(settings.max_connections).unwrap_or(usize::MAX),
         idle: settings.idle.0,
         drain: settings.drain.0,
     };
-    let api = Arc::new(Api::new(
-        catalog,
-        settings.max_in_flight,
-        limits,
-        Arc::clone(&events),
-    ));
+    let api = Arc::new(Api::new(catalog, settings.max_in_flight, limits, Arc::clone(&events)));
     let no_runtime = |error: io::Error| {
-        Failure::new(
-            Exit::Io,
-            "cannot start",
-            error.to_string(),
-            "check the limits of this process",
-        )
+        Failure::new(Exit::Io, "cannot start", error.to_string(), "check the limits of this process")
     };
     // One thread: a prediction costs microseconds, less than handing it to another thread would.
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(no_runtime)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(no_runtime)?;
     runtime.block_on(async {
         let listener = Listener::bind(&settings.listen, settings.danger_public_bind).await?;
         // Before the address is told, so that whoever reads it can already ask for a stop.
@@ -271,18 +224,11 @@ fn serve(serve: Serve) -> Result<(), Failure> {
 fn announce(listener: &Listener, catalog: &Catalog) -> Result<(), Failure> {
     let address = listener.to_string();
     if io::stdout().is_terminal() {
-        let models: Vec<String> = catalog
-            .current()
-            .map(|served| format!("{} {}", served.name, served.version))
-            .collect();
-        return print(&format!(
-            "listening on {address}, serving {}",
-            models.join(", ")
-        ));
+        let models: Vec<String> =
+            catalog.current().map(|served| format!("{} {}", served.name, served.version)).collect();
+        return print(&format!("listening on {address}, serving {}", models.join(", ")));
     }
-    let models: Vec<_> = catalog
-        .current()
-        .map(|served| json!({"name": served.name, "version": served.version}))
-        .collect();
+    let models: Vec<_> =
+        catalog.current().map(|served| json!({"name": served.name, "version": served.version})).collect();
     print(&json!({"event": "listening", "address": address, "models": models}).to_string())
 }

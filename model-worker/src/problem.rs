@@ -64,76 +64,28 @@ impl Refusal {
     /// Status, slug and title.
     fn shape(&self) -> (StatusCode, &'static str, &'static str) {
         match self {
-            Self::NoSuchPath => (
-                StatusCode::NOT_FOUND,
-                "no-such-path",
-                "There is nothing at this path",
-            ),
-            Self::NoSuchModel => (
-                StatusCode::NOT_FOUND,
-                "no-such-model",
-                "There is no such model or version",
-            ),
-            Self::WrongMethod(_) => (
-                StatusCode::METHOD_NOT_ALLOWED,
-                "method-not-allowed",
-                "The path takes other methods",
-            ),
-            Self::NotCalledJson => (
-                StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                "unsupported-media-type",
-                "The body is not JSON",
-            ),
-            Self::Encoded => (
-                StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                "unsupported-encoding",
-                "The body is encoded",
-            ),
-            Self::BodyTooLarge(_) => (
-                StatusCode::PAYLOAD_TOO_LARGE,
-                "body-too-large",
-                "The body is too large",
-            ),
-            Self::TooManyRows(_) => (
-                StatusCode::PAYLOAD_TOO_LARGE,
-                "too-many-rows",
-                "The body has too many rows",
-            ),
-            Self::BodyTooSlow => (
-                StatusCode::REQUEST_TIMEOUT,
-                "body-too-slow",
-                "The body did not come in time",
-            ),
-            Self::BodyBroken => (
-                StatusCode::BAD_REQUEST,
-                "body-broken",
-                "The body ended early",
-            ),
-            Self::Malformed(_) => (
-                StatusCode::BAD_REQUEST,
-                "malformed-json",
-                "The body is not well-formed JSON",
-            ),
-            Self::Invalid(_) => (
-                StatusCode::BAD_REQUEST,
-                "invalid-row",
-                "The body is not what the model takes",
-            ),
-            Self::WhichModel(_) => (
-                StatusCode::BAD_REQUEST,
-                "which-model",
-                "The body does not say which model is meant",
-            ),
-            Self::OutOfBounds(_) => (
-                StatusCode::UNPROCESSABLE_ENTITY,
-                "out-of-bounds",
-                "A value is outside its bounds",
-            ),
-            Self::Busy => (
-                StatusCode::SERVICE_UNAVAILABLE,
-                "busy",
-                "Too many requests are in flight",
-            ),
+            Self::NoSuchPath => (StatusCode::NOT_FOUND, "no-such-path", "There is nothing at this path"),
+            Self::NoSuchModel => (StatusCode::NOT_FOUND, "no-such-model", "There is no such model or version"),
+            Self::WrongMethod(_) => {
+                (StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "The path takes other methods")
+            }
+            Self::NotCalledJson => {
+                (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type", "The body is not JSON")
+            }
+            Self::Encoded => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-encoding", "The body is encoded"),
+            Self::BodyTooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, "body-too-large", "The body is too large"),
+            Self::TooManyRows(_) => (StatusCode::PAYLOAD_TOO_LARGE, "too-many-rows", "The body has too many rows"),
+            Self::BodyTooSlow => (StatusCode::REQUEST_TIMEOUT, "body-too-slow", "The body did not come in time"),
+            Self::BodyBroken => (StatusCode::BAD_REQUEST, "body-broken", "The body ended early"),
+            Self::Malformed(_) => (StatusCode::BAD_REQUEST, "malformed-json", "The body is not well-formed JSON"),
+            Self::Invalid(_) => (StatusCode::BAD_REQUEST, "invalid-row", "The body is not what the model takes"),
+            Self::WhichModel(_) => {
+                (StatusCode::BAD_REQUEST, "which-model", "The body does not say which model is meant")
+            }
+            Self::OutOfBounds(_) => {
+                (StatusCode::UNPROCESSABLE_ENTITY, "out-of-bounds", "A value is outside its bounds")
+            }
+            Self::Busy => (StatusCode::SERVICE_UNAVAILABLE, "busy", "Too many requests are in flight"),
         }
     }
 
@@ -145,10 +97,7 @@ impl Refusal {
 
     fn detail(&self) -> String {
         match self {
-            Self::NoSuchPath => {
-                "Rows are sent to /predict or /models/{name}/predict; /models lists the models."
-                    .into()
-            }
+            Self::NoSuchPath => "Rows are sent to /predict or /models/{name}/predict; /models lists the models.".into(),
             Self::NoSuchModel => "/models lists the models and their versions.".into(),
             Self::WrongMethod(allow) => format!("Use {allow}."),
             Self::NotCalledJson => "Send JSON with Content-Type: application/json.".into(),
@@ -156,16 +105,11 @@ impl Refusal {
             Self::BodyTooLarge(limit) => format!("At most {limit} bytes are taken."),
             Self::TooManyRows(limit) => format!("At most {limit} rows are taken at once."),
             Self::BodyTooSlow => "Send the whole body without long pauses.".into(),
-            Self::BodyBroken => {
-                "The connection ended, or its framing broke, before the body was complete.".into()
-            }
+            Self::BodyBroken => "The connection ended, or its framing broke, before the body was complete.".into(),
             Self::Malformed(why) => format!("{why}."),
             Self::Invalid(mistakes) | Self::OutOfBounds(mistakes) => match mistakes.as_slice() {
                 [only] => format!("{}: {}.", only.pointer, only.detail),
-                several => format!(
-                    "`errors` names {} mistakes; there may be more.",
-                    several.len()
-                ),
+                several => format!("`errors` names {} mistakes; there may be more.", several.len()),
             },
             Self::WhichModel(models) => models.clone(),
             Self::Busy => "Try again in a moment.".into(),
@@ -190,10 +134,7 @@ impl Refusal {
         let mut response = Response::new(Full::from(serde_json::to_vec(&body).unwrap_or_default()));
         *response.status_mut() = status;
         let headers = response.headers_mut();
-        headers.insert(
-            CONTENT_TYPE,
-            HeaderValue::from_static("application/problem+json"),
-        );
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if let Self::WrongMethod(allow) = self {
             headers.insert(ALLOW, HeaderValue::from_static(allow));
         }
@@ -232,10 +173,7 @@ mod tests {
             let response = refusal.response();
             assert!(response.status().is_client_error() || refusal == Refusal::Busy);
             assert_eq!(response.headers()[CONTENT_TYPE], "application/problem+json");
-            assert_eq!(
-                response.headers().contains_key(RETRY_AFTER),
-                refusal == Refusal::Busy
-            );
+            assert_eq!(response.headers().contains_key(RETRY_AFTER), refusal == Refusal::Busy);
         }
     }
 }

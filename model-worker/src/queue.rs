@@ -23,21 +23,14 @@ impl Gate {
     /// A gate with `places` places.
     #[must_use]
     pub fn new(places: u32) -> Self {
-        let places = usize::try_from(places)
-            .unwrap_or(Semaphore::MAX_PERMITS)
-            .min(Semaphore::MAX_PERMITS);
-        Self {
-            places: Arc::new(Semaphore::new(places)),
-        }
+        let places = usize::try_from(places).unwrap_or(Semaphore::MAX_PERMITS).min(Semaphore::MAX_PERMITS);
+        Self { places: Arc::new(Semaphore::new(places)) }
     }
 
     /// A place, or `None` when all are taken.
     #[must_use]
     pub fn enter(&self) -> Option<Place> {
-        Arc::clone(&self.places)
-            .try_acquire_owned()
-            .ok()
-            .map(|permit| Place { _permit: permit })
+        Arc::clone(&self.places).try_acquire_owned().ok().map(|permit| Place { _permit: permit })
     }
 }
 

@@ -18,11 +18,7 @@ impl Style {
     }
 
     fn paint(self, code: &str, text: &str) -> String {
-        if self.colour {
-            format!("\u{1b}[{code}m{text}\u{1b}[0m")
-        } else {
-            text.to_owned()
-        }
+        if self.colour { format!("\u{1b}[{code}m{text}\u{1b}[0m") } else { text.to_owned() }
     }
 
     fn heading(self, text: &str) -> String {
@@ -65,22 +61,14 @@ pub fn card(card: &Card, style: Style) -> String {
     let _ = writeln!(text, "{}  {}", style.heading(&card.name), card.description);
     let _ = writeln!(text, "{}", style.heading("features"));
     for feature in &card.features {
-        let bounds = format!(
-            "above {}, at most {} {}",
-            feature.bounds.above, feature.bounds.at_most, feature.unit
-        );
-        let seen = feature.training_range.map_or(String::new(), |range| {
-            format!("; trained on {} to {}", range.minimum, range.maximum)
-        });
+        let bounds = format!("above {}, at most {} {}", feature.bounds.above, feature.bounds.at_most, feature.unit);
+        let seen = feature
+            .training_range
+            .map_or(String::new(), |range| format!("; trained on {} to {}", range.minimum, range.maximum));
         let _ = writeln!(text, "  {:14}{bounds}{seen}", feature.name);
     }
     let held_out = &card.metrics.held_out;
-    let _ = writeln!(
-        text,
-        "{}  {}",
-        style.heading("held out"),
-        card.metrics.split
-    );
+    let _ = writeln!(text, "{}  {}", style.heading("held out"), card.metrics.split);
     let _ = writeln!(
         text,
         "  accuracy {} of {} rows, log loss {:.3}",
@@ -96,45 +84,15 @@ pub fn card(card: &Card, style: Style) -> String {
     }
     text.push_str(&confusion(held_out, &card.classes, style));
     for (name, part) in &card.metrics.parts {
-        let sign = part
-            .sign_accuracy
-            .map_or(String::new(), |sign| format!(", sign {}", percent(sign)));
-        let _ = writeln!(
-            text,
-            "  {name:14}{}{sign}, {} rows",
-            percent(part.accuracy),
-            part.rows
-        );
+        let sign = part.sign_accuracy.map_or(String::new(), |sign| format!(", sign {}", percent(sign)));
+        let _ = writeln!(text, "  {name:14}{}{sign}, {} rows", percent(part.accuracy), part.rows);
     }
     let _ = writeln!(text, "{}  {}", style.heading("data"), card.data.source);
-    let _ = writeln!(
-        text,
-        "  {} rows for training, sha256 {}",
-        card.data.training_rows, card.data.sha256
-    );
+    let _ = writeln!(text, "  {} rows for training, sha256 {}", card.data.training_rows, card.data.sha256);
     let pairs = |pairs: &mut dyn Iterator<Item = String>| pairs.collect::<Vec<_>>().join(", ");
-    let choices = pairs(
-        &mut card
-            .hyper_parameters
-            .iter()
-            .map(|(name, value)| format!("{name} {value}")),
-    );
-    let _ = writeln!(
-        text,
-        "{}  seed {}, {choices}",
-        style.heading("made with"),
-        card.seed
-    );
-    let _ = writeln!(
-        text,
-        "  {}",
-        pairs(
-            &mut card
-                .crates
-                .iter()
-                .map(|(name, version)| format!("{name} {version}"))
-        )
-    );
+    let choices = pairs(&mut card.hyper_parameters.iter().map(|(name, value)| format!("{name} {value}")));
+    let _ = writeln!(text, "{}  seed {}, {choices}", style.heading("made with"), card.seed);
+    let _ = writeln!(text, "  {}", pairs(&mut card.crates.iter().map(|(name, version)| format!("{name} {version}"))));
     text
 }
 
@@ -147,10 +105,7 @@ mod tests {
         let (trained, _) = crate::train::iris::train(3, 1).expect("trained");
         let plain = card(&trained, Style::new(false));
         assert!(!plain.contains('\u{1b}'));
-        assert!(
-            plain.contains("setosa") && plain.contains("petal_width"),
-            "{plain}"
-        );
+        assert!(plain.contains("setosa") && plain.contains("petal_width"), "{plain}");
         assert!(card(&trained, Style::new(true)).contains('\u{1b}'));
     }
 }

@@ -66,35 +66,19 @@ pub async fn run(
         let Ok(Ok(stream)) = timeout(Duration::ZERO, listener.accept()).await else {
             break;
         };
-        connections.spawn(converse(
-            stream,
-            Arc::clone(&api),
-            bounds.idle,
-            stopped.clone(),
-        ));
+        connections.spawn(converse(stream, Arc::clone(&api), bounds.idle, stopped.clone()));
     }
     drop(listener);
     let _ = stopping.send(true);
-    events.emit(&Event::Draining {
-        connections: connections.len(),
-    });
+    events.emit(&Event::Draining { connections: connections.len() });
     let all_ended = async { while connections.join_next().await.is_some() {} };
-    let cut_off = if timeout(bounds.drain, all_ended).await.is_ok() {
-        0
-    } else {
-        connections.len()
-    };
+    let cut_off = if timeout(bounds.drain, all_ended).await.is_ok() { 0 } else { connections.len() };
     connections.shutdown().await;
     events.emit(&Event::Stopped { cut_off });
 }
 
 /// Answers the requests of one connection. Its errors are the peer's going away, of which there is nothing to say.
-async fn converse(
-    stream: Box<dyn Connection>,
-    api: Arc<Api>,
-    idle: Duration,
-    mut stopped: watch::Receiver<bool>,
-) {
+async fn converse(stream: Box<dyn Connection>, api: Arc<Api>, idle: Duration, mut stopped: watch::Receiver<bool>) {
     let service = service_fn(move |request| {
         let api = Arc::clone(&api);
         async move { Ok::<_, Infallible>(api.answer(request).await) }

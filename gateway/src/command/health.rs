@@ -20,7 +20,11 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     let runtime = runtime.map_err(|error| Failure::unavailable(error.to_string()))?;
     let url = format!("http://{}/readyz", options.admin);
     let asked = runtime.block_on(async {
-        let answer = gateway::edge::keys::plain_client(Duration::from_secs(3))?.get(&url).send().await.map_err(|error| error.to_string())?;
+        let answer = gateway::edge::keys::plain_client(Duration::from_secs(3))?
+            .get(&url)
+            .send()
+            .await
+            .map_err(|error| error.to_string())?;
         let ready = answer.status().is_success();
         let body = answer.text().await.map_err(|error| error.to_string())?;
         if ready { Ok(body) } else { Err(format!("not ready: {body}")) }

@@ -1,5 +1,9 @@
 //! What each command does, and how it says so.
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "printing is what commands are for; the library never does")]
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "printing is what commands are for; the library never does"
+)]
 
 pub(crate) mod health;
 pub(crate) mod key;
@@ -64,7 +68,10 @@ pub(crate) fn password() -> Result<(), Failure> {
         eprintln!("Type the password and press Enter. It is shown on the screen; to avoid that, pipe it in.");
     }
     let mut line = String::new();
-    stdin.lock().read_line(&mut line).map_err(|error| Failure::usage(format!("the password can't be read: {error}")))?;
+    stdin
+        .lock()
+        .read_line(&mut line)
+        .map_err(|error| Failure::usage(format!("the password can't be read: {error}")))?;
     let digest = hash_password(line.trim_end_matches(['\r', '\n']).as_bytes()).map_err(Failure::usage)?;
     println!("digest = \"{digest}\"");
     Ok(())

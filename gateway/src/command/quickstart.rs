@@ -15,7 +15,10 @@ use std::time::Duration;
 
 use aws_lc_rs::rand;
 use clap::Args;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+    KeyUsagePurpose,
+};
 
 use super::Failure;
 use super::key;
@@ -26,7 +29,7 @@ use gateway::edge::log::LogWriter;
 use gateway::policy::token::hash_password;
 
 /// How long a development certificate is used before a new one is made.
-const CERTIFICATE_AGE: Duration = Duration::from_secs(60 * 86_400);
+const CERTIFICATE_AGE: Duration = Duration::from_hours(1440);
 const FLOWER: &str = r#"{"sepal_length":5.1,"sepal_width":3.5,"petal_length":1.4,"petal_width":0.2}"#;
 
 #[derive(Args)]
@@ -51,7 +54,12 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     let worker_program = worker_program()?;
 
     step("development CA and certificate", dir.make_certificate()?);
-    step("key for signing tokens", dir.make("token.key", || Ok(KeyPair::generate().map_err(made)?.serialize_pem()))?);
+    step(
+        "key for signing tokens",
+        dir.make("token.key", || Ok(KeyPair::generate().map_err(|error| made(&error))?.serialize_pem()))?,
+    );
+    // For compose.yaml; quickstart itself counts in memory.
+    dir.make("redis-password", random_word)?;
     let identities = dir.make_identities()?;
     step("API key of `demo` and password of `alice`", identities.fresh);
     step("iris model (random forest, 100 trees)", dir.make_model(&worker_program)?);
@@ -96,7 +104,7 @@ fn step(what: &str, fresh: bool) {
     println!("  {}  {what}", if fresh { "made   " } else { "kept   " });
 }
 
-fn made(error: rcgen::Error) -> Failure {
+fn made(error: &rcgen::Error) -> Failure {
     Failure::unavailable(format!("it could not be made: {error}"))
 }
 
@@ -120,7 +128,8 @@ struct Directory {
 
 impl Directory {
     fn open(path: &Path) -> Result<Self, Failure> {
-        let wrong = |error: io::Error| Failure::unavailable(format!("the directory {} can't be used: {error}", path.display()));
+        let wrong =
+            |error: io::Error| Failure::unavailable(format!("the directory {} can't be used: {error}", path.display()));
         DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(wrong)?;
         fs::set_permissions(path, Permissions::from_mode(0o700)).map_err(wrong)?;
         Ok(Self { path: path.to_owned() })
@@ -133,11 +142,12 @@ impl Directory {
     /// Writes a file for its owner alone, whole or not at all.
     fn write(&self, name: &str, text: &str) -> Result<(), Failure> {
         let (path, half) = (self.path.join(name), self.path.join(format!("{name}.new")));
-        let written = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&half).and_then(|mut file| {
-            file.write_all(text.as_bytes())?;
-            file.sync_all()?;
-            fs::rename(&half, &path)
-        });
+        let written =
+            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&half).and_then(|mut file| {
+                file.write_all(text.as_bytes())?;
+                file.sync_all()?;
+                fs::rename(&half, &path)
+            });
         written.map_err(|error| Failure::unavailable(format!("{} can't be written: {error}", path.display())))
     }
 
@@ -154,7 +164,10 @@ impl Directory {
     /// can be shown another.
     fn make_certificate(&self) -> Result<bool, Failure> {
         let young = |name: &str| {
-            let age = fs::metadata(self.path.join(name)).and_then(|data| data.modified()).ok().and_then(|at| at.elapsed().ok());
+            let age = fs::metadata(self.path.join(name))
+                .and_then(|data| data.modified())
+                .ok()
+                .and_then(|at| at.elapsed().ok());
             self.read(name).is_some() && age.is_some_and(|age| age < CERTIFICATE_AGE)
         };
         if ["ca.pem", "server.pem", "server.key"].into_iter().all(young) {
@@ -170,16 +183,17 @@ impl Directory {
         ca.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         ca.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         validity(&mut ca);
-        let ca = CertifiedIssuer::self_signed(ca, KeyPair::generate().map_err(made)?).map_err(made)?;
+        let ca = CertifiedIssuer::self_signed(ca, KeyPair::generate().map_err(|error| made(&error))?)
+            .map_err(|error| made(&error))?;
         let names = ["localhost", "127.0.0.1", "::1", "gateway"].map(str::to_owned);
-        let mut server = CertificateParams::new(names).map_err(made)?;
+        let mut server = CertificateParams::new(names).map_err(|error| made(&error))?;
         server.distinguished_name.push(DnType::CommonName, "Modelgate development");
         server.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         server.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         server.use_authority_key_identifier_extension = true;
         validity(&mut server);
-        let key = KeyPair::generate().map_err(made)?;
-        let certificate = server.signed_by(&key, &ca).map_err(made)?;
+        let key = KeyPair::generate().map_err(|error| made(&error))?;
+        let certificate = server.signed_by(&key, &ca).map_err(|error| made(&error))?;
         self.write("server.key", &key.serialize_pem())?;
         self.write("server.pem", &certificate.pem())?;
         self.write("ca.pem", &ca.pem())?;
@@ -187,15 +201,18 @@ impl Directory {
     }
 
     fn make_identities(&self) -> Result<Identities, Failure> {
-        if let (Some(key), Some(password), Some(_)) = (self.read("api-key"), self.read("password"), self.read("identities.toml")) {
+        if let (Some(key), Some(password), Some(_)) =
+            (self.read("api-key"), self.read("password"), self.read("identities.toml"))
+        {
             return Ok(Identities { key: key.trim().into(), password: password.trim().into(), fresh: false });
         }
         let made = key::make("demo", "quickstart", &["predictor".into()], None)?;
-        let mut random = [0; 12];
-        rand::fill(&mut random).map_err(|_| Failure::unavailable("the system gives no random bytes"))?;
-        let password: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+        let password = random_word()?;
         let digest = hash_password(password.as_bytes()).map_err(Failure::unavailable)?;
-        let identities = format!("# Made by `gateway quickstart`.\n{}\n[users.alice]\ndigest = \"{digest}\"\nroles = [\"predictor\"]\n", made.toml);
+        let identities = format!(
+            "# Made by `gateway quickstart`.\n{}\n[users.alice]\ndigest = \"{digest}\"\nroles = [\"predictor\"]\n",
+            made.toml
+        );
         self.write("api-key", &made.key)?;
         self.write("password", &password)?;
         self.write("identities.toml", &identities)?;
@@ -207,15 +224,24 @@ impl Directory {
         if model.is_file() {
             return Ok(false);
         }
-        fs::create_dir_all(self.path.join("models/iris")).map_err(|error| Failure::unavailable(format!("{} can't be made: {error}", model.display())))?;
+        fs::create_dir_all(self.path.join("models/iris"))
+            .map_err(|error| Failure::unavailable(format!("{} can't be made: {error}", model.display())))?;
         let trained = Command::new(program).args(["train", "iris", "--out"]).arg(&model).output();
-        let trained = trained.map_err(|error| Failure::unavailable(format!("{} can't be run: {error}", program.display())))?;
+        let trained =
+            trained.map_err(|error| Failure::unavailable(format!("{} can't be run: {error}", program.display())))?;
         if !trained.status.success() {
             let reason = String::from_utf8_lossy(&trained.stderr);
             return Err(Failure::unavailable(format!("the model could not be trained: {}", reason.trim())));
         }
         Ok(true)
     }
+}
+
+/// 24 hexadecimal digits that nobody can guess.
+fn random_word() -> Result<String, Failure> {
+    let mut random = [0; 12];
+    rand::fill(&mut random).map_err(|_| Failure::unavailable("the system gives no random bytes"))?;
+    Ok(random.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}")))
 }
 
 /// Who may call, for development.
@@ -241,7 +267,8 @@ impl Worker {
             // Ctrl-C is for the gateway, which ends the worker when its own requests have finished.
             .process_group(0)
             .spawn();
-        let process = process.map_err(|error| Failure::unavailable(format!("{} can't be run: {error}", program.display())))?;
+        let process =
+            process.map_err(|error| Failure::unavailable(format!("{} can't be run: {error}", program.display())))?;
         let mut worker = Self { process, address: String::new() };
         let mut line = String::new();
         if let Some(output) = worker.process.stdout.take() {
@@ -252,7 +279,7 @@ impl Worker {
         }
         let said: serde_json::Value = serde_json::from_str(&line).unwrap_or_default();
         match said.get("address").and_then(serde_json::Value::as_str) {
-            Some(address) => worker.address = address.to_owned(),
+            Some(address) => address.clone_into(&mut worker.address),
             None => return Err(Failure::unavailable("the model worker did not start; its own words are above")),
         }
         Ok(worker)
@@ -298,10 +325,14 @@ fn configuration(options: &Options, dir: &Directory, worker: &str) -> Vec<Config
 /// A prediction through TLS, as a client would ask for it.
 fn first_prediction(port: u16, ca: &Path, key: &str) -> Result<String, String> {
     let ca = fs::read(ca).map_err(|error| error.to_string())?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())?;
     runtime.block_on(async {
         let client = https_client(Duration::from_secs(10), Some(&ca))?;
-        let request = client.post(format!("https://localhost:{port}/predict")).header("x-api-key", key).header("content-type", "application/json");
+        let request = client
+            .post(format!("https://localhost:{port}/predict"))
+            .header("x-api-key", key)
+            .header("content-type", "application/json");
         let answer = request.body(FLOWER).send().await.map_err(|error| error.to_string())?;
         let status = answer.status();
         let body = answer.text().await.map_err(|error| error.to_string())?;

@@ -27,7 +27,7 @@ use gateway::types::RequestIds;
 pub(crate) fn run(files: &[ConfigFile], terminal: bool) -> Result<(), Failure> {
     let config = Config::load(files, terminal)?;
     let writer = LogWriter::start(config.log, io::stdout()).map_err(|error| Failure::unavailable(error.to_string()))?;
-    let outcome = Gateway::start(config, &writer.log()).and_then(|gateway| gateway.wait());
+    let outcome = Gateway::start(config, &writer.log()).and_then(Gateway::wait);
     writer.finish();
     outcome
 }
@@ -77,10 +77,18 @@ impl Gateway {
         let admin = {
             let _entered = runtime.enter();
             let pools = pools.iter().map(Pool::new).collect();
-            Admin { snapshot: Arc::clone(&snapshot), store: Arc::clone(&store), pools, metrics: Arc::clone(&metrics), log: log.clone(), stop: stopped.clone() }
+            Admin {
+                snapshot: Arc::clone(&snapshot),
+                store: Arc::clone(&store),
+                pools,
+                metrics: Arc::clone(&metrics),
+                log: log.clone(),
+                stop: stopped.clone(),
+            }
         };
         let core = {
-            let (log, snapshot, store, metrics) = (log.clone(), Arc::clone(&snapshot), Arc::clone(&store), Arc::clone(&metrics));
+            let (log, snapshot, store, metrics) =
+                (log.clone(), Arc::clone(&snapshot), Arc::clone(&store), Arc::clone(&metrics));
             move |thread| {
                 let mut seed = [0; 16];
                 // Without randomness ids would repeat after a restart, and nothing worse.
@@ -97,7 +105,8 @@ impl Gateway {
                 }
             }
         };
-        let serving = server::serve(&Arc::new(listener), listeners, &stopped, core).map_err(|error| Failure::unavailable(error.to_string()))?;
+        let serving = server::serve(&Arc::new(listener), listeners, &stopped, core)
+            .map_err(|error| Failure::unavailable(error.to_string()))?;
         log.event(
             "listening",
             &[

@@ -12,11 +12,11 @@ pub(super) struct Document {
 
 impl Document {
     /// Parses a text.
-    pub(super) fn parse(name: String, text: String) -> Result<Self, Mistake> {
-        ImDocument::parse(text.clone()).map(|parsed| Self { name: name.clone(), parsed }).map_err(|error| {
+    pub(super) fn parse(name: &str, text: &str) -> Result<Self, Mistake> {
+        ImDocument::parse(text.to_owned()).map(|parsed| Self { name: name.to_owned(), parsed }).map_err(|error| {
             let at = error.span().map_or(0, |span| span.start);
             Mistake {
-                place: place(&name, &text, at),
+                place: place(name, text, at),
                 key: String::new(),
                 reason: format!("is not TOML: {}", error.message().replace('\n', "; ")),
                 remedy: "correct the line; TOML is described at toml.io".into(),
@@ -89,8 +89,9 @@ mod tests {
 
     #[test]
     fn places() {
-        let text = "[listener]\naddress = \"x\"\n\n[routes.a]\nlimits = [\"one\", \"two\"]\nbody = { max = \"1KiB\" }\n";
-        let document = Document::parse("f.toml".into(), text.into()).map_err(|m| m.reason).expect("it is TOML");
+        let text =
+            "[listener]\naddress = \"x\"\n\n[routes.a]\nlimits = [\"one\", \"two\"]\nbody = { max = \"1KiB\" }\n";
+        let document = Document::parse("f.toml", text).map_err(|m| m.reason).expect("it is TOML");
         for (path, place) in [
             (&["listener", "address"][..], Some("f.toml:2:1")),
             (&["routes", "a", "limits", "1"], Some("f.toml:5:18")),
@@ -105,7 +106,7 @@ mod tests {
 
     #[test]
     fn syntax_errors_have_a_place() {
-        let mistake = Document::parse("f.toml".into(), "a = 1\nb = = 2\n".into()).err().expect("not TOML");
+        let mistake = Document::parse("f.toml", "a = 1\nb = = 2\n").err().expect("not TOML");
         assert_eq!(mistake.place, "f.toml:2:5");
     }
 }

@@ -127,7 +127,7 @@ impl Sources {
                     reason: format!("can't be read: {error}"),
                     remedy: "check the path and its permissions, or name other files with --config".into(),
                 })
-                .and_then(|text| Document::parse(name, text));
+                .and_then(|text| Document::parse(&name, &text));
             match parsed {
                 Ok(document) => documents.push(document),
                 Err(mistake) => mistakes.push(mistake),
@@ -146,7 +146,8 @@ impl Sources {
         if let Ok(dict) = figment.extract::<Dict>() {
             referred_variables(&dict, &mut secrets);
         }
-        let env = Env::prefixed(PREFIX).filter(move |key| !secrets.iter().any(|name| *key == name.as_str())).split("__");
+        let env =
+            Env::prefixed(PREFIX).filter(move |key| !secrets.iter().any(|name| *key == name.as_str())).split("__");
         figment.merge(env).extract().map_err(|error| {
             let mistakes = error.into_iter().map(|error| Mistake {
                 place: error.metadata.as_ref().map_or_else(String::new, |metadata| metadata.name.to_string()),

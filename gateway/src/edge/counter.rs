@@ -15,7 +15,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _, RedisConnectionInfo, Script};
+use redis::{
+    AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _, RedisConnectionInfo, Script,
+};
 
 use crate::policy::limit::{Admission, Decision, Limit, Refusal, StoreLost, Subject, Window};
 use crate::settings::{Named, Section};
@@ -64,7 +66,11 @@ impl StoreSettings {
         let redis = match (kind, url) {
             (Kind::Memory, None) => Some(None),
             (Kind::Memory, Some(_)) => {
-                section.mistake("url", "is written while the store is in memory", "write kind = \"redis\", or remove `url`");
+                section.mistake(
+                    "url",
+                    "is written while the store is in memory",
+                    "write kind = \"redis\", or remove `url`",
+                );
                 None
             }
             (Kind::Redis, None) => {
@@ -84,18 +90,31 @@ impl StoreSettings {
     }
 }
 
-fn connection_info(section: &Section<'_>, url: &str, username: Option<String>, password: Option<&Secret>) -> Option<ConnectionInfo> {
+fn connection_info(
+    section: &Section<'_>,
+    url: &str,
+    username: Option<String>,
+    password: Option<&Secret>,
+) -> Option<ConnectionInfo> {
     let Ok(info) = url.into_connection_info() else {
         // The URL is not shown: people put passwords into it.
         section.mistake("url", "is not the URL of a Redis", "write one such as \"redis://redis:6379\"");
         return None;
     };
     if info.redis_settings().password().is_some() {
-        section.mistake("url", "has a password in it, and a secret must only be referred to", "remove it and write password = { env = \"NAME\" } or { file = \"path\" }");
+        section.mistake(
+            "url",
+            "has a password in it, and a secret must only be referred to",
+            "remove it and write password = { env = \"NAME\" } or { file = \"path\" }",
+        );
         return None;
     }
     if matches!(info.addr(), ConnectionAddr::TcpTls { .. }) {
-        section.mistake("url", "asks for TLS, which this version does not speak to Redis", "use redis:// on a private network");
+        section.mistake(
+            "url",
+            "asks for TLS, which this version does not speak to Redis",
+            "use redis:// on a private network",
+        );
         return None;
     }
     let mut settings = RedisConnectionInfo::default().set_db(info.redis_settings().db()).set_skip_set_lib_name();
@@ -181,16 +200,13 @@ impl MemoryStore {
         let mut new = 0;
         for (limit, (shard, key)) in limits.iter().zip(&keys) {
             let kept = locked.iter_mut().find(|(index, _)| index == shard).and_then(|(_, shard)| shard.get_mut(key));
-            match kept {
-                Some(kept) => {
-                    kept.window.expire(now, limit.window);
-                    kept.length = limit.window;
-                    standings.push(kept.window.standing(limit, now));
-                }
-                None => {
-                    new += 1;
-                    standings.push(Window::default().standing(limit, now));
-                }
+            if let Some(kept) = kept {
+                kept.window.expire(now, limit.window);
+                kept.length = limit.window;
+                standings.push(kept.window.standing(limit, now));
+            } else {
+                new += 1;
+                standings.push(Window::default().standing(limit, now));
             }
         }
         if standings.iter().any(|standing| standing.is_full()) {
@@ -352,7 +368,8 @@ impl Counter {
         if limits.iter().any(|limit| limit.store_lost == StoreLost::Deny) {
             return Err(Denied::StoreLost);
         }
-        let local: Vec<Arc<Limit>> = limits.iter().filter(|limit| limit.store_lost == StoreLost::Local).cloned().collect();
+        let local: Vec<Arc<Limit>> =
+            limits.iter().filter(|limit| limit.store_lost == StoreLost::Local).cloned().collect();
         if local.is_empty() {
             return Ok(Admission::uncounted());
         }
@@ -360,7 +377,12 @@ impl Counter {
         Admission::from_decision(&local, &decision).map_err(Denied::Full)
     }
 
-    async fn ask_redis(&self, limits: &[Arc<Limit>], subject: &Subject<'_>, changed: impl FnOnce(StoreChange)) -> Option<Decision> {
+    async fn ask_redis(
+        &self,
+        limits: &[Arc<Limit>],
+        subject: &Subject<'_>,
+        changed: impl FnOnce(StoreChange),
+    ) -> Option<Decision> {
         if self.ask_again.get().is_some_and(|at| Instant::now() < at) {
             return None;
         }
@@ -401,8 +423,9 @@ impl Counter {
             call.key(self.key(limit, subject)).arg(limit.quota).arg(limit.window);
         }
         let answer: Vec<u64> = call.invoke_async(&mut connection).await?;
-        Decision::read(&answer, limits.len())
-            .ok_or_else(|| redis::RedisError::from((redis::ErrorKind::UnexpectedReturnType, "the script's answer has another form")))
+        Decision::read(&answer, limits.len()).ok_or_else(|| {
+            redis::RedisError::from((redis::ErrorKind::UnexpectedReturnType, "the script's answer has another form"))
+        })
     }
 
     /// `{prefix}:limit:a=203.0.113.7:p=key:team-a:r=predict`. All keys share the tag in braces, so that

@@ -17,7 +17,7 @@ use crate::policy::json;
 use crate::types::Name;
 
 /// How often a set is fetched again.
-const FRESH: Duration = Duration::from_secs(300);
+const FRESH: Duration = Duration::from_mins(5);
 /// How soon after a failure.
 const RETRY: Duration = Duration::from_secs(10);
 /// The longest fetch.
@@ -46,17 +46,30 @@ impl KeyRing {
     /// The issuers, by name, whose keys were never had.
     #[must_use]
     pub fn missing(&self, issuers: &Issuers) -> Vec<Name> {
-        issuers.published().filter(|(position, ..)| self.of(*position).is_none()).map(|(_, name, ..)| Name::clone(name)).collect()
+        issuers
+            .published()
+            .filter(|(position, ..)| self.of(*position).is_none())
+            .map(|(_, name, ..)| Name::clone(name))
+            .collect()
     }
 
     /// Keeps the keys fresh for ever. `changed` is told the issuer and what became of a fetch that ended
     /// otherwise than the one before.
     pub async fn refresh(self: Arc<Self>, issuers: &Issuers, changed: impl Fn(&Name, Result<usize, &str>)) {
-        let fetches = issuers.published().map(|(position, name, url, algorithms)| self.refresh_one(position, name, url, algorithms, &changed));
+        let fetches = issuers
+            .published()
+            .map(|(position, name, url, algorithms)| self.refresh_one(position, name, url, algorithms, &changed));
         futures_util::future::join_all(fetches).await;
     }
 
-    async fn refresh_one(&self, position: usize, name: &Name, url: &str, algorithms: &[JwtAlgorithm], changed: &impl Fn(&Name, Result<usize, &str>)) {
+    async fn refresh_one(
+        &self,
+        position: usize,
+        name: &Name,
+        url: &str,
+        algorithms: &[JwtAlgorithm],
+        changed: &impl Fn(&Name, Result<usize, &str>),
+    ) {
         let mut before: Option<Result<usize, String>> = None;
         loop {
             let fetched = fetch(url, algorithms).await;

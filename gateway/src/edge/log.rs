@@ -50,7 +50,8 @@ enum Choice {
 
 impl Named for Choice {
     const SHAPE: &'static str = "\"auto\", \"json\" or \"human\"";
-    const NAMES: &'static [(&'static str, Self)] = &[("auto", Self::Auto), ("json", Self::Json), ("human", Self::Human)];
+    const NAMES: &'static [(&'static str, Self)] =
+        &[("auto", Self::Auto), ("json", Self::Json), ("human", Self::Human)];
 }
 
 impl Format {
@@ -384,7 +385,7 @@ mod tests {
     use super::*;
     use crate::types::RequestIds;
 
-    fn record<'a>(path: &'a str) -> Record<'a> {
+    fn record(path: &str) -> Record<'_> {
         Record {
             id: RequestIds::new([1; 16]).next(),
             began: SystemTime::UNIX_EPOCH,
@@ -423,7 +424,8 @@ mod tests {
     fn json_records_are_json() {
         let mut line = Line::new(Format::Json);
         record("/predict").write(&mut line);
-        let records: Vec<serde_json::Value> = line.out.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+        let records: Vec<serde_json::Value> =
+            line.out.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
         let kinds: Vec<_> = records.iter().map(|r| r["log"].as_str()).collect();
         assert_eq!(kinds, [Some("security"), Some("access")]);
         assert!(records.iter().all(|r| r["reason"] == "api-key-unknown" && r["status"] == 401));

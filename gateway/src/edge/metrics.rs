@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 /// Upper bounds of the duration histogram, in microseconds.
-const BUCKETS: [u64; 12] = [250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 500_000, 2_500_000, 10_000_000];
+const BUCKETS: [u64; 12] =
+    [250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 500_000, 2_500_000, 10_000_000];
 
 /// One thread's numbers.
 #[derive(Debug, Default)]
@@ -83,7 +84,12 @@ impl Metrics {
             let count = self.sum(|shard| shard.reasons.get(index));
             let _ = writeln!(out, "modelgate_refusals_total{{reason=\"{reason}\"}} {count}");
         }
-        head(&mut out, "modelgate_request_duration_seconds", "histogram", "From a request's head to the end of its answer.");
+        head(
+            &mut out,
+            "modelgate_request_duration_seconds",
+            "histogram",
+            "From a request's head to the end of its answer.",
+        );
         let mut total = 0;
         for (index, bound) in BUCKETS.iter().enumerate() {
             total += self.sum(|shard| shard.durations.get(index));
@@ -99,10 +105,26 @@ impl Metrics {
         head(&mut out, "modelgate_connections", "gauge", "Client connections that are open.");
         let _ = writeln!(out, "modelgate_connections {open}");
         for (name, help, count) in [
-            ("modelgate_connections_accepted_total", "Client connections that were accepted.", self.sum(|s| Some(&s.accepted))),
-            ("modelgate_handshakes_failed_total", "TLS handshakes that failed or took too long.", self.sum(|s| Some(&s.handshakes_failed))),
-            ("modelgate_upstream_connects_total", "Connections opened to workers.", self.sum(|s| Some(&s.upstream_connects))),
-            ("modelgate_log_records_dropped_total", "Log records lost because the writer could not follow.", log_dropped),
+            (
+                "modelgate_connections_accepted_total",
+                "Client connections that were accepted.",
+                self.sum(|s| Some(&s.accepted)),
+            ),
+            (
+                "modelgate_handshakes_failed_total",
+                "TLS handshakes that failed or took too long.",
+                self.sum(|s| Some(&s.handshakes_failed)),
+            ),
+            (
+                "modelgate_upstream_connects_total",
+                "Connections opened to workers.",
+                self.sum(|s| Some(&s.upstream_connects)),
+            ),
+            (
+                "modelgate_log_records_dropped_total",
+                "Log records lost because the writer could not follow.",
+                log_dropped,
+            ),
         ] {
             head(&mut out, name, "counter", help);
             let _ = writeln!(out, "{name} {count}");

@@ -5,11 +5,11 @@
 
 use std::sync::Arc;
 
+use rustls::ServerConfig;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::NoServerSessionStorage;
-use rustls::ServerConfig;
 use tokio_rustls::TlsAcceptor;
 
 use crate::settings::Section;
@@ -23,26 +23,42 @@ pub fn provider() -> Arc<CryptoProvider> {
 /// Reads `certificate` and `private_key` of `[listener]`.
 #[must_use]
 pub fn compile(section: &Section<'_>) -> Option<Arc<ServerConfig>> {
-    let certificate = section.file("certificate", "name a PEM file with the certificate and those between it and the root");
+    let certificate =
+        section.file("certificate", "name a PEM file with the certificate and those between it and the root");
     let key = section.secret("private_key");
     let (certificate, key) = (certificate?, key?);
     let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(&certificate).flatten().collect();
     if chain.is_empty() {
-        section.mistake("certificate", "names a file without a certificate in PEM", "name the file that begins with -----BEGIN CERTIFICATE-----");
+        section.mistake(
+            "certificate",
+            "names a file without a certificate in PEM",
+            "name the file that begins with -----BEGIN CERTIFICATE-----",
+        );
         return None;
     }
     let Ok(key) = PrivateKeyDer::from_pem_slice(key.expose()) else {
-        section.mistake("private_key", "refers to something that is not a private key in PEM", "refer to the key that belongs to the certificate");
+        section.mistake(
+            "private_key",
+            "refers to something that is not a private key in PEM",
+            "refer to the key that belongs to the certificate",
+        );
         return None;
     };
     server_config(chain, key)
         .map_err(|error| {
-            section.mistake("certificate", format!("can't be used with this private key: {error}"), "check that both belong together");
+            section.mistake(
+                "certificate",
+                format!("can't be used with this private key: {error}"),
+                "check that both belong together",
+            );
         })
         .ok()
 }
 
-fn server_config(chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> Result<Arc<ServerConfig>, rustls::Error> {
+fn server_config(
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+) -> Result<Arc<ServerConfig>, rustls::Error> {
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
         .with_no_client_auth()

@@ -69,7 +69,11 @@ impl fmt::Display for Address {
 impl Address {
     fn parse(text: &str) -> Result<Self, String> {
         if let Some(path) = text.strip_prefix("unix:") {
-            return if path.starts_with('/') { Ok(Self::Unix { path: Path::new(path).into() }) } else { Err("has a socket path that is not absolute".into()) };
+            return if path.starts_with('/') {
+                Ok(Self::Unix { path: Path::new(path).into() })
+            } else {
+                Err("has a socket path that is not absolute".into())
+            };
         }
         let uri: Uri = text.parse().map_err(|_| "is not a URL".to_owned())?;
         match (uri.scheme_str(), uri.authority(), uri.path(), uri.query()) {
@@ -119,7 +123,12 @@ impl PoolSettings {
                     );
                 }
                 Ok(address) => workers.push(address),
-                Err(reason) => section.mistake_at("workers", index, format!("is {text:?}, which {reason}"), "write one such as \"http://127.0.0.1:9001\" or \"unix:/run/worker.sock\""),
+                Err(reason) => section.mistake_at(
+                    "workers",
+                    index,
+                    format!("is {text:?}, which {reason}"),
+                    "write one such as \"http://127.0.0.1:9001\" or \"unix:/run/worker.sock\"",
+                ),
             }
         }
         if workers.is_empty() {
@@ -128,7 +137,11 @@ impl PoolSettings {
         let seconds = Duration::from_secs;
         let ready_path = section.or("ready_path", "/readyz".to_owned());
         if ready_path.parse::<http::uri::PathAndQuery>().is_err() || !ready_path.starts_with('/') {
-            section.mistake("ready_path", "is not a path", "write the path that says whether a worker is ready, such as \"/readyz\"");
+            section.mistake(
+                "ready_path",
+                "is not a path",
+                "write the path that says whether a worker is ready, such as \"/readyz\"",
+            );
         }
         let settings = Self {
             name: section.name(),
@@ -232,7 +245,9 @@ impl ClientFault {
     /// What an error while reading a client's body means.
     #[must_use]
     pub fn of(error: &hyper::Error) -> Self {
-        let kind = std::error::Error::source(error).and_then(|source| source.downcast_ref::<std::io::Error>()).map(std::io::Error::kind);
+        let kind = std::error::Error::source(error)
+            .and_then(|source| source.downcast_ref::<std::io::Error>())
+            .map(std::io::Error::kind);
         match kind {
             Some(std::io::ErrorKind::InvalidInput | std::io::ErrorKind::InvalidData) => Self::Malformed,
             _ if error.is_parse() => Self::Malformed,
@@ -254,7 +269,13 @@ pub struct ClientStream {
 impl ClientStream {
     /// A stream of at most `max` bytes. `fault` is told what the client did wrong, `read` counts bytes.
     #[must_use]
-    pub fn new(inner: Incoming, max: usize, idle: Duration, fault: Rc<Cell<Option<ClientFault>>>, read: Rc<Cell<u64>>) -> Self {
+    pub fn new(
+        inner: Incoming,
+        max: usize,
+        idle: Duration,
+        fault: Rc<Cell<Option<ClientFault>>>,
+        read: Rc<Cell<u64>>,
+    ) -> Self {
         Self { inner, left: max as u64, idle, timer: Box::pin(tokio::time::sleep(idle)), fault, read }
     }
 
@@ -374,7 +395,8 @@ impl Pool {
         let (mut head, body) = response.into_parts();
         match head.status {
             StatusCode::SERVICE_UNAVAILABLE => {
-                let retry_after = head.headers.get(header::RETRY_AFTER).and_then(|v| v.to_str().ok()).and_then(|v| v.parse().ok());
+                let retry_after =
+                    head.headers.get(header::RETRY_AFTER).and_then(|v| v.to_str().ok()).and_then(|v| v.parse().ok());
                 return Err(Fault::Busy { retry_after });
             }
             status if status.is_server_error() => return Err(Fault::Failed(status)),
@@ -402,7 +424,11 @@ impl Pool {
     }
 
     /// Tries the workers in turn. A request moves on only while no byte of it was sent.
-    async fn exchange(&self, mut request: Request<Outgoing>, connected: &impl Fn()) -> Result<(Response<Incoming>, Rc<Worker>, Sender), Fault> {
+    async fn exchange(
+        &self,
+        mut request: Request<Outgoing>,
+        connected: &impl Fn(),
+    ) -> Result<(Response<Incoming>, Rc<Worker>, Sender), Fault> {
         let first = self.next.get();
         self.next.set(first.wrapping_add(1));
         let count = self.workers.len().max(1);
@@ -458,7 +484,10 @@ impl Pool {
                 Address::Tcp { host, port, .. } => {
                     let addresses: Vec<SocketAddr> = match host.parse::<IpAddr>() {
                         Ok(address) => vec![SocketAddr::new(address, *port)],
-                        Err(_) => tokio::net::lookup_host((&**host, *port)).await.map_err(|error| unreachable(error.to_string()))?.collect(),
+                        Err(_) => tokio::net::lookup_host((&**host, *port))
+                            .await
+                            .map_err(|error| unreachable(error.to_string()))?
+                            .collect(),
                     };
                     let mut failure = unreachable("its name leads nowhere".into());
                     for address in addresses {
@@ -501,7 +530,10 @@ impl Pool {
     /// Closes what has been idle for too long. To be called now and then.
     pub fn sweep(&self) {
         for worker in &self.workers {
-            worker.idle.borrow_mut().retain(|(sender, since)| !sender.is_closed() && since.elapsed() < self.settings.idle_timeout);
+            worker
+                .idle
+                .borrow_mut()
+                .retain(|(sender, since)| !sender.is_closed() && since.elapsed() < self.settings.idle_timeout);
         }
     }
 
@@ -520,10 +552,15 @@ impl Pool {
         for worker in &self.workers {
             let ask = async {
                 let mut sender = self.connect(worker).await.map_err(|fault| format!("{fault:?}"))?;
-                let request = Request::get(&*self.settings.ready_path).header(header::HOST, "localhost").body(Outgoing::Empty);
+                let request =
+                    Request::get(&*self.settings.ready_path).header(header::HOST, "localhost").body(Outgoing::Empty);
                 let request = request.map_err(|error| error.to_string())?;
                 let answer = sender.send_request(request).await.map_err(|error| error.to_string())?;
-                if answer.status().is_success() { Ok(()) } else { Err(format!("{} answered {}", worker.label, answer.status())) }
+                if answer.status().is_success() {
+                    Ok(())
+                } else {
+                    Err(format!("{} answered {}", worker.label, answer.status()))
+                }
             };
             match timeout(self.settings.connect_timeout * 2, ask).await {
                 Ok(Ok(())) => return Ok(()),
@@ -537,7 +574,12 @@ impl Pool {
 
 impl PoolSettings {
     fn copy(&self) -> Self {
-        Self { name: Name::clone(&self.name), workers: self.workers.clone(), ready_path: self.ready_path.clone(), ..*self }
+        Self {
+            name: Name::clone(&self.name),
+            workers: self.workers.clone(),
+            ready_path: self.ready_path.clone(),
+            ..*self
+        }
     }
 }
 
@@ -797,14 +839,32 @@ mod tests {
         for good in ["http://127.0.0.1:9001", "http://worker:9001/", "http://[::1]:80", "unix:/run/w.sock"] {
             assert!(Address::parse(good).is_ok(), "{good}");
         }
-        for wrong in ["", "127.0.0.1:9001", "https://worker", "http://worker/path", "http://u:p@worker", "unix:w.sock", "ftp://x"] {
+        for wrong in [
+            "",
+            "127.0.0.1:9001",
+            "https://worker",
+            "http://worker/path",
+            "http://u:p@worker",
+            "unix:w.sock",
+            "ftp://x",
+        ] {
             assert!(Address::parse(wrong).is_err(), "{wrong}");
         }
     }
 
     #[test]
     fn private_addresses() {
-        for (address, private) in [("127.0.0.1", true), ("10.1.2.3", true), ("172.31.0.1", true), ("192.168.1.1", true), ("8.8.8.8", false), ("::1", true), ("fd00::1", true), ("2001:db8::1", false), ("::ffff:8.8.8.8", false)] {
+        for (address, private) in [
+            ("127.0.0.1", true),
+            ("10.1.2.3", true),
+            ("172.31.0.1", true),
+            ("192.168.1.1", true),
+            ("8.8.8.8", false),
+            ("::1", true),
+            ("fd00::1", true),
+            ("2001:db8::1", false),
+            ("::ffff:8.8.8.8", false),
+        ] {
             assert_eq!(is_private(address.parse().expect("a literal address")), private, "{address}");
         }
     }

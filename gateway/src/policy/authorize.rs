@@ -25,7 +25,10 @@ impl Roles {
             match Role::new(position) {
                 Some(role) => {
                     if name.contains(',') || !name.bytes().all(|b| b.is_ascii_graphic()) {
-                        section.mistake_here("has a name with a character that can't stand in a header", "use letters, digits, - and _");
+                        section.mistake_here(
+                            "has a name with a character that can't stand in a header",
+                            "use letters, digits, - and _",
+                        );
                     }
                     roles.index.insert(name.clone(), role);
                     roles.names.push(name);
@@ -88,12 +91,11 @@ impl Roles {
     pub fn references(&self, section: &Section<'_>, key: &str) -> RoleSet {
         let mut set = RoleSet::default();
         for (index, name) in section.list::<String>(key) {
-            match self.find(&name) {
-                Some(role) => set = set.with(role),
-                None => {
-                    let defined: Vec<&str> = self.names.iter().map(|name| &**name).collect();
-                    section.undefined(key, Some(index), "role", &name, &defined);
-                }
+            if let Some(role) = self.find(&name) {
+                set = set.with(role);
+            } else {
+                let defined: Vec<&str> = self.names.iter().map(|name| &**name).collect();
+                section.undefined(key, Some(index), "role", &name, &defined);
             }
         }
         set
@@ -217,7 +219,9 @@ mod tests {
     fn inclusion_is_transitive_and_one_way() {
         let roles = roles();
         let rule = Authorize::AnyOf(RoleSet::default().with(roles.find("viewer").expect("defined above")));
-        for (held, allowed) in [(&["viewer"][..], true), (&["predictor"], true), (&["admin"], true), (&["other"], false), (&[], false)] {
+        for (held, allowed) in
+            [(&["viewer"][..], true), (&["predictor"], true), (&["admin"], true), (&["other"], false), (&[], false)]
+        {
             assert_eq!(rule.decide(&principal(&roles, held)).is_ok(), allowed, "{held:?}");
         }
         let rule = Authorize::AnyOf(RoleSet::default().with(roles.find("admin").expect("defined above")));

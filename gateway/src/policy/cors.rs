@@ -8,8 +8,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use http::header::{
-    ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
-    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_METHOD, ORIGIN, VARY,
+    ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
+    ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_METHOD,
+    ORIGIN, VARY,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use std::time::Duration;
@@ -88,7 +89,7 @@ impl Cors {
         let headers = names("headers", &headers);
         let own = names("expose", &section.all::<String>("expose"));
         let expose = if own.is_empty() { EXPOSED.to_owned() } else { format!("{EXPOSED}, {own}") };
-        let max_age = section.or("max_age", Duration::from_secs(600)).as_secs().to_string();
+        let max_age = section.or("max_age", Duration::from_mins(10)).as_secs().to_string();
         let value = |text: &str| HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static(""));
         Self {
             origins: (!any).then(|| origins.into()),
@@ -172,7 +173,10 @@ impl Earned {
 
     /// Puts the headers of a preflight's answer in place. `asked` is the method that the route takes.
     pub fn apply_preflight(self, asked: &Method, headers: &mut HeaderMap) {
-        headers.append(VARY, HeaderValue::from_static("Origin, Access-Control-Request-Method, Access-Control-Request-Headers"));
+        headers.append(
+            VARY,
+            HeaderValue::from_static("Origin, Access-Control-Request-Method, Access-Control-Request-Headers"),
+        );
         let Self { cors, allow_origin } = self;
         let Some(origin) = allow_origin else { return };
         headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);

@@ -33,7 +33,8 @@ pub fn parse(bytes: &[u8], depth: usize) -> Result<Value, Malformed> {
     let trail = RefCell::new(Trail::default());
     let mut reader = serde_json::Deserializer::from_str(text);
     // Our own bound replaces serde_json's fixed one of 128; `BodyRule` keeps it far below the stack.
-    let parsed = Strict { depth, trail: &trail }.deserialize(&mut reader).and_then(|value| reader.end().map(|()| value));
+    let parsed =
+        Strict { depth, trail: &trail }.deserialize(&mut reader).and_then(|value| reader.end().map(|()| value));
     parsed.map_err(|error| {
         let trail = trail.into_inner();
         let pointer = trail.keys.iter().rev().fold(String::new(), |pointer, key| pointer + "/" + &escape(key));
@@ -138,9 +139,7 @@ impl<'de> Visitor<'de> for Strict<'_> {
     fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
         let inner = self.deeper()?;
         let mut elements = Vec::new();
-        while let Some(element) =
-            access.next_element_seed(inner).map_err(self.at(|| elements.len().to_string()))?
-        {
+        while let Some(element) = access.next_element_seed(inner).map_err(self.at(|| elements.len().to_string()))? {
             elements.push(element);
         }
         Ok(Value::Array(elements))
@@ -178,7 +177,7 @@ mod tests {
             (&br#"{"a":1,"a":2}"#[..], "duplicate_member", "/a"),
             (br#"{"x":[{"a/b":1,"a/b":2}]}"#, "duplicate_member", "/x/0/a~1b"),
             (br#"{"a":1,"\u0061":2}"#, "duplicate_member", "/a"),
-            (br#"{"a":[[1]]}"#, "depth", "/a/0"),
+            (br#"{"a":[[[1]]]}"#, "depth", "/a/0/0"),
             (br#"{"a":NaN}"#, "syntax", "/a"),
             (br#"{"a":Infinity}"#, "syntax", "/a"),
             (br#"{"a":-Infinity}"#, "syntax", "/a"),
@@ -194,7 +193,7 @@ mod tests {
             (b"", "syntax", ""),
             (b"{\"a\":\"\0\"}", "syntax", "/a"),
         ] {
-            let refused = parse(text, 2).expect_err("must be refused");
+            let refused = parse(text, 3).expect_err("must be refused");
             assert_eq!((refused.code, refused.pointer.as_str()), (code, pointer), "{}", String::from_utf8_lossy(text));
         }
     }

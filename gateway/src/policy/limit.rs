@@ -34,7 +34,8 @@ pub enum StoreLost {
 
 impl Named for StoreLost {
     const SHAPE: &'static str = "\"deny\", \"allow\" or \"local\"";
-    const NAMES: &'static [(&'static str, Self)] = &[("deny", Self::Deny), ("allow", Self::Allow), ("local", Self::Local)];
+    const NAMES: &'static [(&'static str, Self)] =
+        &[("deny", Self::Deny), ("allow", Self::Allow), ("local", Self::Local)];
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -52,7 +53,6 @@ impl Named for By {
 
 /// Who shares one window: everybody with the same address, principal and route, as far as each counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[expect(clippy::struct_excessive_bools, reason = "three independent yes-or-no choices of the policy")]
 pub struct Scope {
     /// Apart by client address.
     pub address: bool,
@@ -87,9 +87,12 @@ pub struct Limit {
     policy_item: Box<str>,
 }
 
+/// The limits of a policy by name.
+pub type Limits = HashMap<Name, Arc<Limit>>;
+
 /// Reads every `[limits.NAME]`.
 #[must_use]
-pub fn compile_all(root: &Section<'_>) -> HashMap<Name, Arc<Limit>> {
+pub fn compile_all(root: &Section<'_>) -> Limits {
     let mut limits = HashMap::new();
     for section in root.sections("limits") {
         if let Some(limit) = Limit::compile(&section) {
@@ -102,7 +105,7 @@ pub fn compile_all(root: &Section<'_>) -> HashMap<Name, Arc<Limit>> {
 
 /// Reads a list of limits by name; `None` where the key is absent.
 #[must_use]
-pub fn references(section: &Section<'_>, limits: &HashMap<Name, Arc<Limit>>) -> Option<Vec<Arc<Limit>>> {
+pub fn references(section: &Section<'_>, limits: &Limits) -> Option<Vec<Arc<Limit>>> {
     if !section.has("limits") {
         return None;
     }
@@ -149,11 +152,17 @@ impl Limit {
             }
         }
         if scope == Scope::default() {
-            section.missing("by", "write what is counted apart: by = [\"address\"], [\"principal\"] or [\"route\"], or several of them");
+            section.missing(
+                "by",
+                "write what is counted apart: by = [\"address\"], [\"principal\"] or [\"route\"], or several of them",
+            );
         }
         let store_lost = section.optional::<StoreLost>("store_lost");
         if !section.has("store_lost") {
-            section.missing("store_lost", "write what a lost store means: \"deny\", \"allow\" or \"local\" (counted in this process alone)");
+            section.missing(
+                "store_lost",
+                "write what a lost store means: \"deny\", \"allow\" or \"local\" (counted in this process alone)",
+            );
         }
         let (quota, window) = (quota?, window?);
         Some(Self {
@@ -364,7 +373,8 @@ pub(crate) mod tests {
     use proptest::prelude::*;
 
     pub(crate) fn limit(quota: u32, window: &str) -> Limit {
-        let toml = format!("[limits.test]\nquota = {quota}\nwindow = {window:?}\nby = [\"address\"]\nstore_lost = \"deny\"");
+        let toml =
+            format!("[limits.test]\nquota = {quota}\nwindow = {window:?}\nby = [\"address\"]\nstore_lost = \"deny\"");
         let (limits, mistakes) = with_section(&toml, compile_all);
         assert_eq!(mistakes, []);
         limits.into_values().next().and_then(Arc::into_inner).expect("one limit")

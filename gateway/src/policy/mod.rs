@@ -28,7 +28,7 @@ use authorize::{Authorize, Roles};
 use body::BodyRule;
 use cors::Cors;
 use forwarded::TrustedProxies;
-use limit::Limit;
+use limit::{Limit, Limits};
 use route::{RouteId, RouteTable};
 use token::TokenIssuer;
 
@@ -151,7 +151,7 @@ struct Parts<'a> {
     pools: &'a [Name],
     roles: &'a Roles,
     authenticator: &'a Authenticator,
-    limits: &'a HashMap<Name, Arc<Limit>>,
+    limits: &'a Limits,
     cors: &'a HashMap<Name, Arc<Cors>>,
     schemas: &'a body::Schemas,
     tokens: bool,
@@ -188,16 +188,10 @@ impl Parts<'_> {
             self.default_authenticate.clone()
         };
         let authorize = Authorize::compile(section, self.roles, authenticate.as_ref());
-        let limits = if section.has("limits") {
-            limit::references(section, self.limits)
-        } else {
-            self.default_limits.clone()
-        };
+        let limits =
+            if section.has("limits") { limit::references(section, self.limits) } else { self.default_limits.clone() };
         if limits.is_none() {
-            section.missing(
-                "limits",
-                "name limits here or under [defaults]; `limits = []` says that there is none",
-            );
+            section.missing("limits", "name limits here or under [defaults]; `limits = []` says that there is none");
         }
         let limits = limits.unwrap_or_default();
         if let Some(authenticate) = &authenticate
@@ -235,7 +229,11 @@ impl Parts<'_> {
             }
             (None, Some(Builtin::Token)) => {
                 if !self.tokens {
-                    section.mistake("builtin", "is \"token\", and no [token] is defined", "define [token], or remove the route");
+                    section.mistake(
+                        "builtin",
+                        "is \"token\", and no [token] is defined",
+                        "define [token], or remove the route",
+                    );
                 }
                 Some(Destination::Token)
             }

@@ -33,7 +33,8 @@ pub fn normalize(path: &str) -> Result<Cow<'_, str>, Ambiguous> {
 /// Octets that stand for themselves in a path: RFC 3986's `pchar` and `/`, without `;` (which some
 /// readers cut off as a parameter).
 const fn is_plain(byte: u8) -> bool {
-    is_unreserved(byte) || matches!(byte, b'/' | b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b'=' | b':' | b'@')
+    is_unreserved(byte)
+        || matches!(byte, b'/' | b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b'=' | b':' | b'@')
 }
 
 const fn is_unreserved(byte: u8) -> bool {
@@ -98,9 +99,40 @@ mod tests {
     #[test]
     fn what_two_readers_could_read_differently_is_refused() {
         for path in [
-            "", "predict", "*", "//", "//predict", "/a//b", "/./predict", "/../predict", "/a/..", "/a/.", "/%2e%2e/x",
-            "/a%2fb", "/a%2Fb", "/a%5cb", "/a\\b", "/a;b=1", "/a%3bb", "/%252e%252e/", "/a%00", "/a%0a", "/a%7f",
-            "/a%", "/a%2", "/a%zz", "/caf\u{e9}", "/%ff", "/%c3", "/a b", "/a\"b", "/a<b", "/a|b", "/a^b", "/a`b", "/a{b}",
+            "",
+            "predict",
+            "*",
+            "//",
+            "//predict",
+            "/a//b",
+            "/./predict",
+            "/../predict",
+            "/a/..",
+            "/a/.",
+            "/%2e%2e/x",
+            "/a%2fb",
+            "/a%2Fb",
+            "/a%5cb",
+            "/a\\b",
+            "/a;b=1",
+            "/a%3bb",
+            "/%252e%252e/",
+            "/a%00",
+            "/a%0a",
+            "/a%7f",
+            "/a%",
+            "/a%2",
+            "/a%zz",
+            "/caf\u{e9}",
+            "/%ff",
+            "/%c3",
+            "/a b",
+            "/a\"b",
+            "/a<b",
+            "/a|b",
+            "/a^b",
+            "/a`b",
+            "/a{b}",
         ] {
             assert!(normalize(path).is_err(), "{path}");
         }
@@ -110,7 +142,8 @@ mod tests {
         #[test]
         fn twice_changes_nothing(path in "/[a-zA-Z0-9%./;~é-]{0,24}") {
             if let Ok(once) = normalize(&path) {
-                prop_assert_eq!(normalize(&once).as_deref(), Ok(&*once));
+                let twice = normalize(&once);
+                prop_assert_eq!(twice.as_deref(), Ok(&*once));
             }
         }
     }

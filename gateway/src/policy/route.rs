@@ -36,7 +36,8 @@ pub fn hosts(section: &Section<'_>) -> Option<Vec<Box<str>>> {
     }
     let mut hosts = Vec::new();
     for (index, host) in section.list::<String>("hosts") {
-        let plain = !host.is_empty() && host.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-._[]:".contains(&b));
+        let plain = !host.is_empty()
+            && host.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-._[]:".contains(&b));
         if !plain || (host.contains(':') && !host.starts_with('[')) {
             let reason = format!("is {host:?}, which is not a host name in lower case without a port");
             section.mistake_at("hosts", index, reason, "write it such as \"api.example.com\"");
@@ -44,7 +45,11 @@ pub fn hosts(section: &Section<'_>) -> Option<Vec<Box<str>>> {
         hosts.push(host.into_boxed_str());
     }
     if hosts.is_empty() {
-        section.mistake("hosts", "has no host, so nothing could match", "name a host, or remove the key to match every host");
+        section.mistake(
+            "hosts",
+            "has no host, so nothing could match",
+            "name a host, or remove the key to match every host",
+        );
     }
     Some(hosts)
 }
@@ -276,7 +281,9 @@ mod tests {
 
     #[test]
     fn ports_do_not_take_part() {
-        for (authority, host) in [("a.example", "a.example"), ("a.example:8443", "a.example"), ("[::1]:80", "[::1]"), ("[::1]", "[::1]")] {
+        for (authority, host) in
+            [("a.example", "a.example"), ("a.example:8443", "a.example"), ("[::1]:80", "[::1]"), ("[::1]", "[::1]")]
+        {
             assert_eq!(without_port(authority), host);
         }
     }

@@ -44,7 +44,10 @@ pub struct TokenIssuer {
 
 impl std::fmt::Debug for TokenIssuer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("TokenIssuer").field("issuer", &self.issuer).field("users", &self.users.len()).finish_non_exhaustive()
+        f.debug_struct("TokenIssuer")
+            .field("issuer", &self.issuer)
+            .field("users", &self.users.len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -52,14 +55,24 @@ impl TokenIssuer {
     /// Reads `[token]` and `[users.NAME]`.
     #[must_use]
     pub fn compile(section: Section<'_>, root: &Section<'_>, roles: &Roles) -> Option<Self> {
-        let issuer: Option<String> = section.required("issuer", "write the https URL under which clients know the gateway");
+        let issuer: Option<String> =
+            section.required("issuer", "write the https URL under which clients know the gateway");
         if issuer.as_ref().is_some_and(|issuer| !issuer.starts_with("https://")) {
-            section.mistake("issuer", "does not begin with https://", "write the https URL under which clients know the gateway (RFC 8414 §2)");
+            section.mistake(
+                "issuer",
+                "does not begin with https://",
+                "write the https URL under which clients know the gateway (RFC 8414 §2)",
+            );
         }
-        let audience: Option<String> = section.required("audience", "write a name for this gateway; tokens for others are refused");
-        let lifetime = section.or("lifetime", Duration::from_secs(900));
-        if lifetime > Duration::from_secs(86_400) {
-            section.mistake("lifetime", "is more than a day, and a token can't be taken back before it ends", "write at most \"1d\"");
+        let audience: Option<String> =
+            section.required("audience", "write a name for this gateway; tokens for others are refused");
+        let lifetime = section.or("lifetime", Duration::from_mins(15));
+        if lifetime > Duration::from_hours(24) {
+            section.mistake(
+                "lifetime",
+                "is more than a day, and a token can't be taken back before it ends",
+                "write at most \"1d\"",
+            );
         }
         let algorithm: Option<JwtAlgorithm> = section.required("algorithm", "write one such as \"ES256\"");
         let key = section.secret("signing_key");
@@ -73,7 +86,13 @@ impl TokenIssuer {
         let users = compile_users(root, roles);
         let keys = algorithm.zip(key).and_then(|(algorithm, key)| {
             key_pair(algorithm, &key)
-                .map_err(|reason| section.mistake("signing_key", reason, "make one as the README shows, in PEM (PKCS #8), or 32 random bytes or more for HS256"))
+                .map_err(|reason| {
+                    section.mistake(
+                        "signing_key",
+                        reason,
+                        "make one as the README shows, in PEM (PKCS #8), or 32 random bytes or more for HS256",
+                    );
+                })
                 .ok()
         });
         section.finish();
@@ -114,7 +133,8 @@ impl TokenIssuer {
     pub fn check(&self, grant: &PasswordGrant) -> Result<(), Refusal> {
         let user = self.users.get(grant.username.as_str());
         let digest = user.map_or(&*self.nobody, |user| &*user.digest);
-        let matches = PasswordHash::new(digest).is_ok_and(|digest| argon2().verify_password(grant.password.expose(), &digest).is_ok());
+        let matches = PasswordHash::new(digest)
+            .is_ok_and(|digest| argon2().verify_password(grant.password.expose(), &digest).is_ok());
         if matches && user.is_some() { Ok(()) } else { Err(Refusal::Grant) }
     }
 
@@ -148,7 +168,10 @@ fn compile_users(root: &Section<'_>, roles: &Roles) -> HashMap<Name, User> {
     for section in root.sections("users") {
         let name = section.name();
         if name.is_empty() || name.len() > 64 || !name.bytes().all(|b| b.is_ascii_graphic()) {
-            section.mistake_here("has a name that can't stand in a token", "use up to 64 printable ASCII characters without spaces");
+            section.mistake_here(
+                "has a name that can't stand in a token",
+                "use up to 64 printable ASCII characters without spaces",
+            );
         }
         let digest: Option<String> = section.required("digest", "paste the line that `gateway password hash` printed");
         if let Some(Err(reason)) = digest.as_deref().map(check_digest) {
@@ -190,7 +213,9 @@ fn check_digest(text: &str) -> Result<(), &'static str> {
     }
     match (params.m_cost(), params.t_cost(), params.p_cost()) {
         (0..7168, _, _) => Err("uses less than 7 MiB, which is too cheap to guess"),
-        (262_145.., _, _) | (_, 17.., _) | (_, _, 9..) => Err("costs so much that a few requests would stop the gateway"),
+        (262_145.., _, _) | (_, 17.., _) | (_, _, 9..) => {
+            Err("costs so much that a few requests would stop the gateway")
+        }
         _ => Ok(()),
     }
 }
@@ -315,7 +340,8 @@ mod tests {
 
     #[test]
     fn forms() {
-        let grant = PasswordGrant::parse(b"grant_type=password&username=alice&password=a%20b%2Bc&client_id=&scope=").expect("a good form");
+        let grant = PasswordGrant::parse(b"grant_type=password&username=alice&password=a%20b%2Bc&client_id=&scope=")
+            .expect("a good form");
         assert_eq!((grant.username.as_str(), grant.password.expose()), ("alice", &b"a b+c"[..]));
         for (form, refusal) in [
             (&b""[..], Refusal::Request("grant_type is missing")),
@@ -323,7 +349,10 @@ mod tests {
             (b"grant_type=client_credentials", Refusal::GrantType),
             (b"grant_type=password&username=a", Refusal::Request("password is missing")),
             (b"grant_type=password&username=&password=x", Refusal::Request("username is missing")),
-            (b"grant_type=password&username=a&username=a&password=x", Refusal::Request("a parameter stands there twice")),
+            (
+                b"grant_type=password&username=a&username=a&password=x",
+                Refusal::Request("a parameter stands there twice"),
+            ),
             (b"grant_type=password&username=a&password=x&scope=admin", Refusal::Scope),
             (b"grant_type=password&username=\xff", Refusal::Request("the form is not UTF-8")),
         ] {

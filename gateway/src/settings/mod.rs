@@ -189,14 +189,15 @@ impl<'a> Section<'a> {
         let (variable, file) = (reference.optional::<String>("env"), reference.optional::<String>("file"));
         reference.finish();
         let bytes = match (variable, file) {
-            (Some(name), None) => match self.source.variable(&name) {
-                Some(value) => value.into_bytes(),
-                None => {
+            (Some(name), None) => {
+                if let Some(value) = self.source.variable(&name) {
+                    value.into_bytes()
+                } else {
                     let reason = format!("refers to the environment variable {name}, which is not set");
                     self.mistake(key, reason, format!("set {name} before the start, or refer to a file"));
                     return None;
                 }
-            },
+            }
             (None, Some(name)) => self.read(key, &name)?,
             _ => {
                 self.mistake(key, "must have exactly one of `env` and `file`", remedy);
@@ -222,7 +223,11 @@ impl<'a> Section<'a> {
             .file(name)
             .map_err(|reason| {
                 let reason = format!("names the file {name:?}, which can't be read: {reason}");
-                self.mistake(key, reason, "check the path (it is relative to the working directory) and its permissions");
+                self.mistake(
+                    key,
+                    reason,
+                    "check the path (it is relative to the working directory) and its permissions",
+                );
             })
             .ok()
     }
@@ -238,23 +243,23 @@ impl<'a> Section<'a> {
 
     /// Notes a mistake at `key`.
     pub fn mistake(&self, key: &str, reason: impl Into<String>, remedy: impl Into<String>) {
-        self.note(self.key_path(key), reason.into(), remedy.into());
+        self.note(&self.key_path(key), reason.into(), remedy.into());
     }
 
     /// Notes a mistake at one element of the list at `key`.
     pub fn mistake_at(&self, key: &str, index: usize, reason: impl Into<String>, remedy: impl Into<String>) {
         let mut path = self.key_path(key);
         path.push(index.to_string());
-        self.note(path, reason.into(), remedy.into());
+        self.note(&path, reason.into(), remedy.into());
     }
 
     /// Notes a mistake of this table as a whole.
     pub fn mistake_here(&self, reason: impl Into<String>, remedy: impl Into<String>) {
-        self.note(self.path.clone(), reason.into(), remedy.into());
+        self.note(&self.path, reason.into(), remedy.into());
     }
 
-    fn note(&self, path: Vec<String>, reason: String, remedy: String) {
-        let place = self.source.locate(&path);
+    fn note(&self, path: &[String], reason: String, remedy: String) {
+        let place = self.source.locate(path);
         self.mistakes.add(Mistake { place, key: path.join("."), reason, remedy });
     }
 
@@ -282,14 +287,13 @@ impl<'a> Section<'a> {
         let asked = self.asked.borrow();
         let known: Vec<&str> = asked.iter().map(String::as_str).collect();
         for key in self.dict.keys().filter(|key| !known.contains(&key.as_str())) {
-            let remedy = match nearest(key, &known) {
-                Some(near) => format!("did you mean `{near}`?"),
-                None => {
-                    let mut known = known.clone();
-                    known.sort_unstable();
-                    known.dedup();
-                    format!("remove it; known here: {}", known.join(", "))
-                }
+            let remedy = if let Some(near) = nearest(key, &known) {
+                format!("did you mean `{near}`?")
+            } else {
+                let mut known = known.clone();
+                known.sort_unstable();
+                known.dedup();
+                format!("remove it; known here: {}", known.join(", "))
             };
             self.mistake(key, "is not a key that is known here", remedy);
         }
@@ -352,7 +356,9 @@ pub(crate) mod tests {
         let (secret, mistakes) = with_section("key = { env = \"SET\" }", |section| section.secret("key"));
         assert_eq!(secret.expect("it is set").expose().len(), 32);
         assert!(mistakes.is_empty());
-        for wrong in ["key = \"hunter2\"", "key = { env = \"UNSET\" }", "key = {}", "", "key = { env = \"SET\", file = \"x\" }"] {
+        for wrong in
+            ["key = \"hunter2\"", "key = { env = \"UNSET\" }", "key = {}", "", "key = { env = \"SET\", file = \"x\" }"]
+        {
             let (secret, mistakes) = with_section(wrong, |section| section.secret("key"));
             assert!(secret.is_none() && mistakes.len() == 1, "{wrong}");
             assert!(!mistakes.iter().any(|m| m.to_string().contains("hunter2")));

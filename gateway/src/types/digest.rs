@@ -75,10 +75,7 @@ mod tests {
     fn text_form_round_trips_and_refuses_other_forms() {
         let digest = Sha256::of(b"abc");
         let text = digest.to_string();
-        assert_eq!(
-            text,
-            "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-        );
+        assert_eq!(text, "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
         assert!(Sha256::parse(&text).is_some_and(|parsed| parsed.matches(&digest)));
         for wrong in ["", "sha256:", "ba78", &text.to_uppercase(), &text[..70], "sha256:zz"] {
             assert!(Sha256::parse(wrong).is_none(), "{wrong}");

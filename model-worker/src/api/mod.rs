@@ -56,9 +56,7 @@ fn request_id(headers: &HeaderMap) -> Option<String> {
 fn json_response(status: StatusCode, body: &impl Serialize) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::from(serde_json::to_vec(body).unwrap_or_default()));
     *response.status_mut() = status;
-    response
-        .headers_mut()
-        .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }
 
@@ -67,13 +65,7 @@ impl Api {
     #[must_use]
     pub fn new(catalog: Catalog, max_in_flight: u32, limits: Limits, events: Arc<Events>) -> Self {
         let catalog = RwLock::new(Arc::new(catalog));
-        Self {
-            catalog,
-            gate: Gate::new(max_in_flight),
-            limits,
-            events,
-            draining: AtomicBool::new(false),
-        }
+        Self { catalog, gate: Gate::new(max_in_flight), limits, events, draining: AtomicBool::new(false) }
     }
 
     /// From now on, answers that this worker is not ready.
@@ -114,12 +106,7 @@ impl Api {
         })
     }
 
-    async fn follow<B>(
-        &self,
-        route: Route<'_>,
-        headers: &HeaderMap,
-        body: B,
-    ) -> Result<Response<Full<Bytes>>, Refusal>
+    async fn follow<B>(&self, route: Route<'_>, headers: &HeaderMap, body: B) -> Result<Response<Full<Bytes>>, Refusal>
     where
         B: Body<Data = Bytes>,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -129,29 +116,16 @@ impl Api {
             Route::Live => Ok(json_response(StatusCode::OK, &json!({"live": true}))),
             Route::Ready => {
                 let ready = !self.draining.load(Ordering::Relaxed);
-                let status = if ready {
-                    StatusCode::OK
-                } else {
-                    StatusCode::SERVICE_UNAVAILABLE
-                };
-                Ok(json_response(
-                    status,
-                    &json!({"live": true, "ready": ready}),
-                ))
+                let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+                Ok(json_response(status, &json!({"live": true, "ready": ready})))
             }
             Route::Models => {
-                let models: Vec<_> = catalog
-                    .current()
-                    .map(|served| summary(&catalog, served))
-                    .collect();
+                let models: Vec<_> = catalog.current().map(|served| summary(&catalog, served)).collect();
                 Ok(json_response(StatusCode::OK, &json!({"models": models})))
             }
             Route::Card(name) => {
                 let served = catalog.find(name, None).ok_or(Refusal::NoSuchModel)?;
-                let summary = Summary {
-                    card: Some(served.model.card()),
-                    ..summary(&catalog, served)
-                };
+                let summary = Summary { card: Some(served.model.card()), ..summary(&catalog, served) };
                 Ok(json_response(StatusCode::OK, &summary))
             }
             Route::Predict(name, version) => {
@@ -213,11 +187,7 @@ fn summary<'a>(catalog: &'a Catalog, served: &'a Served) -> Summary<'a> {
         version: &served.version,
         versions: catalog.versions(&served.name).collect(),
         description: &card.description,
-        features: card
-            .features
-            .iter()
-            .map(|feature| feature.name.as_str())
-            .collect(),
+        features: card.features.iter().map(|feature| feature.name.as_str()).collect(),
         classes: &card.classes,
         card: None,
     }
@@ -226,34 +196,19 @@ fn summary<'a>(catalog: &'a Catalog, served: &'a Served) -> Summary<'a> {
 /// The model whose features are the members of the first row. A row that shares members with one model only is meant
 /// for it, so that the answer can say which member is wrong.
 fn choose<'a>(catalog: &'a Catalog, json: &Json<'_>) -> Result<&'a Arc<Served>, Refusal> {
-    let row = if let Json::Array(rows) = json {
-        rows.first()
-    } else {
-        Some(json)
-    };
+    let row = if let Json::Array(rows) = json { rows.first() } else { Some(json) };
     let members: HashSet<&str> = match row {
         Some(Json::Object(members)) => members.iter().map(|(name, _)| name.as_ref()).collect(),
         _ => HashSet::new(),
     };
     let shared = |served: &&Arc<Served>| {
-        served
-            .model
-            .card()
-            .features
-            .iter()
-            .filter(|feature| members.contains(feature.name.as_str()))
-            .count()
+        served.model.card().features.iter().filter(|feature| members.contains(feature.name.as_str())).count()
     };
     let exact: Vec<_> = catalog
         .current()
-        .filter(|served| {
-            served.model.card().features.len() == members.len() && shared(served) == members.len()
-        })
+        .filter(|served| served.model.card().features.len() == members.len() && shared(served) == members.len())
         .collect();
-    let near: Vec<_> = catalog
-        .current()
-        .filter(|served| shared(served) > 0)
-        .collect();
+    let near: Vec<_> = catalog.current().filter(|served| shared(served) > 0).collect();
     match (exact.as_slice(), near.as_slice()) {
         ([only], _) | ([], [only]) => Ok(*only),
         _ => Err(Refusal::WhichModel(takes(catalog))),
@@ -266,21 +221,14 @@ fn takes(catalog: &Catalog) -> String {
         .current()
         .map(|served| {
             let features = &served.model.card().features;
-            let mut names: Vec<&str> = features
-                .iter()
-                .take(10)
-                .map(|feature| feature.name.as_str())
-                .collect();
+            let mut names: Vec<&str> = features.iter().take(10).map(|feature| feature.name.as_str()).collect();
             if features.len() > names.len() {
                 names.push("and others");
             }
             format!("{} takes {}", served.name, names.join(", "))
         })
         .collect();
-    format!(
-        "Send one row or an array of rows: {}. Or name the model: /models/{{name}}/predict.",
-        models.join("; ")
-    )
+    format!("Send one row or an array of rows: {}. Or name the model: /models/{{name}}/predict.", models.join("; "))
 }
 
 #[cfg(test)]
@@ -290,18 +238,9 @@ mod tests {
     use super::*;
 
     fn api(max_in_flight: u32) -> Api {
-        let limits = Limits {
-            max_body: 64,
-            max_rows: 2,
-            body: Duration::from_secs(10),
-        };
+        let limits = Limits { max_body: 64, max_rows: 2, body: Duration::from_secs(10) };
         let events = Arc::new(Events::new(Box::new(std::io::sink())));
-        Api::new(
-            Catalog::built_in().expect("loads"),
-            max_in_flight,
-            limits,
-            events,
-        )
+        Api::new(Catalog::built_in().expect("loads"), max_in_flight, limits, events)
     }
 
     async fn status(api: &Api, method: Method, path: &str, body: &'static str) -> u16 {
@@ -318,47 +257,22 @@ mod tests {
         api.drain();
         assert_eq!(status(&api, Method::GET, "/readyz", "").await, 503);
         assert_eq!(status(&api, Method::GET, "/healthz", "").await, 200);
-        assert_eq!(
-            status(&api, Method::POST, "/predict", r#"{"text":"good"}"#).await,
-            200
-        );
+        assert_eq!(status(&api, Method::POST, "/predict", r#"{"text":"good"}"#).await, 200);
     }
 
     #[tokio::test]
     async fn no_place_is_503_for_predictions_only() {
         let api = api(0);
-        assert_eq!(
-            status(&api, Method::POST, "/predict", r#"{"text":"good"}"#).await,
-            503
-        );
+        assert_eq!(status(&api, Method::POST, "/predict", r#"{"text":"good"}"#).await, 503);
         assert_eq!(status(&api, Method::GET, "/healthz", "").await, 200);
     }
 
     #[tokio::test]
     async fn limits_hold() {
         let api = api(1);
-        assert_eq!(
-            status(
-                &api,
-                Method::POST,
-                "/predict",
-                r#"[{"text":"a"},{"text":"b"}]"#
-            )
-            .await,
-            200
-        );
-        assert_eq!(
-            status(
-                &api,
-                Method::POST,
-                "/predict",
-                r#"[{"text":"a"},{"text":"b"},{"text":"c"}]"#
-            )
-            .await,
-            413
-        );
-        let long =
-            r#"{"text":"0123456789012345678901234567890123456789012345678901234567890123456789"}"#;
+        assert_eq!(status(&api, Method::POST, "/predict", r#"[{"text":"a"},{"text":"b"}]"#).await, 200);
+        assert_eq!(status(&api, Method::POST, "/predict", r#"[{"text":"a"},{"text":"b"},{"text":"c"}]"#).await, 413);
+        let long = r#"{"text":"0123456789012345678901234567890123456789012345678901234567890123456789"}"#;
         assert_eq!(status(&api, Method::POST, "/predict", long).await, 413);
     }
 }

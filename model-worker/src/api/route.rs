@@ -25,17 +25,10 @@ impl<'a> Route<'a> {
             [Some("predict"), None, ..] => Some(Self::Predict(None, None)),
             [Some("models"), None, ..] => Some(Self::Models),
             [Some("models"), Some(name), None, ..] => Some(Self::Card(name)),
-            [Some("models"), Some(name), Some("predict"), None, ..] => {
-                Some(Self::Predict(Some(name), None))
+            [Some("models"), Some(name), Some("predict"), None, ..] => Some(Self::Predict(Some(name), None)),
+            [Some("models"), Some(name), Some("versions"), Some(version), Some("predict"), None] => {
+                Some(Self::Predict(Some(name), Some(version)))
             }
-            [
-                Some("models"),
-                Some(name),
-                Some("versions"),
-                Some(version),
-                Some("predict"),
-                None,
-            ] => Some(Self::Predict(Some(name), Some(version))),
             _ => None,
         }
     }
@@ -65,10 +58,7 @@ impl<'a> Route<'a> {
 
 /// A body may be called JSON or nothing: some clients send no `Content-Type` at all.
 pub(super) fn check_media_type(headers: &HeaderMap) -> Result<(), Refusal> {
-    if headers
-        .get(CONTENT_ENCODING)
-        .is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity"))
-    {
+    if headers.get(CONTENT_ENCODING).is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity")) {
         return Err(Refusal::Encoded);
     }
     let Some(value) = headers.get(CONTENT_TYPE) else {
@@ -76,22 +66,15 @@ pub(super) fn check_media_type(headers: &HeaderMap) -> Result<(), Refusal> {
     };
     let value = value.to_str().map_err(|_| Refusal::NotCalledJson)?;
     let mut parts = value.split(';').map(str::trim);
-    let is_json = parts
-        .next()
-        .is_some_and(|essence| essence.eq_ignore_ascii_case("application/json"));
+    let is_json = parts.next().is_some_and(|essence| essence.eq_ignore_ascii_case("application/json"));
     // JSON is UTF-8 (RFC 8259 §8.1), so another charset contradicts the type.
     let is_utf8 = parts.all(|parameter| match parameter.split_once('=') {
-        Some((name, charset)) if name.trim().eq_ignore_ascii_case("charset") => charset
-            .trim()
-            .trim_matches('"')
-            .eq_ignore_ascii_case("utf-8"),
+        Some((name, charset)) if name.trim().eq_ignore_ascii_case("charset") => {
+            charset.trim().trim_matches('"').eq_ignore_ascii_case("utf-8")
+        }
         _ => true,
     });
-    if is_json && is_utf8 {
-        Ok(())
-    } else {
-        Err(Refusal::NotCalledJson)
-    }
+    if is_json && is_utf8 { Ok(()) } else { Err(Refusal::NotCalledJson) }
 }
 
 #[cfg(test)]
@@ -107,14 +90,8 @@ mod tests {
             ("/predict", Some(Route::Predict(None, None))),
             ("/models", Some(Route::Models)),
             ("/models/iris", Some(Route::Card("iris"))),
-            (
-                "/models/iris/predict",
-                Some(Route::Predict(Some("iris"), None)),
-            ),
-            (
-                "/models/iris/versions/2/predict",
-                Some(Route::Predict(Some("iris"), Some("2"))),
-            ),
+            ("/models/iris/predict", Some(Route::Predict(Some("iris"), None))),
+            ("/models/iris/versions/2/predict", Some(Route::Predict(Some("iris"), Some("2")))),
             ("/models/iris/versions/2", None),
             ("/models/iris/versions/2/predict/", None),
             ("/models/iris/versions/2/predict/x", None),

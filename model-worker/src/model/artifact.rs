@@ -55,13 +55,10 @@ pub enum ArtifactError {
 #[must_use]
 pub fn sha256_hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
-    digest::digest(&digest::SHA256, bytes)
-        .as_ref()
-        .iter()
-        .fold(String::new(), |mut text, byte| {
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
+    digest::digest(&digest::SHA256, bytes).as_ref().iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 /// The bytes of an artifact; the same card and payload always give the same bytes.
@@ -70,10 +67,8 @@ pub fn sha256_hex(bytes: &[u8]) -> String {
 ///
 /// When the card breaks its own rules, or is too large.
 pub fn encode(card: &Card, payload: &[u8]) -> Result<Vec<u8>, ArtifactError> {
-    card.check()
-        .map_err(|error| ArtifactError::Header(error.to_owned()))?;
-    let header =
-        serde_json::to_vec(card).map_err(|error| ArtifactError::Header(error.to_string()))?;
+    card.check().map_err(|error| ArtifactError::Header(error.to_owned()))?;
+    let header = serde_json::to_vec(card).map_err(|error| ArtifactError::Header(error.to_string()))?;
     let length = u32::try_from(header.len()).map_err(|_| ArtifactError::TooLarge)?;
     let mut bytes = Vec::with_capacity(header.len() + payload.len() + 64);
     bytes.extend_from_slice(MAGIC);
@@ -83,11 +78,7 @@ pub fn encode(card: &Card, payload: &[u8]) -> Result<Vec<u8>, ArtifactError> {
     bytes.extend_from_slice(payload);
     let sum = digest::digest(&digest::SHA256, &bytes);
     bytes.extend_from_slice(sum.as_ref());
-    if header.len() > MAX_HEADER || bytes.len() > MAX_BYTES {
-        Err(ArtifactError::TooLarge)
-    } else {
-        Ok(bytes)
-    }
+    if header.len() > MAX_HEADER || bytes.len() > MAX_BYTES { Err(ArtifactError::TooLarge) } else { Ok(bytes) }
 }
 
 /// The card and payload in `bytes`.
@@ -101,42 +92,27 @@ pub fn decode(bytes: &[u8]) -> Result<(Card, &[u8]), ArtifactError> {
     }
     if !bytes.starts_with(MAGIC) {
         let short = bytes.len() < MAGIC.len() && MAGIC.starts_with(bytes);
-        return Err(if short {
-            ArtifactError::Truncated
-        } else {
-            ArtifactError::NotAnArtifact
-        });
+        return Err(if short { ArtifactError::Truncated } else { ArtifactError::NotAnArtifact });
     }
     // Before the checksum, because a later format may place or compute it differently.
-    let version = bytes
-        .get(4..6)
-        .and_then(|b| b.try_into().ok())
-        .map(u16::from_le_bytes);
+    let version = bytes.get(4..6).and_then(|b| b.try_into().ok()).map(u16::from_le_bytes);
     match version.ok_or(ArtifactError::Truncated)? {
         FORMAT => {}
         other => return Err(ArtifactError::Format(other)),
     }
-    let (content, sum) = bytes
-        .len()
-        .checked_sub(DIGEST)
-        .and_then(|at| bytes.split_at_checked(at))
-        .ok_or(ArtifactError::Truncated)?;
+    let (content, sum) =
+        bytes.len().checked_sub(DIGEST).and_then(|at| bytes.split_at_checked(at)).ok_or(ArtifactError::Truncated)?;
     if digest::digest(&digest::SHA256, content).as_ref() != sum {
         return Err(ArtifactError::Checksum);
     }
     let mut reader = Reader(content.get(6..).ok_or(ArtifactError::Truncated)?);
-    let length = reader
-        .u32()
-        .and_then(|length| usize::try_from(length).ok())
-        .ok_or(ArtifactError::Truncated)?;
+    let length = reader.u32().and_then(|length| usize::try_from(length).ok()).ok_or(ArtifactError::Truncated)?;
     if length > MAX_HEADER {
         return Err(ArtifactError::TooLarge);
     }
     let header = reader.take(length).ok_or(ArtifactError::Truncated)?;
-    let card: Card =
-        serde_json::from_slice(header).map_err(|error| ArtifactError::Header(error.to_string()))?;
-    card.check()
-        .map_err(|error| ArtifactError::Header(error.to_owned()))?;
+    let card: Card = serde_json::from_slice(header).map_err(|error| ArtifactError::Header(error.to_string()))?;
+    card.check().map_err(|error| ArtifactError::Header(error.to_owned()))?;
     Ok((card, reader.0))
 }
 
@@ -179,18 +155,10 @@ impl<'a> Reader<'a> {
 /// Exit code 66 when it is missing, 74 when reading fails midway.
 pub fn read(path: &Path) -> Result<Vec<u8>, Failure> {
     use std::io::Read;
-    let failure = |error: io::Error| {
-        Failure::reading(format!("cannot read the model {}", path.display()), &error)
-    };
-    let limit = u64::try_from(MAX_BYTES)
-        .unwrap_or(u64::MAX)
-        .saturating_add(1);
+    let failure = |error: io::Error| Failure::reading(format!("cannot read the model {}", path.display()), &error);
+    let limit = u64::try_from(MAX_BYTES).unwrap_or(u64::MAX).saturating_add(1);
     let mut bytes = Vec::new();
-    std::fs::File::open(path)
-        .map_err(failure)?
-        .take(limit)
-        .read_to_end(&mut bytes)
-        .map_err(failure)?;
+    std::fs::File::open(path).map_err(failure)?.take(limit).read_to_end(&mut bytes).map_err(failure)?;
     Ok(bytes)
 }
 
@@ -211,10 +179,7 @@ pub fn unusable(path: &Path, error: &ArtifactError) -> Failure {
 ///
 /// Exit code 73 with the system's reason.
 pub fn write(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
-    let parent = path
-        .parent()
-        .filter(|parent| !parent.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let put = || -> io::Result<()> {
         let mut file = tempfile::Builder::new()
             .prefix(".model-")

@@ -185,19 +185,10 @@ impl Tally {
     pub fn add(&mut self, truth: usize, prediction: usize, probabilities: &[f64]) {
         let classes = probabilities.len();
         self.confusion.resize_with(classes, || vec![0; classes]);
-        if let Some(cell) = self
-            .confusion
-            .get_mut(truth)
-            .and_then(|row| row.get_mut(prediction))
-        {
+        if let Some(cell) = self.confusion.get_mut(truth).and_then(|row| row.get_mut(prediction)) {
             *cell += 1;
         }
-        self.loss -= probabilities
-            .get(truth)
-            .copied()
-            .unwrap_or(0.0)
-            .max(0.001)
-            .ln();
+        self.loss -= probabilities.get(truth).copied().unwrap_or(0.0).max(0.001).ln();
     }
 
     /// Counts the signs of one row, unless its truth has none.
@@ -212,12 +203,7 @@ impl Tally {
     #[must_use]
     pub fn finish(self) -> Evaluation {
         let rows: u32 = self.confusion.iter().flatten().sum();
-        let hits: u32 = self
-            .confusion
-            .iter()
-            .enumerate()
-            .filter_map(|(class, row)| row.get(class))
-            .sum();
+        let hits: u32 = self.confusion.iter().enumerate().filter_map(|(class, row)| row.get(class)).sum();
         let share = |part: u32, whole: u32| f64::from(part) / f64::from(whole.max(1));
         Evaluation {
             rows,
@@ -230,10 +216,7 @@ impl Tally {
 }
 
 fn is_name(name: &str) -> bool {
-    (1..=64).contains(&name.len())
-        && name
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'))
+    (1..=64).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'))
 }
 
 fn unique<'a>(mut names: impl Iterator<Item = &'a str>) -> bool {
@@ -251,49 +234,32 @@ impl Card {
         if !is_name(&self.name) {
             return Err("the name is not 1 to 64 letters, digits, `_`, `-` or `.`");
         }
-        if !(1..=1024).contains(&self.features.len())
-            || !unique(self.features.iter().map(|f| f.name.as_str()))
-        {
+        if !(1..=1024).contains(&self.features.len()) || !unique(self.features.iter().map(|f| f.name.as_str())) {
             return Err("the features are not 1 to 1024 different names");
         }
-        if !(2..=256).contains(&self.classes.len())
-            || !unique(self.classes.iter().map(String::as_str))
-        {
+        if !(2..=256).contains(&self.classes.len()) || !unique(self.classes.iter().map(String::as_str)) {
             return Err("the classes are not 2 to 256 different names");
         }
         for feature in &self.features {
             let bounds = feature.bounds;
-            if !(bounds.above.is_finite()
-                && bounds.at_most.is_finite()
-                && bounds.above < bounds.at_most)
-            {
+            if !(bounds.above.is_finite() && bounds.at_most.is_finite() && bounds.above < bounds.at_most) {
                 return Err("a feature's bounds are not a finite, non-empty range");
             }
             if feature.training_range.is_some_and(|range| {
-                !(range.minimum.is_finite()
-                    && range.maximum.is_finite()
-                    && range.minimum <= range.maximum)
+                !(range.minimum.is_finite() && range.maximum.is_finite() && range.minimum <= range.maximum)
             }) {
                 return Err("a feature's training range is not a finite range");
             }
         }
         for golden in &self.golden {
             let fits = golden.row.len() == self.features.len()
-                && golden
-                    .row
-                    .iter()
-                    .zip(&self.features)
-                    .all(|(cell, feature)| {
-                        matches!(
-                            (cell, feature.kind),
-                            (Cell::Number(_), FeatureType::Number)
-                                | (Cell::Text(_), FeatureType::Text)
-                        )
-                    });
-            if !fits
-                || golden.class >= self.classes.len()
-                || golden.probabilities.len() != self.classes.len()
-            {
+                && golden.row.iter().zip(&self.features).all(|(cell, feature)| {
+                    matches!(
+                        (cell, feature.kind),
+                        (Cell::Number(_), FeatureType::Number) | (Cell::Text(_), FeatureType::Text)
+                    )
+                });
+            if !fits || golden.class >= self.classes.len() || golden.probabilities.len() != self.classes.len() {
                 return Err("a golden row does not fit the features and classes");
             }
         }

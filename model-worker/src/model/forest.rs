@@ -48,12 +48,7 @@ impl Tree {
         let mut at = 0_u16;
         loop {
             match self.nodes.get(usize::from(at)) {
-                Some(Node::Split {
-                    feature,
-                    threshold,
-                    left,
-                    right,
-                }) => {
+                Some(Node::Split { feature, threshold, left, right }) => {
                     let value = row.get(usize::from(*feature)).copied().unwrap_or(f64::NAN);
                     at = if value < *threshold { *left } else { *right };
                 }
@@ -71,24 +66,14 @@ impl Tree {
             return Err("a tree has no nodes");
         }
         for (index, node) in self.nodes.iter().enumerate() {
-            if let Node::Split {
-                feature,
-                threshold,
-                left,
-                right,
-            } = *node
-            {
+            if let Node::Split { feature, threshold, left, right } = *node {
                 if usize::from(feature) >= features {
                     return Err("a node asks a feature that the card does not name");
                 }
                 if !threshold.is_finite() {
                     return Err("a threshold is not a finite number");
                 }
-                if [left, right]
-                    .map(usize::from)
-                    .iter()
-                    .any(|child| *child <= index || *child >= self.nodes.len())
-                {
+                if [left, right].map(usize::from).iter().any(|child| *child <= index || *child >= self.nodes.len()) {
                     return Err("a node's child does not come after it within its tree");
                 }
             }
@@ -111,19 +96,14 @@ impl Forest {
     ///
     /// The first rule that they break.
     pub fn new(card: Card, trees: Vec<Tree>) -> Result<Self, ArtifactError> {
-        if card
-            .features
-            .iter()
-            .any(|feature| feature.kind != FeatureType::Number)
-        {
+        if card.features.iter().any(|feature| feature.kind != FeatureType::Number) {
             return Err(ArtifactError::Payload("a forest takes numbers only"));
         }
         if trees.is_empty() {
             return Err(ArtifactError::Payload("there are no trees"));
         }
         for tree in &trees {
-            tree.check(card.features.len(), card.classes.len())
-                .map_err(ArtifactError::Payload)?;
+            tree.check(card.features.len(), card.classes.len()).map_err(ArtifactError::Payload)?;
         }
         Ok(Self { card, trees })
     }
@@ -144,9 +124,7 @@ impl Forest {
             trees.push(decode_tree(&mut reader)?);
         }
         if !reader.0.is_empty() {
-            return Err(ArtifactError::Payload(
-                "there is something after the last tree",
-            ));
+            return Err(ArtifactError::Payload("there is something after the last tree"));
         }
         Self::new(card, trees)
     }
@@ -165,29 +143,19 @@ fn decode_tree(reader: &mut Reader<'_>) -> Result<Tree, ArtifactError> {
     let mut nodes = Vec::new();
     for _ in 0..count {
         let mut next = || reader.u16();
-        let (Some(feature), Some(left), Some(right), Some(zero)) = (next(), next(), next(), next())
-        else {
+        let (Some(feature), Some(left), Some(right), Some(zero)) = (next(), next(), next(), next()) else {
             return Err(short);
         };
         let threshold = reader.f64().ok_or(short.clone())?;
         nodes.push(match (feature, left) {
             _ if zero != 0 => {
-                return Err(ArtifactError::Payload(
-                    "a node's reserved bytes are not zero",
-                ));
+                return Err(ArtifactError::Payload("a node's reserved bytes are not zero"));
             }
             (LEAF, 0 | 1) => Node::Leaf { vote: left == 1 },
             (LEAF, _) => {
-                return Err(ArtifactError::Payload(
-                    "a leaf's vote is neither yes nor no",
-                ));
+                return Err(ArtifactError::Payload("a leaf's vote is neither yes nor no"));
             }
-            _ => Node::Split {
-                feature,
-                threshold,
-                left,
-                right,
-            },
+            _ => Node::Split { feature, threshold, left, right },
         });
     }
     Ok(Tree { class, nodes })
@@ -207,12 +175,7 @@ pub fn encode(trees: &[Tree]) -> Result<Vec<u8>, ArtifactError> {
         payload.extend_from_slice(&count.to_le_bytes());
         for node in &tree.nodes {
             let (numbers, threshold) = match *node {
-                Node::Split {
-                    feature,
-                    threshold,
-                    left,
-                    right,
-                } => ([feature, left, right, 0], threshold),
+                Node::Split { feature, threshold, left, right } => ([feature, left, right, 0], threshold),
                 Node::Leaf { vote } => ([LEAF, u16::from(vote), 0, 0], 0.0),
             };
             for number in numbers {
@@ -237,10 +200,7 @@ pub fn shares(trees: &[Tree], classes: usize, row: &[f64]) -> Vec<f64> {
         votes.fill(1);
     }
     let total = f64::from(votes.iter().sum::<u32>());
-    votes
-        .into_iter()
-        .map(|count| f64::from(count) / total)
-        .collect()
+    votes.into_iter().map(|count| f64::from(count) / total).collect()
 }
 
 impl Model for Forest {
@@ -249,22 +209,10 @@ impl Model for Forest {
     }
 
     fn predict(&self, row: &[Value<'_>]) -> Prediction {
-        let numbers: Vec<f64> = row
-            .iter()
-            .map(|value| {
-                if let Value::Number(number) = value {
-                    *number
-                } else {
-                    f64::NAN
-                }
-            })
-            .collect();
+        let numbers: Vec<f64> =
+            row.iter().map(|value| if let Value::Number(number) = value { *number } else { f64::NAN }).collect();
         let probabilities = shares(&self.trees, self.card.classes.len(), &numbers);
-        Prediction {
-            class: argmax(&probabilities),
-            probabilities,
-            score: None,
-        }
+        Prediction { class: argmax(&probabilities), probabilities, score: None }
     }
 }
 
@@ -273,12 +221,7 @@ mod tests {
     use super::*;
 
     fn split(left: u16, right: u16) -> Node {
-        Node::Split {
-            feature: 0,
-            threshold: 1.5,
-            left,
-            right,
-        }
+        Node::Split { feature: 0, threshold: 1.5, left, right }
     }
 
     const YES: Node = Node::Leaf { vote: true };
@@ -286,10 +229,7 @@ mod tests {
 
     #[test]
     fn a_value_on_the_threshold_goes_right() {
-        let tree = Tree {
-            class: 0,
-            nodes: vec![split(1, 2), YES, NO],
-        };
+        let tree = Tree { class: 0, nodes: vec![split(1, 2), YES, NO] };
         assert!(tree.votes(&[1.499_999]));
         assert!(!tree.votes(&[1.5]));
         assert!(!tree.votes(&[f64::NAN]));
@@ -298,18 +238,8 @@ mod tests {
 
     #[test]
     fn hostile_trees_are_refused() {
-        let infinite = Node::Split {
-            feature: 0,
-            threshold: f64::INFINITY,
-            left: 1,
-            right: 2,
-        };
-        let foreign = Node::Split {
-            feature: 1,
-            threshold: 0.0,
-            left: 1,
-            right: 2,
-        };
+        let infinite = Node::Split { feature: 0, threshold: f64::INFINITY, left: 1, right: 2 };
+        let foreign = Node::Split { feature: 1, threshold: 0.0, left: 1, right: 2 };
         for (name, class, nodes) in [
             ("empty", 0, vec![]),
             ("cycle to itself", 0, vec![split(0, 1), YES]),
@@ -321,28 +251,12 @@ mod tests {
         ] {
             assert!(Tree { class, nodes }.check(1, 2).is_err(), "{name}");
         }
-        assert_eq!(
-            Tree {
-                class: 1,
-                nodes: vec![split(1, 2), YES, NO]
-            }
-            .check(1, 2),
-            Ok(())
-        );
+        assert_eq!(Tree { class: 1, nodes: vec![split(1, 2), YES, NO] }.check(1, 2), Ok(()));
     }
 
     #[test]
     fn trees_survive_writing_and_reading() {
-        let trees = vec![
-            Tree {
-                class: 0,
-                nodes: vec![split(1, 2), YES, NO],
-            },
-            Tree {
-                class: 1,
-                nodes: vec![NO],
-            },
-        ];
+        let trees = vec![Tree { class: 0, nodes: vec![split(1, 2), YES, NO] }, Tree { class: 1, nodes: vec![NO] }];
         let payload = encode(&trees).expect("small");
         let mut reader = Reader(&payload);
         assert_eq!(reader.u32(), Some(2));
@@ -353,16 +267,7 @@ mod tests {
 
     #[test]
     fn no_votes_at_all_leaves_every_class_equal() {
-        let trees = vec![
-            Tree {
-                class: 0,
-                nodes: vec![NO],
-            },
-            Tree {
-                class: 1,
-                nodes: vec![NO],
-            },
-        ];
+        let trees = vec![Tree { class: 0, nodes: vec![NO] }, Tree { class: 1, nodes: vec![NO] }];
         assert_eq!(shares(&trees, 2, &[0.0]), vec![0.5, 0.5]);
     }
 }

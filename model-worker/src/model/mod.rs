@@ -58,11 +58,7 @@ pub fn load(bytes: &[u8]) -> Result<Box<dyn Model>, ArtifactError> {
         // The system's `exp` may differ in the last digit from the one that the model was trained with.
         let same = prediction.class == golden.class
             && prediction.probabilities.len() == golden.probabilities.len()
-            && prediction
-                .probabilities
-                .iter()
-                .zip(&golden.probabilities)
-                .all(|(now, then)| (now - then).abs() < 1e-6);
+            && prediction.probabilities.iter().zip(&golden.probabilities).all(|(now, then)| (now - then).abs() < 1e-6);
         if !same {
             return Err(ArtifactError::Golden(index));
         }

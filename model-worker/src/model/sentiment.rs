@@ -51,11 +51,7 @@ impl Weights {
             .filter_map(|bucket| self.buckets.get(usize::try_from(*bucket).ok()?))
             .map(|step| f64::from(*step))
             .sum();
-        let rules: f64 = words::rules(text)
-            .iter()
-            .zip(self.rules)
-            .map(|(value, weight)| value * weight)
-            .sum();
+        let rules: f64 = words::rules(text).iter().zip(self.rules).map(|(value, weight)| value * weight).sum();
         steps * self.step * words::share(buckets.len()) + rules
     }
 
@@ -74,9 +70,7 @@ impl Weights {
         let mut reader = Reader(payload);
         let bits = reader.u16().ok_or(ArtifactError::Truncated)?;
         if !BITS.contains(&bits) {
-            return Err(ArtifactError::Payload(
-                "the number of buckets is not one that this worker takes",
-            ));
+            return Err(ArtifactError::Payload("the number of buckets is not one that this worker takes"));
         }
         let mut numbers = [0.0; 6];
         for number in &mut numbers {
@@ -84,25 +78,17 @@ impl Weights {
         }
         let [step, lower, upper, compound, positive, negative] = numbers;
         if !numbers.iter().all(|number| number.is_finite()) || lower > upper {
-            return Err(ArtifactError::Payload(
-                "a weight is not finite, or the cuts are in the wrong order",
-            ));
+            return Err(ArtifactError::Payload("a weight is not finite, or the cuts are in the wrong order"));
         }
         if reader.0.len() != 1 << bits {
-            return Err(ArtifactError::Payload(
-                "there is not one weight for each bucket",
-            ));
+            return Err(ArtifactError::Payload("there is not one weight for each bucket"));
         }
         Ok(Self {
             bits: u8::try_from(bits).map_err(|_| ArtifactError::Truncated)?,
             step,
             cuts: [lower, upper],
             rules: [compound, positive, negative],
-            buckets: reader
-                .0
-                .iter()
-                .map(|byte| i8::from_le_bytes([*byte]))
-                .collect(),
+            buckets: reader.0.iter().map(|byte| i8::from_le_bytes([*byte])).collect(),
         })
     }
 }
@@ -121,17 +107,11 @@ impl Sentiment {
     ///
     /// The first rule that it breaks.
     pub fn decode(card: Card, payload: &[u8]) -> Result<Self, ArtifactError> {
-        let takes_text =
-            matches!(card.features.as_slice(), [feature] if feature.kind == FeatureType::Text);
+        let takes_text = matches!(card.features.as_slice(), [feature] if feature.kind == FeatureType::Text);
         if !takes_text || card.classes.len() != 3 {
-            return Err(ArtifactError::Payload(
-                "a sentiment model takes one text and knows three classes",
-            ));
+            return Err(ArtifactError::Payload("a sentiment model takes one text and knows three classes"));
         }
-        Ok(Self {
-            card,
-            weights: Weights::decode(payload)?,
-        })
+        Ok(Self { card, weights: Weights::decode(payload)? })
     }
 }
 
@@ -141,11 +121,7 @@ impl Model for Sentiment {
     }
 
     fn predict(&self, row: &[Value<'_>]) -> Prediction {
-        let text = if let Some(Value::Text(text)) = row.first() {
-            text.as_ref()
-        } else {
-            ""
-        };
+        let text = if let Some(Value::Text(text)) = row.first() { text.as_ref() } else { "" };
         let probabilities = probabilities(self.weights.latent(text), self.weights.cuts);
         let [negative, _, positive] = probabilities;
         Prediction {
@@ -161,13 +137,7 @@ mod tests {
     use super::*;
 
     fn weights() -> Weights {
-        Weights {
-            bits: 4,
-            step: 0.1,
-            cuts: [-1.0, 1.0],
-            rules: [1.0, 0.5, -0.5],
-            buckets: vec![3; 16],
-        }
+        Weights { bits: 4, step: 0.1, cuts: [-1.0, 1.0], rules: [1.0, 0.5, -0.5], buckets: vec![3; 16] }
     }
 
     #[test]
@@ -192,15 +162,9 @@ mod tests {
         assert!(Weights::decode(&good[..good.len() - 1]).is_err());
         assert!(Weights::decode(&[good.as_slice(), &[0]].concat()).is_err());
         assert!(Weights::decode(&[]).is_err());
-        let not_finite = Weights {
-            step: f64::NAN,
-            ..weights()
-        };
+        let not_finite = Weights { step: f64::NAN, ..weights() };
         assert!(Weights::decode(&not_finite.encode()).is_err());
-        let crossed = Weights {
-            cuts: [1.0, -1.0],
-            ..weights()
-        };
+        let crossed = Weights { cuts: [1.0, -1.0], ..weights() };
         assert!(Weights::decode(&crossed.encode()).is_err());
         let mut huge = good;
         huge[0] = 60;

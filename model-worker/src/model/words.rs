@@ -20,9 +20,7 @@ const PRIME: u64 = 0x0100_0000_01b3;
 
 /// FNV-1a.
 fn hash(start: u64, bytes: impl Iterator<Item = u8>) -> u64 {
-    bytes.fold(start, |sum, byte| {
-        (sum ^ u64::from(byte)).wrapping_mul(PRIME)
-    })
+    bytes.fold(start, |sum, byte| (sum ^ u64::from(byte)).wrapping_mul(PRIME))
 }
 
 /// The text's words in lower case: runs of letters, digits and apostrophes, and each other visible character alone.
@@ -60,8 +58,8 @@ pub fn buckets(text: &str, bits: u8) -> Vec<u32> {
         .chain(pairs)
         .filter_map(|hash| {
             // FNV's low bits mix poorly: fold the high half in before taking them.
-            let mixed = (hash ^ (hash >> 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15)
-                >> (64 - u32::from(bits.clamp(1, 31)));
+            let mixed =
+                (hash ^ (hash >> 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - u32::from(bits.clamp(1, 31)));
             u32::try_from(mixed).ok()
         })
         .collect();
@@ -85,22 +83,13 @@ pub fn rules(text: &str) -> [f64; 3] {
     for piece in words.chunks(PIECE) {
         let verdict = analyzer.polarity_scores(&piece.join(" "));
         let weight = piece.iter().fold(0.0, |count, _| count + 1.0);
-        for (sum, number) in sums
-            .iter_mut()
-            .zip([verdict.compound, verdict.pos, verdict.neg])
-        {
+        for (sum, number) in sums.iter_mut().zip([verdict.compound, verdict.pos, verdict.neg]) {
             *sum += weight * number;
         }
     }
     let count = words.iter().fold(0.0, |count, _| count + 1.0_f64).max(1.0);
     // The rules add up boosters in the order of a randomly seeded map; rounding hides the last digit's wavering.
-    sums.map(|sum| {
-        if sum.is_finite() {
-            (sum / count * 65_536.0).round() / 65_536.0
-        } else {
-            0.0
-        }
-    })
+    sums.map(|sum| if sum.is_finite() { (sum / count * 65_536.0).round() / 65_536.0 } else { 0.0 })
 }
 
 #[cfg(test)]
@@ -113,11 +102,7 @@ mod tests {
         assert_ne!(buckets("good, not bad", 20), buckets("bad, not good", 20));
         assert_eq!(buckets("good good good", 20).len(), 2);
         assert!(buckets(" \u{0} \n", 20).is_empty());
-        assert!(
-            buckets(&"word pair ".repeat(800), 8)
-                .iter()
-                .all(|bucket| *bucket < 256)
-        );
+        assert!(buckets(&"word pair ".repeat(800), 8).iter().all(|bucket| *bucket < 256));
     }
 
     #[test]
@@ -130,21 +115,9 @@ mod tests {
 
     #[test]
     fn strange_texts_do_no_harm() {
-        for text in [
-            "\u{200d}\u{fe0f}",
-            "!?!?!?",
-            "but but but",
-            "kind of",
-            "\u{0}",
-            "never so",
-            "a b c",
-            "'",
-            "ß ﬁ İ",
-        ] {
-            assert!(
-                rules(text).iter().all(|number| number.is_finite()),
-                "{text:?}"
-            );
+        for text in ["\u{200d}\u{fe0f}", "!?!?!?", "but but but", "kind of", "\u{0}", "never so", "a b c", "'", "ß ﬁ İ"]
+        {
+            assert!(rules(text).iter().all(|number| number.is_finite()), "{text:?}");
             let _ = buckets(text, 17);
         }
         let long = "😀the shit bad ass so ".repeat(8192 / 24);

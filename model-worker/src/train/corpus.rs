@@ -45,25 +45,14 @@ fn read_bounded(reader: impl Read) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn unpack(
-    archive: &mut dyn Read,
-    files: &mut Files,
-    inner_allowed: bool,
-) -> Result<(), TrainError> {
+fn unpack(archive: &mut dyn Read, files: &mut Files, inner_allowed: bool) -> Result<(), TrainError> {
     for entry in tar::Archive::new(GzDecoder::new(archive)).entries()? {
         let mut entry = entry?;
         let path = entry.path()?.into_owned();
-        let name = path
-            .file_name()
-            .and_then(|name| name.to_str())
-            .unwrap_or_default();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         if inner_allowed && name == INNER {
             unpack(&mut entry, files, false)?;
-        } else if let Some((_, file)) = DOMAINS
-            .iter()
-            .zip(files.iter_mut())
-            .find(|((_, wanted), _)| *wanted == name)
-        {
+        } else if let Some((_, file)) = DOMAINS.iter().zip(files.iter_mut()).find(|((_, wanted), _)| *wanted == name) {
             *file = Some(read_bounded(entry)?);
         }
     }
@@ -91,10 +80,7 @@ pub fn read(path: &Path) -> Result<(Vec<Text>, String), TrainError> {
         for (number, line) in String::from_utf8_lossy(&bytes).lines().enumerate() {
             if !line.trim().is_empty() {
                 let text = parse(domain, line).ok_or_else(|| {
-                    TrainError::Data(format!(
-                        "{name}, line {}: not an id, a rating and a text",
-                        number + 1
-                    ))
+                    TrainError::Data(format!("{name}, line {}: not an id, a rating and a text", number + 1))
                 })?;
                 texts.push(text);
             }
@@ -107,20 +93,9 @@ pub fn read(path: &Path) -> Result<(Vec<Text>, String), TrainError> {
 fn parse(domain: usize, line: &str) -> Option<Text> {
     let (id, rest) = line.split_once('\t')?;
     let (rating, text) = rest.split_once('\t')?;
-    let group = id
-        .split('_')
-        .next()?
-        .trim()
-        .trim_start_matches('\u{feff}')
-        .parse()
-        .ok()?;
+    let group = id.split('_').next()?.trim().trim_start_matches('\u{feff}').parse().ok()?;
     let rating: f64 = rating.trim().parse().ok()?;
-    rating.is_finite().then(|| Text {
-        domain,
-        group,
-        rating,
-        text: text.trim().to_owned(),
-    })
+    rating.is_finite().then(|| Text { domain, group, rating, text: text.trim().to_owned() })
 }
 
 #[cfg(test)]
@@ -130,23 +105,8 @@ mod tests {
     #[test]
     fn a_line_names_its_review() {
         let text = parse(2, "17_3\t-0.5\tNot \tgood").expect("well formed");
-        assert_eq!(
-            text,
-            Text {
-                domain: 2,
-                group: 17,
-                rating: -0.5,
-                text: "Not \tgood".to_owned()
-            }
-        );
-        for line in [
-            "",
-            "1",
-            "1\t2",
-            "x\t1\ttext",
-            "1\tNaN\ttext",
-            "1\tgood\ttext",
-        ] {
+        assert_eq!(text, Text { domain: 2, group: 17, rating: -0.5, text: "Not \tgood".to_owned() });
+        for line in ["", "1", "1\t2", "x\t1\ttext", "1\tNaN\ttext", "1\tgood\ttext"] {
             assert_eq!(parse(0, line), None, "{line:?}");
         }
     }

@@ -43,13 +43,8 @@ fn flowers() -> Result<Vec<Flower>, TrainError> {
     let data = linfa_datasets::iris();
     let rows = data.records().rows().into_iter().zip(data.targets());
     rows.map(|(row, class)| match row.to_vec().try_into() {
-        Ok(sizes) if *class < CLASSES.len() => Ok(Flower {
-            sizes,
-            class: *class,
-        }),
-        _ => Err(TrainError::Data(
-            "a row of the iris data does not have four sizes and a known class".to_owned(),
-        )),
+        Ok(sizes) if *class < CLASSES.len() => Ok(Flower { sizes, class: *class }),
+        _ => Err(TrainError::Data("a row of the iris data does not have four sizes and a known class".to_owned())),
     })
     .collect()
 }
@@ -71,11 +66,7 @@ fn deal(flowers: &[Flower], parts: usize, random: &mut Random) -> Vec<Vec<Flower
     let mut hands = vec![Vec::new(); parts];
     let mut dealt = 0;
     for class in 0..CLASSES.len() {
-        let mut members: Vec<Flower> = flowers
-            .iter()
-            .filter(|flower| flower.class == class)
-            .copied()
-            .collect();
+        let mut members: Vec<Flower> = flowers.iter().filter(|flower| flower.class == class).copied().collect();
         random.shuffle(&mut members);
         for flower in members {
             if let Some(hand) = hands.get_mut(dealt % parts) {
@@ -88,11 +79,7 @@ fn deal(flowers: &[Flower], parts: usize, random: &mut Random) -> Vec<Vec<Flower
 }
 
 /// The flat form of a linfa tree that was fitted on the columns `features`; a positive leaf is a vote.
-fn flatten(
-    tree: &DecisionTree<f64, bool>,
-    features: &[u16],
-    class: u16,
-) -> Result<Tree, TrainError> {
+fn flatten(tree: &DecisionTree<f64, bool>, features: &[u16], class: u16) -> Result<Tree, TrainError> {
     let data = |text: &str| TrainError::Data(text.to_owned());
     let mut nodes = Vec::new();
     let mut queue = VecDeque::from([tree.root_node()]);
@@ -101,24 +88,13 @@ fn flatten(
         nodes.push(match children(node) {
             Some([left, right]) => {
                 let (column, threshold, _) = node.split();
-                let feature = *features
-                    .get(column)
-                    .ok_or_else(|| data("a tree asks an unknown column"))?;
+                let feature = *features.get(column).ok_or_else(|| data("a tree asks an unknown column"))?;
                 queue.extend([left, right]);
                 let first = next_child;
                 next_child = first.checked_add(2).ok_or(ArtifactError::TooLarge)?;
-                Node::Split {
-                    feature,
-                    threshold,
-                    left: first,
-                    right: first + 1,
-                }
+                Node::Split { feature, threshold, left: first, right: first + 1 }
             }
-            None => Node::Leaf {
-                vote: node
-                    .prediction()
-                    .ok_or_else(|| data("a leaf has no prediction"))?,
-            },
+            None => Node::Leaf { vote: node.prediction().ok_or_else(|| data("a leaf has no prediction"))? },
         });
     }
     Ok(Tree { class, nodes })
@@ -145,47 +121,29 @@ fn grow(rows: &[Flower], members: u32, seed: u64) -> Result<Vec<Grown>, TrainErr
     let mut grown = Vec::new();
     for member in 0..members {
         let mut random = Random::new(seed, u64::from(member));
-        let sample: Vec<Flower> = (0..rows.len())
-            .filter_map(|_| rows.get(random.below(rows.len())).copied())
-            .collect();
+        let sample: Vec<Flower> = (0..rows.len()).filter_map(|_| rows.get(random.below(rows.len())).copied()).collect();
         let mut features: Vec<u16> = (0..).take(FEATURES.len()).collect();
         random.shuffle(&mut features);
         features.truncate(FEATURES_PER_MEMBER);
         features.sort_unstable();
         let size = |(row, column): (usize, usize)| {
-            let feature = features
-                .get(column)
-                .map_or(0, |feature| usize::from(*feature));
-            sample
-                .get(row)
-                .and_then(|flower| flower.sizes.get(feature))
-                .copied()
-                .unwrap_or(f64::NAN)
+            let feature = features.get(column).map_or(0, |feature| usize::from(*feature));
+            sample.get(row).and_then(|flower| flower.sizes.get(feature)).copied().unwrap_or(f64::NAN)
         };
         let records = Array2::from_shape_fn((sample.len(), features.len()), size);
         for class in (0_u16..).take(CLASSES.len()) {
-            let is_class: Array1<bool> = sample
-                .iter()
-                .map(|flower| flower.class == usize::from(class))
-                .collect();
+            let is_class: Array1<bool> = sample.iter().map(|flower| flower.class == usize::from(class)).collect();
             let weights = is_class.mapv(|yes| if yes { TIE_BREAK } else { 1.0 });
             let data = DatasetBase::new(records.clone(), is_class).with_weights(weights);
             let tree = DecisionTree::params().fit(&data)?;
-            grown.push(Grown {
-                tree,
-                features: features.clone(),
-                class,
-            });
+            grown.push(Grown { tree, features: features.clone(), class });
         }
     }
     Ok(grown)
 }
 
 fn fit(rows: &[Flower], members: u32, seed: u64) -> Result<Vec<Tree>, TrainError> {
-    grow(rows, members, seed)?
-        .iter()
-        .map(|grown| flatten(&grown.tree, &grown.features, grown.class))
-        .collect()
+    grow(rows, members, seed)?.iter().map(|grown| flatten(&grown.tree, &grown.features, grown.class)).collect()
 }
 
 fn evaluate(trees: &[Tree], rows: &[Flower], tally: &mut Tally) {
@@ -208,29 +166,19 @@ fn cross_validate(flowers: &[Flower], members: u32, seed: u64) -> Result<Evaluat
     let parts = deal(flowers, FOLDS, &mut Random::new(seed, u64::MAX - 1));
     let mut tally = Tally::default();
     for (index, part) in parts.iter().enumerate() {
-        evaluate(
-            &fit(&without(&parts, index), members, seed)?,
-            part,
-            &mut tally,
-        );
+        evaluate(&fit(&without(&parts, index), members, seed)?, part, &mut tally);
     }
     Ok(tally.finish())
 }
 
 fn feature(index: usize, name: &str, rows: &[Flower]) -> Feature {
-    let values = || {
-        rows.iter()
-            .filter_map(|flower| flower.sizes.get(index).copied())
-    };
+    let values = || rows.iter().filter_map(|flower| flower.sizes.get(index).copied());
     Feature {
         name: name.to_owned(),
         kind: FeatureType::Number,
         unit: "cm".to_owned(),
         // No iris part is of no size, and none comes near 30 cm: beyond, the unit was mistaken.
-        bounds: Bounds {
-            above: 0.0,
-            at_most: 30.0,
-        },
+        bounds: Bounds { above: 0.0, at_most: 30.0 },
         training_range: Some(Range {
             minimum: values().fold(f64::INFINITY, f64::min),
             maximum: values().fold(f64::NEG_INFINITY, f64::max),
@@ -255,25 +203,16 @@ pub fn train(members: u32, seed: u64) -> Result<(Card, Vec<u8>), TrainError> {
     evaluate(&trees, held_out, &mut tally);
     let golden = held_out.iter().step_by(3).map(|flower| {
         let probabilities = shares(&trees, CLASSES.len(), &flower.sizes);
-        Golden {
-            row: flower.sizes.map(Cell::Number).to_vec(),
-            class: argmax(&probabilities),
-            probabilities,
-        }
+        Golden { row: flower.sizes.map(Cell::Number).to_vec(), class: argmax(&probabilities), probabilities }
     });
     let card = Card {
         kind: Kind::Forest,
         name: "iris".to_owned(),
         description: "Species of an iris flower from four sizes, by a random forest".to_owned(),
-        features: FEATURES
-            .iter()
-            .enumerate()
-            .map(|(index, name)| feature(index, name, &training))
-            .collect(),
+        features: FEATURES.iter().enumerate().map(|(index, name)| feature(index, name, &training)).collect(),
         classes: CLASSES.map(str::to_owned).to_vec(),
         metrics: Metrics {
-            split: "stratified, 4 parts for training, 1 held out; cross-validation in 10 parts"
-                .to_owned(),
+            split: "stratified, 4 parts for training, 1 held out; cross-validation in 10 parts".to_owned(),
             held_out: tally.finish(),
             parts: BTreeMap::new(),
             cross_validated_accuracy: Some(cross_validate(&flowers, members, seed)?.accuracy),
@@ -286,18 +225,10 @@ pub fn train(members: u32, seed: u64) -> Result<(Card, Vec<u8>), TrainError> {
             training_rows: u32::try_from(training.len()).unwrap_or(u32::MAX),
         },
         seed,
-        hyper_parameters: [
-            ("trees", f64::from(members)),
-            ("binary_trees_per_tree", 3.0),
-            ("features_per_tree", 3.0),
-        ]
-        .map(|(key, value)| (key.to_owned(), value))
-        .into(),
-        crates: crates(&[
-            ("linfa", LINFA),
-            ("linfa-trees", LINFA),
-            ("linfa-datasets", LINFA),
-        ]),
+        hyper_parameters: [("trees", f64::from(members)), ("binary_trees_per_tree", 3.0), ("features_per_tree", 3.0)]
+            .map(|(key, value)| (key.to_owned(), value))
+            .into(),
+        crates: crates(&[("linfa", LINFA), ("linfa-trees", LINFA), ("linfa-datasets", LINFA)]),
         golden: golden.collect(),
     };
     let bytes = artifact::encode(&card, &encode(&trees)?)?;
@@ -317,16 +248,14 @@ mod tests {
         let mut random = Random::new(3, 3);
         // Rows from the data lie on no threshold; random ones on a fine grid often do.
         let mut rows: Vec<[f64; 4]> = flowers.iter().map(|flower| flower.sizes).collect();
-        rows.extend((0..500).map(|_| {
-            std::array::from_fn(|_| {
-                f64::from(u32::try_from(random.below(180)).expect("small")) / 20.0
-            })
-        }));
+        rows.extend(
+            (0..500)
+                .map(|_| std::array::from_fn(|_| f64::from(u32::try_from(random.below(180)).expect("small")) / 20.0)),
+        );
         for grown in grow(&flowers, 10, 1).expect("grown") {
             let flat = flatten(&grown.tree, &grown.features, grown.class).expect("flat");
-            let records = Array2::from_shape_fn((rows.len(), 3), |(row, column)| {
-                rows[row][usize::from(grown.features[column])]
-            });
+            let records =
+                Array2::from_shape_fn((rows.len(), 3), |(row, column)| rows[row][usize::from(grown.features[column])]);
             let expected = grown.tree.predict(&records);
             for (row, expected) in rows.iter().zip(expected) {
                 assert_eq!(flat.votes(row), expected, "{row:?}");
@@ -347,11 +276,7 @@ mod tests {
         let (card, _) = train(TREES, super::super::SEED).expect("trained");
         assert_eq!(card.metrics.held_out.rows, 30);
         assert!(card.metrics.held_out.accuracy >= 0.9, "{:?}", card.metrics);
-        assert!(
-            card.metrics.cross_validated_accuracy >= Some(0.93),
-            "{:?}",
-            card.metrics
-        );
+        assert!(card.metrics.cross_validated_accuracy >= Some(0.93), "{:?}", card.metrics);
     }
 
     #[test]
@@ -384,10 +309,7 @@ mod tests {
             // Some forgeries are harmless, in a description say; what loads must also predict.
             if let Ok(model) = model::load(&forged) {
                 let row = vec![model::Value::Number(1.0); model.card().features.len()];
-                assert_eq!(
-                    model.predict(&row).probabilities.len(),
-                    model.card().classes.len()
-                );
+                assert_eq!(model.predict(&row).probabilities.len(), model.card().classes.len());
             }
         }
     }

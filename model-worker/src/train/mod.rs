@@ -34,10 +34,7 @@ pub enum TrainError {
 }
 
 fn crates(used: &[(&str, &str)]) -> BTreeMap<String, String> {
-    used.iter()
-        .chain(&[("model-worker", env!("CARGO_PKG_VERSION"))])
-        .map(|(k, v)| ((*k).into(), (*v).into()))
-        .collect()
+    used.iter().chain(&[("model-worker", env!("CARGO_PKG_VERSION"))]).map(|(k, v)| ((*k).into(), (*v).into())).collect()
 }
 
 #[cfg(test)]
@@ -51,10 +48,7 @@ mod tests {
             ("linfa-datasets", super::LINFA),
             ("vader-sentimental", super::VADER),
         ] {
-            assert!(
-                lock.contains(&format!("name = \"{name}\"\nversion = \"{version}\"\n")),
-                "{name}"
-            );
+            assert!(lock.contains(&format!("name = \"{name}\"\nversion = \"{version}\"\n")), "{name}");
         }
     }
 }

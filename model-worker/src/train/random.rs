@@ -44,12 +44,7 @@ mod tests {
     fn a_stream_repeats_and_differs_from_its_neighbours() {
         let draw = |seed, stream| {
             let mut random = Random::new(seed, stream);
-            [
-                random.below(1000),
-                random.below(1000),
-                random.below(1000),
-                random.below(1000),
-            ]
+            [random.below(1000), random.below(1000), random.below(1000), random.below(1000)]
         };
         assert_eq!(draw(1, 1), draw(1, 1));
         assert_ne!(draw(1, 1), draw(1, 2));

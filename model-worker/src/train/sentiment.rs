@@ -10,9 +10,7 @@ use super::corpus::{self, DOMAINS, Text};
 use super::random::Random;
 use super::{TrainError, VADER, crates};
 use crate::model::artifact;
-use crate::model::card::{
-    Bounds, Card, Cell, Data, Feature, FeatureType, Golden, Kind, Metrics, Tally,
-};
+use crate::model::card::{Bounds, Card, Cell, Data, Feature, FeatureType, Golden, Kind, Metrics, Tally};
 use crate::model::sentiment::{Weights, probabilities};
 use crate::model::{argmax, words};
 
@@ -35,14 +33,7 @@ pub struct Recipe {
 
 impl Default for Recipe {
     fn default() -> Self {
-        Self {
-            bits: 18,
-            epochs: 24,
-            rate: 0.15,
-            decay: 1e-4,
-            least_texts: 3,
-            neutral: 0.5,
-        }
+        Self { bits: 18, epochs: 24, rate: 0.15, decay: 1e-4, least_texts: 3, neutral: 0.5 }
     }
 }
 
@@ -81,11 +72,7 @@ fn step(weight: &mut (f64, f64), gradient: f64, rate: f64) {
 }
 
 fn class_of(rating: f64, neutral: f64) -> usize {
-    if rating > neutral {
-        2
-    } else {
-        usize::from(rating >= -neutral)
-    }
+    if rating > neutral { 2 } else { usize::from(rating >= -neutral) }
 }
 
 fn bucket(number: u32) -> usize {
@@ -95,29 +82,16 @@ fn bucket(number: u32) -> usize {
 impl Learner {
     fn learn(&mut self, example: &Example) {
         let Recipe { rate, decay, .. } = self.recipe;
-        let mut latent: f64 = example
-            .rules
-            .iter()
-            .zip(&self.rules)
-            .map(|(value, weight)| value * weight.0)
-            .sum();
+        let mut latent: f64 = example.rules.iter().zip(&self.rules).map(|(value, weight)| value * weight.0).sum();
         for number in &example.buckets {
-            latent += self
-                .buckets
-                .get(bucket(*number))
-                .map_or(0.0, |weight| weight.0)
-                * example.scale;
+            latent += self.buckets.get(bucket(*number)).map_or(0.0, |weight| weight.0) * example.scale;
         }
         let [negative, neutral, positive] = probabilities(latent, [self.cuts[0].0, self.cuts[1].0]);
         let neutral = neutral.max(1e-6);
         // Derivatives of -ln(probability of the true class) by the latent number and by the two cuts.
         let (slope, lower, upper) = match example.class {
             0 => (1.0 - negative, negative - 1.0, 0.0),
-            1 => (
-                positive - negative,
-                negative * (1.0 - negative) / neutral,
-                -positive * (1.0 - positive) / neutral,
-            ),
+            1 => (positive - negative, negative * (1.0 - negative) / neutral, -positive * (1.0 - positive) / neutral),
             _ => (positive - 1.0, 0.0, 1.0 - positive),
         };
         for number in &example.buckets {
@@ -136,29 +110,19 @@ impl Learner {
 
     /// The weights in whole steps of one 127th of the largest.
     fn quantised(&self) -> Weights {
-        let largest = self
-            .buckets
-            .iter()
-            .fold(0.0_f64, |largest, weight| largest.max(weight.0.abs()));
+        let largest = self.buckets.iter().fold(0.0_f64, |largest, weight| largest.max(weight.0.abs()));
         let step = (largest / 127.0).max(f64::MIN_POSITIVE);
         Weights {
             bits: self.recipe.bits,
             step,
             cuts: self.cuts.map(|cut| cut.0),
             rules: self.rules.map(|weight| weight.0),
-            buckets: self
-                .buckets
-                .iter()
-                .map(|weight| nearest(weight.0 / step))
-                .collect(),
+            buckets: self.buckets.iter().map(|weight| nearest(weight.0 / step)).collect(),
         }
     }
 }
 
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "the number is brought into an i8's range first"
-)]
+#[expect(clippy::cast_possible_truncation, reason = "the number is brought into an i8's range first")]
 fn nearest(steps: f64) -> i8 {
     steps.round().clamp(-127.0, 127.0) as i8
 }
@@ -177,20 +141,11 @@ fn fit(texts: &[&Text], recipe: Recipe, seed: u64) -> Weights {
             }
             let scale = words::share(buckets.len());
             let class = class_of(text.rating, recipe.neutral);
-            Example {
-                buckets,
-                scale,
-                rules: words::rules(&text.text),
-                class,
-            }
+            Example { buckets, scale, rules: words::rules(&text.text), class }
         })
         .collect();
     for example in &mut examples {
-        example.buckets.retain(|number| {
-            counts
-                .get(bucket(*number))
-                .is_some_and(|count| *count >= recipe.least_texts)
-        });
+        example.buckets.retain(|number| counts.get(bucket(*number)).is_some_and(|count| *count >= recipe.least_texts));
     }
     let mut learner = Learner {
         recipe,
@@ -239,25 +194,14 @@ pub fn train(path: &Path, recipe: Recipe, seed: u64) -> Result<(Card, Vec<u8>), 
     let (texts, sha256) = corpus::read(path)?;
     let (training, held_out) = split(&texts, seed);
     if training.is_empty() || held_out.is_empty() {
-        return Err(TrainError::Data(
-            "there are too few texts to train and to test".to_owned(),
-        ));
+        return Err(TrainError::Data("there are too few texts to train and to test".to_owned()));
     }
     let weights = fit(&training, recipe, seed);
     let (all, parts) = evaluate(&weights, &held_out, recipe.neutral);
-    let domain = |index: usize| {
-        DOMAINS
-            .get(index)
-            .map_or("other", |(name, _)| *name)
-            .to_owned()
-    };
+    let domain = |index: usize| DOMAINS.get(index).map_or("other", |(name, _)| *name).to_owned();
     let golden = GOLDEN.map(|text| {
         let chances = probabilities(weights.latent(text), weights.cuts);
-        Golden {
-            row: vec![Cell::Text(text.to_owned())],
-            class: argmax(&chances),
-            probabilities: chances.to_vec(),
-        }
+        Golden { row: vec![Cell::Text(text.to_owned())], class: argmax(&chances), probabilities: chances.to_vec() }
     });
     let card = Card {
         kind: Kind::Sentiment,
@@ -315,11 +259,7 @@ mod tests {
         for (_, name) in DOMAINS {
             let mut lines = String::new();
             for group in 0..40 {
-                let (rating, text) = [
-                    (2.0, "a fine blorp"),
-                    (-2.0, "an awful blorp"),
-                    (0.0, "the blorp"),
-                ][group % 3];
+                let (rating, text) = [(2.0, "a fine blorp"), (-2.0, "an awful blorp"), (0.0, "the blorp")][group % 3];
                 let _ = write!(lines, "{group}_1\t{rating}\t{text}\r\n");
             }
             std::fs::write(directory.join(name), lines).expect("written");
@@ -330,23 +270,13 @@ mod tests {
     fn it_learns_and_the_same_seed_gives_the_same_bytes() {
         let directory = tempfile::tempdir().expect("directory");
         corpus(directory.path());
-        let recipe = Recipe {
-            bits: 10,
-            rate: 0.5,
-            ..Recipe::default()
-        };
+        let recipe = Recipe { bits: 10, rate: 0.5, ..Recipe::default() };
         let (card, bytes) = train(directory.path(), recipe, 1).expect("trained");
-        assert_eq!(
-            bytes,
-            train(directory.path(), recipe, 1).expect("trained").1
-        );
+        assert_eq!(bytes, train(directory.path(), recipe, 1).expect("trained").1);
         assert!(card.metrics.held_out.accuracy > 0.9, "{:?}", card.metrics);
         assert_eq!(card.metrics.parts.len(), 4);
         let model = model::load(&bytes).expect("loads");
-        assert_eq!(
-            model.predict(&[Value::Text("an awful blorp".into())]).class,
-            0
-        );
+        assert_eq!(model.predict(&[Value::Text("an awful blorp".into())]).class, 0);
     }
 
     #[test]
@@ -362,27 +292,17 @@ mod tests {
         let (training, held_out) = split(&texts, 1);
         assert!(!training.is_empty() && !held_out.is_empty());
         for text in training {
-            assert!(
-                held_out
-                    .iter()
-                    .all(|other| (other.domain, other.group) != (text.domain, text.group))
-            );
+            assert!(held_out.iter().all(|other| (other.domain, other.group) != (text.domain, text.group)));
         }
     }
 
     #[test]
     fn missing_or_malformed_data_is_an_error() {
         let directory = tempfile::tempdir().expect("directory");
-        assert!(matches!(
-            train(directory.path(), Recipe::default(), 1),
-            Err(TrainError::Read(_))
-        ));
+        assert!(matches!(train(directory.path(), Recipe::default(), 1), Err(TrainError::Read(_))));
         for (_, name) in DOMAINS {
             std::fs::write(directory.path().join(name), "nonsense").expect("written");
         }
-        assert!(matches!(
-            train(directory.path(), Recipe::default(), 1),
-            Err(TrainError::Data(_))
-        ));
+        assert!(matches!(train(directory.path(), Recipe::default(), 1), Err(TrainError::Data(_))));
     }
 }

@@ -1,9 +1,5 @@
 //! Drives the real binary: one world per test, no fixed ports, no sleeps.
-#![expect(
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    reason = "a test that cannot go on has failed"
-)]
+#![expect(clippy::expect_used, clippy::indexing_slicing, reason = "a test that cannot go on has failed")]
 
 mod cli;
 mod serve;

@@ -26,10 +26,7 @@ pub(crate) fn run(arguments: &[&str]) -> Output {
 
 /// The exit code and what was printed as an error.
 pub(crate) fn failure(output: &Output) -> (Option<i32>, String) {
-    (
-        output.status.code(),
-        String::from_utf8_lossy(&output.stderr).into_owned(),
-    )
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
 }
 
 pub(crate) fn text(path: &Path) -> &str {
@@ -38,18 +35,9 @@ pub(crate) fn text(path: &Path) -> &str {
 
 impl World {
     pub(crate) fn new() -> Self {
-        let world = Self {
-            root: tempfile::tempdir().expect("a directory"),
-        };
+        let world = Self { root: tempfile::tempdir().expect("a directory") };
         std::fs::create_dir(world.root.path().join("iris")).expect("a directory");
-        let output = run(&[
-            "train",
-            "iris",
-            "--trees",
-            "9",
-            "--out",
-            text(&world.iris()),
-        ]);
+        let output = run(&["train", "iris", "--trees", "9", "--out", text(&world.iris())]);
         assert!(output.status.success(), "{:?}", failure(&output));
         world
     }
@@ -67,29 +55,17 @@ impl World {
         let config = self.root.path().join("settings.toml");
         std::fs::write(&config, settings).expect("written");
         let models = text(self.root.path());
-        let mut child = command(&[
-            "serve",
-            "--models",
-            models,
-            "--listen",
-            listen,
-            "--config",
-            text(&config),
-        ])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("the worker starts");
+        let mut child = command(&["serve", "--models", models, "--listen", listen, "--config", text(&config)])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the worker starts");
         let mut line = String::new();
         let stdout = child.stdout.take().expect("piped");
         BufReader::new(stdout).read_line(&mut line).expect("a line");
         let event: Value = serde_json::from_str(&line).expect("the worker says where it listens");
         let events = BufReader::new(child.stderr.take().expect("piped")).lines();
-        Worker {
-            child,
-            event,
-            events,
-        }
+        Worker { child, event, events }
     }
 }
 
@@ -133,13 +109,7 @@ impl Worker {
     /// Asks for a graceful stop.
     pub(crate) fn terminate(&self) {
         let id = self.child.id().to_string();
-        assert!(
-            Command::new("kill")
-                .args(["-TERM", &id])
-                .status()
-                .expect("kill runs")
-                .success()
-        );
+        assert!(Command::new("kill").args(["-TERM", &id]).status().expect("kill runs").success());
     }
 
     pub(crate) fn wait(&mut self) -> ExitStatus {
@@ -155,16 +125,9 @@ impl Drop for Worker {
 }
 
 /// Sends a request that asks for the connection's end, and reads the answer.
-pub(crate) fn exchange<S: Read + Write>(
-    stream: &mut S,
-    method: &str,
-    path: &str,
-    headers: &str,
-    body: &str,
-) -> Reply {
+pub(crate) fn exchange<S: Read + Write>(stream: &mut S, method: &str, path: &str, headers: &str, body: &str) -> Reply {
     let length = body.len();
-    let head =
-        format!("{method} {path} HTTP/1.1\r\nHost: worker\r\nConnection: close\r\n{headers}");
+    let head = format!("{method} {path} HTTP/1.1\r\nHost: worker\r\nConnection: close\r\n{headers}");
     write!(stream, "{head}Content-Length: {length}\r\n\r\n{body}").expect("sent");
     Reply::read(stream)
 }
@@ -184,16 +147,8 @@ impl Reply {
         stream.read_to_end(&mut bytes).expect("an answer");
         let answer = String::from_utf8(bytes).expect("text");
         let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
-        let status = head
-            .split(' ')
-            .nth(1)
-            .and_then(|status| status.parse().ok())
-            .expect("a status");
-        Self {
-            status,
-            head: head.to_lowercase(),
-            body: body.to_owned(),
-        }
+        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
+        Self { status, head: head.to_lowercase(), body: body.to_owned() }
     }
 
     pub(crate) fn json(&self) -> Value {
@@ -202,19 +157,11 @@ impl Reply {
 
     /// The last part of a problem's type; also checks what every problem has.
     pub(crate) fn problem(&self) -> String {
-        assert!(
-            self.head.contains("content-type: application/problem+json"),
-            "{self:?}"
-        );
+        assert!(self.head.contains("content-type: application/problem+json"), "{self:?}");
         let json = self.json();
         assert_eq!(json["status"], self.status);
-        assert!(
-            json["title"].is_string() && json["detail"].is_string(),
-            "{self:?}"
-        );
-        let slug = json["type"]
-            .as_str()
-            .and_then(|kind| kind.strip_prefix("urn:modelgate:problem:"));
+        assert!(json["title"].is_string() && json["detail"].is_string(), "{self:?}");
+        let slug = json["type"].as_str().and_then(|kind| kind.strip_prefix("urn:modelgate:problem:"));
         slug.expect("a known type").to_owned()
     }
 }

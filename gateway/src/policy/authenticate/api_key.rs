@@ -60,7 +60,10 @@ impl ApiKeys {
         for section in root.sections("api_keys") {
             let id = section.name();
             if !is_id(&id) {
-                section.mistake_here("has an id that can't stand in a key", "use 1 to 64 lower-case letters, digits and -");
+                section.mistake_here(
+                    "has an id that can't stand in a key",
+                    "use 1 to 64 lower-case letters, digits and -",
+                );
             }
             let digest = section.required("digest", "paste the line that `gateway key new` printed");
             let owner: Option<String> = section.required("owner", "write who holds the key, to know whom to ask");
@@ -68,7 +71,11 @@ impl ApiKeys {
             let expires = section.optional::<String>("expires").and_then(|text| {
                 let parsed = parse_instant(&text);
                 if parsed.is_none() {
-                    section.mistake("expires", format!("is {text:?}, which is not an instant"), "write one such as \"2027-01-31T00:00:00Z\"");
+                    section.mistake(
+                        "expires",
+                        format!("is {text:?}, which is not an instant"),
+                        "write one such as \"2027-01-31T00:00:00Z\"",
+                    );
                 }
                 parsed
             });

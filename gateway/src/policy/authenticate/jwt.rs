@@ -54,9 +54,12 @@ impl JwtAlgorithm {
     #[must_use]
     pub fn family(self) -> AlgorithmFamily {
         match self.0 {
-            Algorithm::RS256 | Algorithm::RS384 | Algorithm::RS512 | Algorithm::PS256 | Algorithm::PS384 | Algorithm::PS512 => {
-                AlgorithmFamily::Rsa
-            }
+            Algorithm::RS256
+            | Algorithm::RS384
+            | Algorithm::RS512
+            | Algorithm::PS256
+            | Algorithm::PS384
+            | Algorithm::PS512 => AlgorithmFamily::Rsa,
             Algorithm::ES256 | Algorithm::ES384 => AlgorithmFamily::Ec,
             Algorithm::EdDSA => AlgorithmFamily::Ed,
             _ => AlgorithmFamily::Hmac,
@@ -153,7 +156,13 @@ impl Issuers {
     ///
     /// # Errors
     /// [`Refusal`].
-    pub fn decide(&self, token: &[u8], roles: &Roles, keys: &dyn Keys, now: Timestamp) -> Result<Arc<Principal>, Refusal> {
+    pub fn decide(
+        &self,
+        token: &[u8],
+        roles: &Roles,
+        keys: &dyn Keys,
+        now: Timestamp,
+    ) -> Result<Arc<Principal>, Refusal> {
         let parts = Parts::read(token)?;
         // Nothing in the token counts before its signature holds; `iss` only says whose keys to try.
         let named = parts.claims.get("iss").and_then(Value::as_str).ok_or(Refusal::Issuer)?;
@@ -171,8 +180,12 @@ impl Issuers {
         };
         let verified = candidates
             .iter()
-            .filter(|key| key.algorithm == algorithm && (kid.is_none() || key.kid.is_none() || key.kid.as_deref() == kid))
-            .any(|key| jsonwebtoken::crypto::verify(parts.signature, parts.signed, &key.key, algorithm.0).unwrap_or(false));
+            .filter(|key| {
+                key.algorithm == algorithm && (kid.is_none() || key.kid.is_none() || key.kid.as_deref() == kid)
+            })
+            .any(|key| {
+                jsonwebtoken::crypto::verify(parts.signature, parts.signed, &key.key, algorithm.0).unwrap_or(false)
+            });
         if !verified {
             return Err(Refusal::Signature);
         }
@@ -185,7 +198,10 @@ impl Issuer {
     fn compile(section: &Section<'_>) -> Option<Self> {
         let name = section.name();
         if matches!(&*name, "key" | "user" | "anonymous") {
-            section.mistake_here(format!("is called {name:?}, which already means another kind of principal"), "give it another name");
+            section.mistake_here(
+                format!("is called {name:?}, which already means another kind of principal"),
+                "give it another name",
+            );
         }
         let iss: Option<String> = section.required("issuer", "write the `iss` of its tokens, to the letter");
         let audiences: Vec<Box<str>> = match section.word("audience") {
@@ -199,12 +215,17 @@ impl Issuer {
         if algorithms.is_empty() {
             section.missing("algorithms", "list the algorithms that it signs with: algorithms = [\"RS256\"]");
         }
-        let types: Vec<Box<str>> = section.all::<String>("token_types").into_iter().map(|t| t.to_ascii_lowercase().into()).collect();
+        let types: Vec<Box<str>> =
+            section.all::<String>("token_types").into_iter().map(|t| t.to_ascii_lowercase().into()).collect();
         let types = if types.is_empty() { vec!["at+jwt".into()] } else { types };
         let roles_claim = section.or("roles_claim", "roles".to_owned());
         let leeway = section.or("leeway", Duration::from_secs(30));
-        if leeway > Duration::from_secs(60) {
-            section.mistake("leeway", "is more than a minute, in which a token that has ended would still work", "write at most \"60s\"");
+        if leeway > Duration::from_mins(1) {
+            section.mistake(
+                "leeway",
+                "is more than a minute, in which a token that has ended would still work",
+                "write at most \"60s\"",
+            );
         }
         let keys = Self::compile_keys(section, &algorithms);
         Some(Self {
@@ -224,10 +245,18 @@ impl Issuer {
             (true, false, false) => {
                 let url: String = section.optional("jwks_url")?;
                 if !url.starts_with("https://") {
-                    section.mistake("jwks_url", "does not begin with https://, so anybody on the way could put keys there", "use https");
+                    section.mistake(
+                        "jwks_url",
+                        "does not begin with https://, so anybody on the way could put keys there",
+                        "use https",
+                    );
                 }
                 if algorithms.iter().any(|a| a.family() == AlgorithmFamily::Hmac) {
-                    section.mistake("algorithms", "has an HMAC algorithm beside published keys, and what is published is no secret", "list the issuer's asymmetric algorithms");
+                    section.mistake(
+                        "algorithms",
+                        "has an HMAC algorithm beside published keys, and what is published is no secret",
+                        "list the issuer's asymmetric algorithms",
+                    );
                 }
                 Some(KeySource::Url(url.into()))
             }
@@ -248,14 +277,21 @@ impl Issuer {
                     section.mistake("secret", reason, "use 32 random bytes or more");
                 }
                 if algorithms.iter().any(|a| a.family() != AlgorithmFamily::Hmac) {
-                    section.mistake("algorithms", "has an asymmetric algorithm beside `secret`", "use `public_key` or `jwks_url`, or HS256 alone");
+                    section.mistake(
+                        "algorithms",
+                        "has an asymmetric algorithm beside `secret`",
+                        "use `public_key` or `jwks_url`, or HS256 alone",
+                    );
                 }
                 let key = DecodingKey::from_secret(secret.expose());
                 let keys = algorithms.iter().map(|&algorithm| VerifyKey { kid: None, algorithm, key: key.clone() });
                 Some(KeySource::Fixed(keys.collect()))
             }
             _ => {
-                section.missing("jwks_url", "write exactly one of jwks_url, public_key (a PEM file) and secret ({ env } or { file })");
+                section.missing(
+                    "jwks_url",
+                    "write exactly one of jwks_url, public_key (a PEM file) and secret ({ env } or { file })",
+                );
                 None
             }
         }
@@ -289,7 +325,11 @@ impl Issuer {
             // A NumericDate may have a fraction (RFC 7519 §2); it is cut.
             Some(value) => {
                 let seconds = value.as_u64().or_else(|| {
-                    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "inside the bounds just tested")]
+                    #[expect(
+                        clippy::cast_possible_truncation,
+                        clippy::cast_sign_loss,
+                        reason = "inside the bounds just tested"
+                    )]
                     value.as_f64().filter(|f| (0.0..1e12).contains(f)).map(|f| f as u64)
                 });
                 seconds.filter(|&seconds| seconds <= LAST_DATE).map(Some).ok_or(Refusal::Malformed)
@@ -304,7 +344,8 @@ impl Issuer {
         if begins.is_some_and(|begins| begins > now.saturating_add(self.leeway.max(30))) {
             return Err(Refusal::NotYet);
         }
-        let for_us = |audience: &Value| audience.as_str().is_some_and(|aud| self.audiences.iter().any(|ours| **ours == *aud));
+        let for_us =
+            |audience: &Value| audience.as_str().is_some_and(|aud| self.audiences.iter().any(|ours| **ours == *aud));
         match claims.get("aud") {
             Some(Value::Array(many)) if many.iter().any(for_us) => Ok(()),
             Some(one) if for_us(one) => Ok(()),
@@ -365,7 +406,9 @@ pub fn public_key(algorithm: JwtAlgorithm, pem: &[u8]) -> Result<DecodingKey, St
         AlgorithmFamily::Rsa => DecodingKey::from_rsa_pem(pem),
         AlgorithmFamily::Ec => DecodingKey::from_ec_pem(pem),
         AlgorithmFamily::Ed => DecodingKey::from_ed_pem(pem),
-        AlgorithmFamily::Hmac => return Err("is a public key beside an HMAC algorithm, for which it would be no secret".into()),
+        AlgorithmFamily::Hmac => {
+            return Err("is a public key beside an HMAC algorithm, for which it would be no secret".into());
+        }
     };
     key.map_err(|error| format!("is not a key for {:?}: {error}", algorithm.0))
 }
@@ -403,7 +446,8 @@ impl<'t> Parts<'t> {
         }
         let text = std::str::from_utf8(token).map_err(|_| Refusal::Malformed)?;
         let mut parts = text.split('.');
-        let (Some(header), Some(claims), Some(signature), None) = (parts.next(), parts.next(), parts.next(), parts.next())
+        let (Some(header), Some(claims), Some(signature), None) =
+            (parts.next(), parts.next(), parts.next(), parts.next())
         else {
             return Err(Refusal::Malformed);
         };

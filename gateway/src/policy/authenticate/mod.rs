@@ -99,11 +99,21 @@ impl Authenticator {
         let settings = root.section_or_empty("api_key");
         let name = settings.or("header", "X-API-Key".to_owned());
         let header = HeaderName::from_bytes(name.as_bytes()).ok().filter(|header| {
-            let taken = [AUTHORIZATION, http::header::COOKIE, http::header::HOST, http::header::CONTENT_TYPE, http::header::CONTENT_LENGTH];
+            let taken = [
+                AUTHORIZATION,
+                http::header::COOKIE,
+                http::header::HOST,
+                http::header::CONTENT_TYPE,
+                http::header::CONTENT_LENGTH,
+            ];
             !taken.contains(header) && !header.as_str().contains('_')
         });
         if header.is_none() {
-            settings.mistake("header", format!("is {name:?}, which can't carry API keys"), "write a header name such as \"X-API-Key\"");
+            settings.mistake(
+                "header",
+                format!("is {name:?}, which can't carry API keys"),
+                "write a header name such as \"X-API-Key\"",
+            );
         }
         settings.finish();
         let header = header.unwrap_or(HeaderName::from_static("x-api-key"));
