@@ -1,4 +1,8 @@
 //! What must hold, seen from outside: real programs, sockets, TLS and Redis. One file for each concern.
 #![expect(clippy::expect_used, clippy::indexing_slicing, reason = "a test that can't go on has failed")]
 
+mod api_key;
+mod jwt;
+mod rbac;
 mod tls;
+mod token;

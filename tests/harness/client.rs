@@ -91,32 +91,27 @@ impl Client {
     }
 
     /// Begins a request.
-    #[must_use]
     pub fn request(&self, method: &str, path: &str) -> Request {
         let method = Method::from_bytes(method.as_bytes()).expect("a method");
         Request { client: self.clone(), method, path: path.to_owned(), headers: HeaderMap::new(), body: Bytes::new() }
     }
 
     /// Begins a GET.
-    #[must_use]
     pub fn get(&self, path: &str) -> Request {
         self.request("GET", path)
     }
 
     /// Begins a POST.
-    #[must_use]
     pub fn post(&self, path: &str) -> Request {
         self.request("POST", path)
     }
 
     /// Begins a POST to `/predict` with a flower and the credential of `id` (see [`identity::key`]).
-    #[must_use]
     pub fn predict(&self, id: &str) -> Request {
         self.post("/predict").key(id).json(&flower())
     }
 
     /// Begins a POST to `/token` with a form.
-    #[must_use]
     pub fn token(&self, form: &str) -> Request {
         self.post("/token").form(form)
     }

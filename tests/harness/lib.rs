@@ -16,6 +16,7 @@
 //! every wait ends after [`PATIENCE`].
 #![expect(
     clippy::expect_used,
+    clippy::indexing_slicing,
     clippy::panic,
     clippy::missing_panics_doc,
     reason = "a world that can't be made fails the test that asked for it"
