@@ -2,6 +2,7 @@
 #![expect(clippy::expect_used, clippy::indexing_slicing, reason = "a test that can't go on has failed")]
 
 mod api_key;
+mod cors;
 mod jwt;
 mod rbac;
 mod tls;

@@ -10,6 +10,8 @@
 //! | [`recorder`] | [`Recorder`]: a stand-in for the worker, which keeps what it was sent and follows a script |
 //! | [`redis`] | [`Redis`]: the real server, to be stopped and killed |
 //! | [`client`] | [`Client`]: HTTP/1.1 and HTTP/2 over TLS, and raw octets |
+//! | [`wire`] | one connection octet by octet: requests in parts, answers one at a time |
+//! | [`browser`] | a real Chromium, and pages for it |
 //! | [`identity`] | the keys, users and tokens of the base policy, and a [`Signer`] for tokens of any kind |
 //!
 //! Nothing here sleeps: whatever is waited for is told by a line, an answer or the end of a process, and
@@ -23,6 +25,7 @@
 )]
 
 pub mod binary;
+pub mod browser;
 pub mod ca;
 pub mod client;
 pub mod gateway;
@@ -30,11 +33,13 @@ pub mod identity;
 pub mod process;
 pub mod recorder;
 pub mod redis;
+pub mod wire;
 pub mod worker;
 
 use std::time::Duration;
 
 pub use binary::binary;
+pub use browser::Page;
 pub use ca::TestCa;
 pub use client::{Answer, Client, Connection, Request};
 pub use gateway::{Gateway, GatewayBuilder, Signing, Upstream};
@@ -42,6 +47,7 @@ pub use identity::Signer;
 pub use process::{Exit, Log, Process};
 pub use recorder::{Gate, Recorder, Reply, Seen};
 pub use redis::Redis;
+pub use wire::Wire;
 pub use worker::Worker;
 
 /// How long anything may take before a test calls it lost. Generous, because machines are shared.

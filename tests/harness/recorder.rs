@@ -259,6 +259,11 @@ impl Recorder {
         self.wait_for("so many requests", |state| state.seen.len() >= count).await;
     }
 
+    /// Waits until what was seen is as wanted.
+    pub async fn wait_until(&self, wanted: impl Fn(&[Seen]) -> bool) {
+        self.wait_for("other requests", |state| wanted(&state.seen)).await;
+    }
+
     /// Waits until the gateway has closed so many connections.
     pub async fn wait_for_hang_ups(&self, count: usize) {
         self.wait_for("so many connections to be closed", |state| state.hung_up >= count).await;
