@@ -2,7 +2,9 @@
 #![expect(clippy::expect_used, clippy::indexing_slicing, reason = "a test that can't go on has failed")]
 
 mod api_key;
+mod bodies;
 mod cors;
+mod forward;
 mod jwt;
 mod rbac;
 mod tls;

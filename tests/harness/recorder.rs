@@ -174,6 +174,7 @@ struct State {
     seen: Vec<Seen>,
     connections: usize,
     hung_up: usize,
+    closed: usize,
     streams: Vec<TcpStream>,
     closing: bool,
 }
@@ -269,6 +270,11 @@ impl Recorder {
         self.wait_for("so many connections to be closed", |state| state.hung_up >= count).await;
     }
 
+    /// Waits until it has closed so many connections by itself ([`Reply::close`]).
+    pub async fn wait_for_closes(&self, count: usize) {
+        self.wait_for("so many closes", |state| state.closed >= count).await;
+    }
+
     async fn wait_for(&self, what: &str, reached: impl Fn(&State) -> bool) {
         let mut receiver = self.state.subscribe();
         let waited = tokio::time::timeout(PATIENCE, receiver.wait_for(|state| reached(state))).await.is_ok();
@@ -323,9 +329,10 @@ fn accept(listener: &TcpListener, state: &Arc<watch::Sender<State>>, script: &Sc
             let mut line = Line { stream, buffer: Vec::new() };
             let ended = serve(&mut line, connection, &state, &script);
             let _ = line.stream.shutdown(Shutdown::Both);
-            if matches!(ended, Ok(Ended::HungUp) | Err(_)) {
-                state.send_modify(|state| state.hung_up += 1);
-            }
+            state.send_modify(|state| match ended {
+                Ok(Ended::HungUp) | Err(_) => state.hung_up += 1,
+                Ok(Ended::Closed) => state.closed += 1,
+            });
         });
     }
 }
