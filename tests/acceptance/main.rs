@@ -9,3 +9,4 @@ mod jwt;
 mod rbac;
 mod tls;
 mod token;
+mod worker_faults;
