@@ -6,6 +6,7 @@ mod bodies;
 mod cors;
 mod forward;
 mod jwt;
+mod problems;
 mod rbac;
 mod tls;
 mod token;

@@ -1,0 +1,503 @@
+//! Every refusal and fault as a client reads it on the wire, and as the operator finds it in the log.
+
+use std::collections::BTreeSet;
+
+use gateway::problem::Reason;
+use harness::client::flower;
+use harness::identity::{ALICE, key};
+use harness::wire::only_answer;
+use harness::{Answer, Gateway, Recorder, Reply, Signer};
+use serde_json::{Value, json};
+
+/// One request on one connection, in octets.
+fn request(method: &str, target: &str, headers: &str, body: &str) -> String {
+    let length = if body.is_empty() { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
+    format!("{method} {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}{length}\r\n{body}")
+}
+
+/// A prediction with a header for who asks.
+fn predict(who: &str, body: &str) -> String {
+    request("POST", "/predict", &format!("{who}Content-Type: application/json\r\n"), body)
+}
+
+fn api_key(id: &str) -> String {
+    format!("X-API-Key: {}\r\n", key(id))
+}
+
+/// Holds an answer, and what was logged of it, to what every problem must be.
+async fn assert_problem(gateway: &Gateway, answer: &Answer, status: u16, slug: &str) {
+    if slug.starts_with("token-") && !answer.header("content-type").contains("problem") {
+        // `POST /token` answers in the form of RFC 6749 §5.2.
+        assert_eq!((answer.status, answer.header("content-type").as_str()), (status, "application/json"));
+        assert!(
+            answer.json()["error"].is_string() && answer.json()["error_description"].is_string(),
+            "{}",
+            answer.text()
+        );
+    } else {
+        answer.assert_problem(status, slug);
+        let reason = Reason::ALL.iter().find(|reason| reason.slug() == slug).expect("a slug that is known");
+        assert_eq!((reason.status().as_u16(), json!(reason.title())), (status, answer.json()["title"].clone()));
+    }
+    for (name, value) in [
+        ("x-content-type-options", "nosniff"),
+        ("content-security-policy", "default-src 'none'; frame-ancestors 'none'"),
+        ("referrer-policy", "no-referrer"),
+        ("cache-control", "no-store"),
+        ("strict-transport-security", "max-age=31536000"),
+    ] {
+        assert_eq!(answer.header(name), value, "{slug}");
+    }
+    let record = gateway.log().access(&answer.request_id()).await;
+    assert_eq!((&record["reason"], &record["status"]), (&json!(slug), &json!(status)), "{slug}");
+    let security = gateway.log().matching(|line| {
+        line["log"] == "security" && line["request_id"] == answer.request_id() && line["reason"] == slug
+    });
+    assert_eq!(
+        security.len(),
+        usize::from((400..500).contains(&status)),
+        "{slug}: refusals, and no faults, are security's"
+    );
+}
+
+#[tokio::test]
+async fn every_reason_has_its_answer_and_its_record() {
+    let (worker, silent, broken, failing, busy) = (
+        Recorder::start(),
+        Recorder::replying(Reply::never()),
+        Recorder::replying(Reply::raw("garbage\r\n\r\n").close()),
+        Recorder::replying(Reply::with(500, "", b"")),
+        Recorder::replying(Reply::with(503, "", b"")),
+    );
+    let lost = Recorder::refusing();
+    let mut policy = format!(
+        "[listener]\nthreads = 1\nbody_timeout = \"300ms\"\n\
+         [store]\nkind = \"redis\"\nurl = \"redis://{}\"\n\
+         [limits.once]\nquota = 1\nwindow = \"1h\"\nby = [\"principal\"]\nstore_lost = \"local\"\n\
+         [limits.strict]\nquota = 1\nwindow = \"1h\"\nby = [\"address\"]\nstore_lost = \"deny\"\n\
+         [issuers.away]\nissuer = \"https://away.example.com\"\naudience = \"modelgate\"\nalgorithms = [\"ES256\"]\n\
+         jwks_url = \"https://127.0.0.1:{}/jwks\"\n",
+        lost.address(),
+        lost.address().port(),
+    );
+    for (name, address, limit) in [
+        ("unreachable", lost.address(), "wide"),
+        ("silent", silent.address(), "wide"),
+        ("broken", broken.address(), "wide"),
+        ("failing", failing.address(), "wide"),
+        ("busy", busy.address(), "wide"),
+        ("limited", worker.address(), "once"),
+        ("uncountable", worker.address(), "strict"),
+    ] {
+        policy += &format!(
+            "[pools.{name}]\nworkers = [\"http://{address}\"]\nanswer_timeout = \"300ms\"\n\
+             [routes.{name}]\npath = \"/{name}\"\nmethods = [\"GET\"]\npool = \"{name}\"\nlimits = [\"{limit}\"]\nauthorize = [\"reader\"]\n"
+        );
+    }
+    let gateway = Gateway::builder().worker(&worker).policy(policy).start().await;
+    let reader = api_key("reader");
+    let get = |path: &str| request("GET", path, &reader, "");
+    let bearer = |token: &str| format!("Authorization: Bearer {token}\r\n");
+    let expired = gateway.signer().token(&json!({ "iat": 1, "exp": 2 }));
+    let away = Signer::es256().token(&json!({ "iss": "https://away.example.com" }));
+    let form = |body: &str| request("POST", "/token", "Content-Type: application/x-www-form-urlencoded\r\n", body);
+    let body = flower().to_string();
+    let by = api_key("predictor");
+    let typed = |extra: &str| format!("{by}{extra}");
+
+    assert!(gateway.client().raw(get("/limited")).await.starts_with("HTTP/1.1 200"), "the one that is admitted");
+    let served = worker.seen().len();
+    let cases: Vec<(&str, u16, String)> = vec![
+        ("head-malformed", 400, get("/known").replace("Host: localhost\r\n", "")),
+        ("path-ambiguous", 400, get("/known/../models")),
+        ("framing-unsupported", 501, request("POST", "/predict", &typed("Transfer-Encoding: gzip, chunked\r\n"), "")),
+        ("not-found", 404, get("/nowhere")),
+        ("method-not-allowed", 405, request("DELETE", "/predict", &by, "")),
+        (
+            "origin-refused",
+            403,
+            request(
+                "OPTIONS",
+                "/predict",
+                "Origin: https://evil.example.com\r\nAccess-Control-Request-Method: POST\r\n",
+                "",
+            ),
+        ),
+        ("credential-missing", 401, predict("", &body)),
+        ("credential-malformed", 400, predict("Authorization: Bearer\r\n", &body)),
+        ("credentials-several", 400, predict(&typed(&bearer(&expired)), &body)),
+        ("api-key-mistyped", 401, predict("X-API-Key: hunter2\r\n", &body)),
+        ("api-key-unknown", 401, predict(&api_key("unknown"), &body)),
+        ("api-key-expired", 401, predict(&api_key("expired"), &body)),
+        ("token-invalid", 401, predict(&bearer("x.y.z"), &body)),
+        ("token-expired", 401, predict(&bearer(&expired), &body)),
+        ("issuer-unavailable", 503, predict(&bearer(&away), &body)),
+        ("role-missing", 403, predict(&reader, &body)),
+        ("limit-exceeded", 429, get("/limited")),
+        ("limit-store-lost", 503, get("/uncountable")),
+        ("body-not-taken", 413, request("GET", "/known", &reader, "x")),
+        ("body-too-large", 413, predict(&by, &"x".repeat(20_000))),
+        ("body-type", 415, request("POST", "/predict", &typed("Content-Type: text/plain\r\n"), &body)),
+        ("body-encoding", 415, predict(&typed("Content-Encoding: gzip\r\n"), &body)),
+        ("body-malformed", 400, predict(&by, "{")),
+        ("body-invalid", 422, predict(&by, "{}")),
+        (
+            "body-framing",
+            400,
+            request("POST", "/predict", &typed("Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n"), "")
+                + "zz\r\n",
+        ),
+        ("body-slow", 408, predict(&by, &body).replace(&body, "{")),
+        ("worker-unreachable", 503, get("/unreachable")),
+        ("worker-busy", 503, get("/busy")),
+        ("worker-broken", 502, get("/broken")),
+        ("worker-failed", 502, get("/failing")),
+        ("worker-slow", 504, get("/silent")),
+        ("token-request", 400, form("grant_type=client_credentials")),
+        ("token-grant", 400, form("grant_type=password&username=alice&password=wrong")),
+    ];
+    let mut provoked: BTreeSet<&str> = BTreeSet::new();
+    for (slug, status, octets) in &cases {
+        let answer = only_answer(&gateway.client().raw(octets).await);
+        assert_problem(&gateway, &answer, *status, slug).await;
+        provoked.insert(slug);
+    }
+    assert_eq!(worker.seen().len(), served, "none of them reached a worker that serves");
+
+    // One thread checks one password at a time.
+    let form = format!("grant_type=password&username=alice&password={}", ALICE.replace(' ', "+"));
+    let connection = gateway.http2().connect().await;
+    let asking: Vec<_> = (0..8)
+        .map(|_| {
+            let (mut connection, request) = (connection.beside(), gateway.http2().token(&form));
+            tokio::spawn(async move { connection.send(request).await })
+        })
+        .collect();
+    let mut busy = None;
+    for answer in asking {
+        let answer = answer.await.expect("it was asked");
+        assert!([200, 503].contains(&answer.status), "{}", answer.text());
+        busy = busy.or((answer.status == 503).then_some(answer));
+    }
+    let busy = busy.expect("not all of eight at once");
+    assert_eq!(
+        (busy.json()["error"].as_str(), busy.header("retry-after").as_str()),
+        (Some("temporarily_unavailable"), "1")
+    );
+    assert_problem(&gateway, &busy, 503, "token-busy").await;
+    provoked.insert("token-busy");
+
+    // Nobody is there to read the one, and the other is what the tests are here to never see.
+    provoked.extend(["client-gone", "internal"]);
+    let all: BTreeSet<&str> = Reason::SLUGS.iter().copied().collect();
+    assert_eq!(provoked, all, "a reason without a test");
+}
+
+#[tokio::test]
+async fn a_problem_over_http_2_is_the_same_problem() {
+    let worker = Recorder::start();
+    let gateway = Gateway::before(&worker).await;
+    let client = gateway.http2();
+    for (request, status, slug) in [
+        (client.get("/nowhere"), 404, "not-found"),
+        (client.get("/predict"), 405, "method-not-allowed"),
+        (client.get("/a//b"), 400, "path-ambiguous"),
+        (client.predict("unknown"), 401, "api-key-unknown"),
+        (client.predict("predictor").body("{}"), 422, "body-invalid"),
+        (client.get("/known").header("host", "elsewhere"), 400, "head-malformed"),
+    ] {
+        let answer = request.send().await;
+        assert_problem(&gateway, &answer, status, slug).await;
+        assert_eq!(answer.header("connection"), "", "HTTP/2 has no such header");
+    }
+    worker.assert_untouched();
+}
+
+#[tokio::test]
+async fn a_path_without_a_route_is_404_for_everybody_and_every_method() {
+    let worker = Recorder::start();
+    let gateway = Gateway::before(&worker).await;
+    for method in ["GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS", "PURGE", "PROPFIND"] {
+        for path in ["/", "/nowhere", "/predict/", "/predict/x", "/PREDICT", "/models/iris/predict", "/.env"] {
+            let answer = gateway.client().request(method, path).key("admin").send().await;
+            assert_eq!(answer.status, 404, "{method} {path}");
+            assert_eq!(answer.header("allow"), "", "{method} {path}");
+        }
+    }
+    worker.assert_untouched();
+}
+
+#[tokio::test]
+async fn a_method_that_no_route_takes_is_405_with_those_it_takes() {
+    let worker = Recorder::start();
+    let overlay = "[routes.both]\npath = \"/models\"\nmethods = [\"PUT\", \"DELETE\"]\npool = \"models\"\nauthorize = [\"admin\"]\n";
+    let gateway = Gateway::builder().worker(&worker).policy(overlay).start().await;
+    for (method, path, allow) in [
+        ("GET", "/predict", "POST"),
+        ("HEAD", "/predict", "POST"),
+        ("post", "/predict", "POST"),
+        ("OPTIONS", "/predict", "POST"),
+        ("TRACE", "/predict", "POST"),
+        ("PATCH", "/models", "DELETE, GET, PUT"),
+        ("HEAD", "/models", "DELETE, GET, PUT"),
+        ("POST", "/models/iris", "GET"),
+        ("GET", "/token", "POST"),
+    ] {
+        let answer = gateway.client().request(method, path).key("admin").send().await;
+        assert_eq!((answer.status, answer.header("allow").as_str()), (405, allow), "{method} {path}");
+        if method != "HEAD" {
+            assert_eq!(answer.problem(), "method-not-allowed");
+        }
+    }
+    worker.assert_untouched();
+}
+
+#[tokio::test]
+async fn a_path_that_two_readers_could_read_differently_is_refused() {
+    let worker = Recorder::start();
+    let gateway = Gateway::before(&worker).await;
+    let mut otherwise = Vec::new();
+    for path in [
+        "//known",
+        "/models//iris",
+        "/./known",
+        "/x/../known",
+        "/models/..",
+        "/models/.",
+        "/models/%2e%2e/known",
+        "/models/%2E",
+        "/models/a%2fb",
+        "/models/a%2Fb",
+        "/models/a%5cb",
+        "/models/a\\b",
+        "/models/a;b=1",
+        "/models/a%3bb",
+        "/models/%252e%252e",
+        "/models/a%00",
+        "/models/a%0d%0aX:1",
+        "/models/a%7f",
+        "/models/%",
+        "/models/%2",
+        "/models/%zz",
+        "/models/%ff",
+        "/models/%c0%af",
+        "/models/a|b",
+        "/models/a^b",
+        "/models/{name}",
+        "/models/a\"b",
+        "*",
+    ] {
+        let answer = only_answer(&gateway.client().raw(request("GET", path, &api_key("admin"), "")).await);
+        if answer.status != 400 || answer.body.is_empty() || answer.problem() != "path-ambiguous" {
+            otherwise.push(format!("{} for {path}: {}", answer.status, answer.text()));
+            continue;
+        }
+        let record = gateway.log().access(&answer.request_id()).await;
+        assert_eq!((&record["reason"], &record["route"]), (&json!("path-ambiguous"), &Value::Null), "{path}");
+    }
+    assert!(otherwise.is_empty(), "{}", otherwise.join("\n"));
+    worker.assert_untouched();
+}
+
+/// The statuses of all answers in what a connection gave before it was closed.
+fn statuses(text: &str) -> Vec<u16> {
+    text.split("HTTP/1.").skip(1).filter_map(|answer| answer.get(2..5)?.parse().ok()).collect()
+}
+
+/// Sends heads that must be refused, each with a second request behind it, which must not be answered, much
+/// less served: one answer, with one of these statuses, and a closed connection. Fails with all that are not.
+async fn assert_refused_for_good(gateway: &Gateway, heads: &[String], allowed: &[u16]) {
+    let smuggled = format!("GET /known HTTP/1.1\r\nHost: localhost\r\n{}Connection: close\r\n\r\n", api_key("admin"));
+    let mut taken = Vec::new();
+    for octets in heads {
+        let statuses = statuses(&gateway.client().raw(octets.to_owned() + &smuggled).await);
+        if statuses.len() != 1 || !allowed.contains(&statuses[0]) {
+            taken.push(format!("{statuses:?} for {octets:?}"));
+        }
+    }
+    assert!(taken.is_empty(), "each must be refused once, with one of {allowed:?}:\n{}", taken.join("\n"));
+}
+
+#[tokio::test]
+async fn a_request_has_one_host() {
+    let worker = Recorder::start();
+    let gateway = Gateway::before(&worker).await;
+    let key = api_key("reader");
+    let heads = [
+        "GET /known HTTP/1.1\r\n",
+        "GET /known HTTP/1.0\r\n",
+        "GET /known HTTP/1.1\r\nHost: localhost\r\nHost: localhost\r\n",
+        "GET /known HTTP/1.1\r\nHost: localhost\r\nhost: evil.example.com\r\n",
+        "GET /known HTTP/1.1\r\nHost:\r\n",
+        "GET /known HTTP/1.1\r\nHost: a b\r\n",
+        "GET /known HTTP/1.1\r\nHost: a,b\r\n",
+        "GET /known HTTP/1.1\r\nHost: a/b\r\n",
+        "GET /known HTTP/1.1\r\nHost: user@localhost\r\n",
+        "GET /known HTTP/1.1\r\nHost: localhost:x\r\n",
+        "GET /known HTTP/1.1\r\nHost: localhost:99999\r\n",
+        "GET /known HTTP/1.1\r\nHost: loc\u{e4}l\r\n",
+        "GET https://evil.example.com/known HTTP/1.1\r\nHost: localhost\r\n",
+        "GET https://localhost:1/known HTTP/1.1\r\nHost: localhost\r\n",
+    ];
+    assert_refused_for_good(&gateway, &heads.map(|head| format!("{head}{key}\r\n")), &[400]).await;
+    worker.assert_untouched();
+    for head in
+        ["GET /known HTTP/1.1\r\nHost: [::1]:8443\r\n", "GET https://localhost/known HTTP/1.1\r\nHost: LOCALHOST\r\n"]
+    {
+        let answer = gateway.client().raw(format!("{head}{key}Connection: close\r\n\r\n")).await;
+        assert_eq!(statuses(&answer), [200], "{head}: {answer}");
+    }
+}
+
+/// A prediction whose length is told by these lines.
+fn framed(framing: &str, body: &str) -> String {
+    let key = api_key("predictor");
+    format!("POST /predict HTTP/1.1\r\nHost: localhost\r\n{key}Content-Type: application/json\r\n{framing}\r\n{body}")
+}
+
+fn chunked() -> String {
+    let body = flower().to_string();
+    format!("{:x}\r\n{body}\r\n0\r\n\r\n", body.len())
+}
+
+#[tokio::test]
+async fn a_length_and_chunks_together_are_refused() {
+    let worker = Recorder::start();
+    let gateway = Gateway::before(&worker).await;
+    // RFC 9112 §6.1: the oldest of smuggler's tools.
+    let heads = [
+        framed("Content-Length: 75\r\nTransfer-Encoding: chunked\r\n", &chunked()),
+        framed("Transfer-Encoding: chunked\r\nContent-Length: 75\r\n", &chunked()),
+        framed("Content-Length: 0\r\nTransfer-Encoding: chunked\r\n", &chunked()),
+        framed("Transfer-Encoding: chunked\r\nContent-Length: 6\r\n", &chunked()),
+    ];
+    assert_refused_for_good(&gateway, &heads, &[400]).await;
+    worker.assert_untouched();
+}
+
+#[tokio::test]
+async fn a_message_has_one_length() {
+    let worker = Recorder::start();
+    let gateway = Gateway::before(&worker).await;
+    let mut heads: Vec<String> = [
+        "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
+        "Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n",
+        "Transfer-Encoding: identity\r\nTransfer-Encoding: chunked\r\n",
+        "Transfer-Encoding: chunked, chunked\r\n",
+        "Transfer-Encoding: chunked, identity\r\n",
+        "Transfer-Encoding: gzip, chunked\r\n",
+        "Transfer-Encoding: chunked, gzip\r\n",
+        "Transfer-Encoding: identity\r\n",
+        "Transfer-Encoding: xchunked\r\n",
+        "Transfer-Encoding: \"chunked\"\r\n",
+        "Transfer-Encoding: chunked;q=1\r\n",
+        "Transfer-Encoding: \u{b}chunked\r\n",
+        "Transfer-Encoding:\r\n",
+        "Transfer-Encoding : chunked\r\n",
+        " Transfer-Encoding: chunked\r\n",
+        "X: 1\r\n Transfer-Encoding: chunked\r\n",
+        "X: 1\rTransfer-Encoding: chunked\r\n",
+    ]
+    .iter()
+    .map(|framing| framed(framing, &chunked()))
+    .collect();
+    let lengths = [
+        "Content-Length: 75\r\nContent-Length: 76\r\n",
+        "Content-Length: 75, 76\r\n",
+        "Content-Length: +75\r\n",
+        "Content-Length: -1\r\n",
+        "Content-Length: 0x4b\r\n",
+        "Content-Length: 75 75\r\n",
+        "Content-Length:\r\n",
+        "Content-Length : 75\r\n",
+        "Content-Length: 75.0\r\n",
+    ];
+    heads.extend(lengths.iter().map(|framing| framed(framing, &flower().to_string())));
+    heads.push(framed("Transfer-Encoding: chunked\r\n", &chunked()).replace("HTTP/1.1", "HTTP/1.0"));
+    assert_refused_for_good(&gateway, &heads, &[400, 501]).await;
+    worker.assert_untouched();
+}
+
+#[tokio::test]
+async fn a_head_that_can_not_be_read_is_refused() {
+    let worker = Recorder::start();
+    let gateway = Gateway::before(&worker).await;
+    let key = api_key("reader");
+    let head = |line: &str, extra: &str| format!("{line}\r\nHost: localhost\r\n{key}{extra}\r\n");
+    let good = "GET /known HTTP/1.1";
+    let heads = [
+        head("GET /known HTTP/9.9", ""),
+        head("GET /known", ""),
+        head("GET  /known HTTP/1.1", ""),
+        head("GET /kn own HTTP/1.1", ""),
+        head("G@T /known HTTP/1.1", ""),
+        head("GET known HTTP/1.1", ""),
+        head("GET /models/a`b HTTP/1.1", ""),
+        head("GET /models/a<b HTTP/1.1", ""),
+        head("GET /kn\u{1}own HTTP/1.1", ""),
+        head(good, "No-Colon\r\n"),
+        head(good, ": no name\r\n"),
+        head(good, "X-A : 1\r\n"),
+        head(good, "X-A: 1\r\n folded\r\n"),
+        head(good, "X-A: a\0b\r\n"),
+        head(good, "X-A: a\rb\r\n"),
+        head(good, "X(A): 1\r\n"),
+        head("CONNECT localhost:443 HTTP/1.1", ""),
+        head("CONNECT /known HTTP/1.1", ""),
+    ];
+    assert_refused_for_good(&gateway, &heads, &[400]).await;
+    for octets in [head("TRACE /known HTTP/1.1", ""), head("TRACE /nowhere HTTP/1.1", "")] {
+        let text = gateway.client().raw(octets.replace("Host:", "Connection: close\r\nMax-Forwards: 0\r\nHost:")).await;
+        assert!(matches!(statuses(&text)[..], [404 | 405]), "{text}");
+        assert!(!text.contains(&key), "nothing is echoed");
+    }
+    worker.assert_untouched();
+}
+
+#[tokio::test]
+async fn a_bare_line_feed_ends_no_line() {
+    let worker = Recorder::start();
+    let gateway = Gateway::before(&worker).await;
+    let key = api_key("reader");
+    // RFC 9112 §2.2 lets a reader take it; readers that do and readers that don't see different heads.
+    let heads = [
+        format!("GET /known HTTP/1.1\nHost: localhost\r\n{key}\r\n"),
+        format!("GET /known HTTP/1.1\r\nHost: localhost\nX-A: 1\r\n{key}\r\n"),
+        format!("GET /known HTTP/1.1\r\nHost: localhost\r\n{key}\n"),
+    ];
+    assert_refused_for_good(&gateway, &heads, &[400]).await;
+    worker.assert_untouched();
+}
+
+#[tokio::test]
+async fn a_head_that_is_too_large_is_431() {
+    let worker = Recorder::start();
+    let gateway = Gateway::before(&worker).await;
+    let key = api_key("reader");
+    let many: String = (0..100).map(|index| format!("X-{index}: 1\r\n")).collect();
+    let long = format!("X-Long: {}\r\n", "x".repeat(20_000));
+    let heads = [long, many].map(|extra| format!("GET /known HTTP/1.1\r\nHost: localhost\r\n{key}{extra}\r\n"));
+    assert_refused_for_good(&gateway, &heads, &[431]).await;
+    let target = format!("GET /{} HTTP/1.1\r\nHost: localhost\r\n\r\n", "x".repeat(20_000));
+    assert_refused_for_good(&gateway, &[target], &[414, 431]).await;
+    worker.assert_untouched();
+    let answer = gateway.http2().get("/known").key("reader").header("x-long", &"x".repeat(20_000)).try_send().await;
+    assert!(answer.is_err() || answer.is_ok_and(|answer| answer.status == 431));
+    worker.assert_untouched();
+}
+
+#[tokio::test]
+async fn requests_in_one_go_are_answered_in_their_order() {
+    let worker = Recorder::scripted(|_, seen| Reply::with(200, "", seen.line().as_bytes()));
+    let gateway = Gateway::before(&worker).await;
+    let line =
+        |path: &str, extra: &str| format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n{}{extra}\r\n", api_key("reader"));
+    let text = gateway
+        .client()
+        .raw(line("/models/a", "") + &line("/nowhere", "") + &line("/models/b", "Connection: close\r\n"))
+        .await;
+    assert_eq!(statuses(&text), [200, 404, 200]);
+    let (first, second) =
+        (text.find("GET /models/a ").expect("the first"), text.find("GET /models/b ").expect("the last"));
+    assert!(first < second, "{text}");
+}
