@@ -12,8 +12,8 @@
 //! | [`client`] | [`Client`]: HTTP/1.1 and HTTP/2 over TLS, and raw octets |
 //! | [`identity`] | the keys, users and tokens of the base policy, and a [`Signer`] for tokens of any kind |
 //!
-//! Nothing here sleeps: whatever is waited for is told by a line, an answer or the end of a process, and
-//! every wait ends after [`PATIENCE`].
+//! Nothing here sleeps: whatever is waited for is told by a line, an answer or the end of a process (or
+//! asked for, [`eventually`]), and every wait ends after [`PATIENCE`].
 #![expect(
     clippy::expect_used,
     clippy::indexing_slicing,
@@ -46,3 +46,20 @@ pub use worker::Worker;
 
 /// How long anything may take before a test calls it lost. Generous, because machines are shared.
 pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Asks again and again until there is an answer, for what tells nobody when it changes.
+///
+/// # Panics
+/// If all patience goes without one.
+pub async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
+    let mut clock = tokio::time::interval(Duration::from_millis(20));
+    let asking = async {
+        loop {
+            clock.tick().await;
+            if let Some(found) = ask().await {
+                return found;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, asking).await.unwrap_or_else(|_| panic!("in vain: {what}"))
+}

@@ -92,3 +92,8 @@ async fn run(port: u16) -> Option<Process> {
         |line: &serde_json::Value| line.as_str().is_some_and(|line| line.contains("Ready to accept connections"));
     process.log().find(ready).await.is_some().then_some(process)
 }
+
+/// Makes it forget every script, as a restart or a failover does.
+pub fn flush_scripts(redis: &Redis) {
+    redis::cmd("SCRIPT").arg("FLUSH").exec(&mut redis.connect()).expect("scripts can be flushed");
+}
