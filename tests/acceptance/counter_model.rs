@@ -28,13 +28,19 @@ type Shape = (u32, u64, [bool; 3]);
 /// A request of a history.
 #[derive(Clone, Debug)]
 struct Asked {
-    /// The clock's step since the request before, in microseconds; may be negative.
+    /// The clock's step since the request before, in microseconds; negative where it steps back.
     step: i64,
     address: u8,
     principal: usize,
     route: usize,
     /// Which of the limits the request meets.
     limits: Vec<bool>,
+}
+
+impl Asked {
+    fn meets(&self, limits: &[Arc<Limit>]) -> Vec<Arc<Limit>> {
+        limits.iter().zip(&self.limits).filter(|(_, met)| **met).map(|(limit, _)| Arc::clone(limit)).collect()
+    }
 }
 
 /// Where there is nothing but what the test writes.
@@ -100,10 +106,7 @@ impl Model {
         let admitted = limits.iter().zip(&keys).all(|(limit, key)| free(self, limit, key));
         if admitted {
             for key in &keys {
-                let all = self.0.entry(key.clone()).or_default();
-                // A clock that stepped back is read as standing still.
-                let at = all.last().map_or(now, |&last| last.max(now));
-                all.push(at);
+                self.0.entry(key.clone()).or_default().push(now);
             }
         }
         let standings = limits.iter().zip(&keys).map(|(limit, key)| {
@@ -148,26 +151,29 @@ fn play(shapes: &[Shape], history: &[Asked], mut store: impl FnMut(&[Arc<Limit>]
     let mut now = 1_000 * SECOND;
     for asked in history {
         now = now.saturating_add_signed(asked.step);
-        let met: Vec<Arc<Limit>> =
-            limits.iter().zip(&asked.limits).filter(|(_, met)| **met).map(|(limit, _)| Arc::clone(limit)).collect();
-        if !met.is_empty() {
-            assert_eq!(store(&met, asked, now), model.decide(&met, asked, now), "at {now}: {asked:?}");
-        }
+        let met = asked.meets(&limits);
+        assert_eq!(store(&met, asked, now), model.decide(&met, asked, now), "at {now}: {asked:?}");
     }
     model.assert_bounds(&limits);
 }
 
-fn play_to_memory(shapes: &[Shape], history: &[Asked], sweeping: bool) {
-    let store = MemoryStore::new(1024);
+fn ask_memory(store: &MemoryStore, limits: &[Arc<Limit>], asked: &Asked, now: u64) -> Decision {
     let names: [Name; 2] = ["a".into(), "b".into()];
-    play(shapes, history, |limits, asked, now| {
-        if sweeping && asked.principal == 0 {
-            store.sweep(now);
-        }
-        let address = AddressBucket::of(std::net::Ipv4Addr::new(192, 0, 2, asked.address).into());
-        let subject = Subject { address, principal: &names[asked.principal], route: &names[asked.route] };
-        store.admit(limits, &subject, now).expect("there is room")
-    });
+    let address = AddressBucket::of(std::net::Ipv4Addr::new(192, 0, 2, asked.address).into());
+    let subject = Subject { address, principal: &names[asked.principal], route: &names[asked.route] };
+    store.admit(limits, &subject, now).expect("there is room")
+}
+
+fn ask_redis(connection: &mut redis::Connection, limits: &[Arc<Limit>], asked: &Asked, now: u64) -> Decision {
+    assert_eq!(SCRIPT.matches(CLOCK).count(), 1, "the script reads the clock in one place");
+    let script = redis::Script::new(&SCRIPT.replace(CLOCK, "{ ARGV[#ARGV - 1], ARGV[#ARGV] }"));
+    let mut call = script.prepare_invoke();
+    for limit in limits {
+        call.key(window_key(limit, asked)).arg(limit.quota).arg(limit.window);
+    }
+    call.arg(now / SECOND).arg(now % SECOND);
+    let answer: Vec<u64> = call.invoke(connection).expect("the script answers");
+    Decision::read(&answer, limits.len()).expect("an answer in its form")
 }
 
 fn cases(count: u32) -> TestRunner {
@@ -177,58 +183,62 @@ fn cases(count: u32) -> TestRunner {
 #[test]
 fn memory_decides_as_the_model_does() {
     let checked = cases(400).run(&histories(0..5_000_000), |(shapes, history)| {
-        play_to_memory(&shapes, &history, false);
+        let store = MemoryStore::new(1024);
+        play(&shapes, &history, |limits, asked, now| ask_memory(&store, limits, asked, now));
         // Forgetting what has expired changes nothing.
-        play_to_memory(&shapes, &history, true);
+        let store = MemoryStore::new(1024);
+        play(&shapes, &history, |limits, asked, now| {
+            store.sweep(now);
+            ask_memory(&store, limits, asked, now)
+        });
         Ok(())
     });
     checked.unwrap_or_else(|failure| panic!("{failure}"));
-}
-
-#[test]
-fn memory_stands_still_while_its_clock_steps_back() {
-    let checked = cases(400).run(&histories(-2_000_000..3_000_000), |(shapes, history)| {
-        play_to_memory(&shapes, &history, false);
-        Ok(())
-    });
-    checked.unwrap_or_else(|failure| panic!("{failure}"));
-}
-
-fn play_to_redis(connection: &mut redis::Connection, shapes: &[Shape], history: &[Asked]) {
-    assert_eq!(SCRIPT.matches(CLOCK).count(), 1, "the script reads the clock in one place");
-    let script = redis::Script::new(&SCRIPT.replace(CLOCK, "{ ARGV[#ARGV - 1], ARGV[#ARGV] }"));
-    redis::cmd("FLUSHALL").exec(connection).expect("an empty Redis");
-    play(shapes, history, |limits, asked, now| {
-        let mut call = script.prepare_invoke();
-        for limit in limits {
-            call.key(window_key(limit, asked)).arg(limit.quota).arg(limit.window);
-        }
-        call.arg(now / SECOND).arg(now % SECOND);
-        let answer: Vec<u64> = call.invoke(connection).expect("the script answers");
-        Decision::read(&answer, limits.len()).expect("an answer in its form")
-    });
 }
 
 #[tokio::test]
 async fn redis_decides_as_the_model_does() {
     let redis = Redis::start().await;
-    let mut connection = redis.connect();
-    let mut runner = cases(300);
-    let connection = std::cell::RefCell::new(&mut connection);
-    let checked = runner.run(&histories(0..5_000_000), |(shapes, history)| {
-        play_to_redis(&mut connection.borrow_mut(), &shapes, &history);
+    let connection = std::cell::RefCell::new(redis.connect());
+    let checked = cases(300).run(&histories(0..5_000_000), |(shapes, history)| {
+        let connection = &mut *connection.borrow_mut();
+        redis::cmd("FLUSHALL").exec(connection).expect("an empty Redis");
+        play(&shapes, &history, |limits, asked, now| ask_redis(connection, limits, asked, now));
         Ok(())
     });
     checked.unwrap_or_else(|failure| panic!("{failure}"));
 }
 
+/// A clock that steps back makes windows stricter, never wider: counted in real time, which goes on while
+/// the clock steps back, no window admits more than its quota. Both stores decide alike then too.
 #[tokio::test]
-async fn redis_stands_still_while_its_clock_steps_back() {
+async fn no_window_grows_while_the_clock_steps_back() {
     let redis = Redis::start().await;
-    let mut connection = redis.connect();
-    let connection = std::cell::RefCell::new(&mut connection);
+    let connection = std::cell::RefCell::new(redis.connect());
     let checked = cases(300).run(&histories(-2_000_000..3_000_000), |(shapes, history)| {
-        play_to_redis(&mut connection.borrow_mut(), &shapes, &history);
+        let limits = compile(&shapes);
+        let memory = MemoryStore::new(1024);
+        let connection = &mut *connection.borrow_mut();
+        redis::cmd("FLUSHALL").exec(connection).expect("an empty Redis");
+        let mut admissions = Model::default();
+        let (mut real, mut behind) = (1_000 * SECOND, 0);
+        for asked in &history {
+            if asked.step < 0 {
+                behind += asked.step.unsigned_abs();
+            } else {
+                real += asked.step.unsigned_abs();
+            }
+            let now = real - behind;
+            let met = asked.meets(&limits);
+            let decision = ask_memory(&memory, &met, asked, now);
+            assert_eq!(ask_redis(connection, &met, asked, now), decision, "at {now}: {asked:?}");
+            if decision.admitted {
+                for limit in &met {
+                    admissions.0.entry(window_key(limit, asked)).or_default().push(real);
+                }
+            }
+        }
+        admissions.assert_bounds(&limits);
         Ok(())
     });
     checked.unwrap_or_else(|failure| panic!("{failure}"));
