@@ -119,6 +119,11 @@ impl<S> Watched<S> {
         Self { stream, activity }
     }
 
+    /// The stream.
+    pub fn into_inner(self) -> S {
+        self.stream
+    }
+
     fn wrote<T>(&self, written: Poll<T>) -> Poll<T> {
         let stalled = &self.activity.write_stalled;
         if written.is_ready() {

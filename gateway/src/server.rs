@@ -37,8 +37,10 @@ use crate::settings::{ByteSize, Section};
 const BACKLOG: i32 = 1024;
 /// How long accepting rests after an error such as "too many open files".
 const ACCEPT_BACK_OFF: Duration = Duration::from_millis(100);
+/// How much is read and thrown away at a connection's end.
+const MOST_LINGERED: usize = 256 << 10;
 /// How long a connection without a request is kept open after the sign to stop, for a request that is
-/// on its way.
+/// on its way, and how long one is read from at its end.
 const LINGER: Duration = Duration::from_millis(500);
 
 /// `[listener]`, compiled.
@@ -309,7 +311,6 @@ impl Thread {
             .max_header_size(self.settings.max_head)
             .timer(TokioTimer::new())
             .header_read_timeout(None)
-            .pipeline_flush(true)
             .serve_connection(
                 TokioIo::new(Watched::new(stream, Rc::clone(&activity))),
                 service_fn(|request: Request<Incoming>| {
@@ -318,7 +319,9 @@ impl Thread {
             );
         // An idle HTTP/1 connection is not told at once: a request may be on its way. Its next answer
         // says `Connection: close`, and after a while without one it is closed.
-        self.drive(connection, &activity, |_| {}).await;
+        let mut connection = connection;
+        self.drive(Pin::new(&mut connection), &activity, |_| {}).await;
+        linger(connection.into_parts().io.into_inner().into_inner()).await;
     }
 
     async fn http2(&self, stream: TlsStream<TcpStream>, peer: IpAddr) {
@@ -339,12 +342,11 @@ impl Thread {
                     journey::serve(Rc::clone(&self.core), peer, activity.begin(), request)
                 }),
             );
-        self.drive(connection, &activity, http2::Connection::graceful_shutdown).await;
+        self.drive(pin!(connection), &activity, http2::Connection::graceful_shutdown).await;
     }
 
     /// Runs a connection until it ends, breaks a bound, or is asked to stop.
-    async fn drive<C: Future>(&self, connection: C, activity: &Activity, graceful: impl Fn(Pin<&mut C>)) {
-        let mut connection = pin!(connection);
+    async fn drive<C: Future>(&self, mut connection: Pin<&mut C>, activity: &Activity, graceful: impl Fn(Pin<&mut C>)) {
         let mut stop = self.stop.clone();
         let patience = &self.settings.patience;
         let mut clock = tokio::time::interval(patience.interval());
@@ -368,6 +370,26 @@ impl Thread {
             }
         }
     }
+}
+
+/// Ends a connection so that the client sees the last answer: closing over bytes that it sent and nobody
+/// read would reset the connection, and a reset overtakes the answer (RFC 9112 §9.6).
+async fn linger(mut stream: TlsStream<TcpStream>) {
+    let drained = async {
+        stream.shutdown().await?;
+        let mut left = MOST_LINGERED;
+        let mut sink = [0; 4096];
+        // Below TLS: what still comes is thrown away, so it need not be decrypted.
+        let stream = stream.get_mut().0;
+        while let Some(rest) = left.checked_sub(stream.read(&mut sink).await?) {
+            if rest == left {
+                break;
+            }
+            left = rest;
+        }
+        io::Result::Ok(())
+    };
+    let _ = tokio::time::timeout(LINGER, drained).await;
 }
 
 /// Says to somebody who speaks plain HTTP on the TLS port what is wrong.
