@@ -60,15 +60,12 @@ impl Source for Nowhere {
 
 /// Compiles limits as the policy does.
 fn compile(shapes: &[Shape]) -> Vec<Arc<Limit>> {
-    let toml: String = shapes
-        .iter()
-        .enumerate()
-        .map(|(index, (quota, window, by))| {
-            let names = ["address", "principal", "route"].into_iter().zip(by).filter(|(_, counts)| **counts);
-            let by: Vec<&str> = names.map(|(name, _)| name).collect();
-            format!("[limits.l{index}]\nquota = {quota}\nwindow = \"{window}s\"\nby = {by:?}\nstore_lost = \"deny\"\n")
-        })
-        .collect();
+    let tables = shapes.iter().enumerate().map(|(index, (quota, window, by))| {
+        let names = ["address", "principal", "route"].into_iter().zip(by).filter(|(_, counts)| **counts);
+        let by: Vec<&str> = names.map(|(name, _)| name).collect();
+        format!("[limits.l{index}]\nquota = {quota}\nwindow = \"{window}s\"\nby = {by:?}\nstore_lost = \"deny\"\n")
+    });
+    let toml = tables.collect::<Vec<_>>().concat();
     let dict: Dict = Figment::from(Toml::string(&toml)).extract().expect("good TOML");
     let mistakes = Mistakes::default();
     let mut limits: Vec<Arc<Limit>> =

@@ -436,3 +436,16 @@ async fn the_leeway_of_a_foreign_issuer_is_bounded() {
     worker.assert_untouched();
     assert_eq!(ask(now() - 10).await.status, 200);
 }
+
+/// `corp` with the subject `a:b` and `corp:a` with the subject `b` would be one principal, with one window
+/// and one name to the worker. Issuers' names must not be able to say so.
+#[tokio::test]
+async fn two_issuers_can_not_name_the_same_principal() {
+    let corp = Signer::es256();
+    let overlay = "[issuers.\"corp:a\"]\nissuer = \"https://idp.example\"\naudience = \"modelgate\"\nalgorithms = [\"ES256\"]\n\
+                   public_key = \"corp.pem\"\n";
+    let refused = Gateway::builder().file("corp.pem", corp.public()).policy(overlay).output("check");
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(78), "an issuer's name with a colon is taken: {said}");
+    assert!(said.contains("corp:a"), "{said}");
+}
