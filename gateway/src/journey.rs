@@ -108,6 +108,16 @@ pub async fn serve(
     Ok(finish(exchange, outcome))
 }
 
+/// Answers a head that never became a request.
+#[must_use]
+pub fn refuse(core: Rc<Core>, peer: IpAddr, busy: Busy, fault: HeadFault) -> Response<AnswerBody> {
+    let nameless = Request::new(()).into_parts().0;
+    let mut exchange = Exchange::begin(core, peer, busy, &nameless);
+    "-".clone_into(&mut exchange.method);
+    exchange.path = "-".into();
+    finish(exchange, Err(Problem::from(Stop::Head(fault))))
+}
+
 /// The request line, as it arrived.
 struct Arrived {
     method: Method,
@@ -134,7 +144,7 @@ async fn travel(
     let asked = cors::preflight(&arrived.method, &headers);
 
     // Head first: what can be read in two ways must not reach a decision.
-    let host = head::read(&arrived.method, &arrived.uri, arrived.version, &headers).map_err(Stop::Head)?;
+    let host = head::read(&arrived.method, &arrived.uri, &headers).map_err(Stop::Head)?;
     let path = path::normalize(arrived.uri.path()).map_err(Stop::Path)?;
     exchange.client = policy.trusted_proxies.client(exchange.peer, &headers);
 
@@ -500,7 +510,7 @@ pub struct Exchange {
     clock: Instant,
     peer: IpAddr,
     client: IpAddr,
-    method: Method,
+    method: String,
     path: Box<str>,
     http1: bool,
     route: Option<RouteId>,
@@ -529,7 +539,7 @@ impl Exchange {
             clock: Instant::now(),
             peer,
             client: peer,
-            method: parts.method.clone(),
+            method: parts.method.as_str().to_owned(),
             path: parts.uri.path().into(),
             http1: parts.version != Version::HTTP_2,
             route: None,
@@ -563,7 +573,7 @@ impl Drop for Exchange {
             began: self.began,
             took,
             client: &client,
-            method: self.method.as_str(),
+            method: &self.method,
             path: &self.path,
             protocol: if self.http1 { "HTTP/1.1" } else { "HTTP/2" },
             status: self.status,
