@@ -31,7 +31,9 @@ use crate::edge::counter::{Counter, StoreChange};
 use crate::edge::keys::KeyRing;
 use crate::edge::log::{BatchLog, Record};
 use crate::edge::metrics::Metrics;
-use crate::edge::upstream::{ClientFault, ClientStream, Outgoing, Pool, WorkerBody, remove_hop_by_hop};
+use crate::edge::upstream::{
+    ClientFault, ClientStream, Outgoing, Pool, SLOWEST, Upload, WorkerBody, remove_hop_by_hop,
+};
 use crate::head;
 use crate::policy::body::{self, BodyRule};
 use crate::policy::cors::{self, Earned};
@@ -199,13 +201,13 @@ async fn travel(
             // The client learns where its limits stand, whatever becomes of the rest.
             let (admission, rate) = admission.split();
             exchange.rate = rate;
-            let fault = Rc::new(Cell::new(None));
-            let outgoing = read_body(exchange, route, &headers, body, &fault).await?;
+            let upload = Rc::<Upload>::default();
+            let outgoing = read_body(exchange, route, &headers, body, &upload).await?;
             let target = route.worker_path.as_deref().unwrap_or(&path);
             let request = worker_request(exchange, route, &arrived, target, headers, &principal, outgoing)?;
             let tally = core.metrics.tally(core.thread);
             let sent = Instant::now();
-            let answer = pool.forward(request, permit, admission, &fault, || tally.upstream_connected()).await;
+            let answer = pool.forward(request, permit, admission, &upload, || tally.upstream_connected()).await;
             let answer = answer.map_err(Stop::Upstream)?;
             exchange.worker_took = Some(sent.elapsed());
             exchange.worker = Some(answer.worker);
@@ -244,7 +246,7 @@ async fn read_body(
     route: &Route,
     headers: &HeaderMap,
     body: &mut ClientBody,
-    fault: &Rc<Cell<Option<ClientFault>>>,
+    upload: &Rc<Upload>,
 ) -> Result<Outgoing, Stop> {
     let Some(rule) = &route.body else {
         return if body.is_empty() { Ok(Outgoing::Empty) } else { Err(Stop::Body(body::Refusal::NotTaken)) };
@@ -257,7 +259,7 @@ async fn read_body(
                 incoming,
                 rule.max(),
                 idle,
-                Rc::clone(fault),
+                Rc::clone(upload),
                 Rc::clone(&exchange.bytes_in),
             )),
             _ => Outgoing::Empty,
@@ -435,7 +437,7 @@ impl ClientBody {
     async fn whole(&mut self, max: usize, idle: Duration) -> Result<Bytes, Stop> {
         let stop = |fault| Stop::BodyRead(fault, Some(max));
         let Some(incoming) = self.incoming.as_mut() else { return Ok(Bytes::new()) };
-        let longest = idle + Duration::from_secs((max >> 10) as u64);
+        let longest = idle + Duration::from_secs(max as u64 / SLOWEST);
         let read = &self.read;
         let reading = async {
             let mut first = Bytes::new();
