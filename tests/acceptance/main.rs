@@ -3,6 +3,7 @@
 
 mod api_key;
 mod counter_model;
+mod issuer_keys;
 mod jwt;
 mod rate_limit;
 mod rbac;

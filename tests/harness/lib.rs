@@ -10,6 +10,7 @@
 //! | [`recorder`] | [`Recorder`]: a stand-in for the worker, which keeps what it was sent and follows a script |
 //! | [`redis`] | [`Redis`]: the real server, to be stopped and killed |
 //! | [`client`] | [`Client`]: HTTP/1.1 and HTTP/2 over TLS, and raw octets |
+//! | [`keys`] | [`KeyServer`]: where an issuer publishes its keys |
 //! | [`identity`] | the keys, users and tokens of the base policy, and a [`Signer`] for tokens of any kind |
 //!
 //! Nothing here sleeps: whatever is waited for is told by a line, an answer or the end of a process (or
@@ -27,6 +28,7 @@ pub mod ca;
 pub mod client;
 pub mod gateway;
 pub mod identity;
+pub mod keys;
 pub mod process;
 pub mod recorder;
 pub mod redis;
@@ -39,6 +41,7 @@ pub use ca::TestCa;
 pub use client::{Answer, Client, Connection, Request};
 pub use gateway::{Gateway, GatewayBuilder, Signing, Upstream};
 pub use identity::Signer;
+pub use keys::KeyServer;
 pub use process::{Exit, Log, Process};
 pub use recorder::{Gate, Recorder, Reply, Seen};
 pub use redis::Redis;
