@@ -37,7 +37,7 @@ impl World {
         assert_eq!(answer.status, 200, "{what}: {}", answer.text());
     }
 
-    /// The token is refused with 401, the worker is not called, and the log says `cause` and no token.
+    /// The token is refused with 401, the worker is not called, and the security record has the reason and no token.
     async fn assert_refused(&self, what: &str, token: &str, slug: &str) {
         let before = self.worker.seen().len();
         let answer = self.ask(token).await;

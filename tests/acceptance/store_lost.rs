@@ -209,10 +209,23 @@ async fn every_key_in_redis_ends_by_itself() {
 async fn a_redis_that_forgot_the_script_counts_on() {
     let world = World::new().await;
     assert_eq!(world.ask("/known").await.status, 200);
-    harness::redis::flush_scripts(&world.redis);
+    world.redis.flush_scripts();
     assert_eq!(world.ask("/known").await.status, 200);
-    harness::redis::flush_scripts(&world.redis);
+    world.redis.flush_scripts();
     let last = world.ask("/known").await;
     assert!(last.header("ratelimit").starts_with("\"denied\";r=0;"), "{}", last.header("ratelimit"));
+    assert_eq!(world.events("store-lost"), 0);
+}
+
+#[tokio::test]
+async fn a_connection_that_redis_closed_while_idle_is_no_loss() {
+    let world = World::new().await;
+    // Both threads have a connection, as far as chance allows.
+    for _ in 0..16 {
+        world.ask("/models").await;
+    }
+    world.redis.hang_up();
+    let answer = world.ask("/known").await;
+    assert_eq!(answer.status, 200, "Redis is there and was not asked: {}", answer.text());
     assert_eq!(world.events("store-lost"), 0);
 }

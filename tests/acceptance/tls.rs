@@ -113,3 +113,12 @@ async fn the_certificate_is_the_configured_one() {
         .with_no_client_auth();
     assert!(handshake(gateway.address(), config).await.is_err());
 }
+
+#[tokio::test]
+async fn a_worker_that_takes_no_connections_is_a_fault_of_ours() {
+    let worker = Recorder::refusing();
+    let gateway = Gateway::before(&worker).await;
+    let answer = gateway.client().predict("predictor").send().await;
+    answer.assert_problem(503, "worker-unreachable");
+    assert_eq!(answer.header("retry-after"), "1");
+}
