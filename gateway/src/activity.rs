@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use crate::wire::{Fault, Wire};
+
 /// The bounds that a connection keeps.
 #[derive(Clone, Copy, Debug)]
 pub struct Patience {
@@ -47,7 +49,8 @@ impl Activity {
         Rc::new(Self {
             requests: Cell::new(0),
             since: Cell::new(Instant::now()),
-            head_began: Cell::default(),
+            // The first head is awaited from the start: a client that connects has something to ask.
+            head_began: Cell::new(Some(Instant::now())),
             write_stalled: Cell::default(),
             draining: Cell::default(),
         })
@@ -84,7 +87,7 @@ impl Activity {
         }
         past(self.head_began.get(), patience.head)
             || past(Some(self.since.get()), patience.idle)
-            || (past(self.draining.get(), patience.linger) && self.head_began.get().is_none())
+            || past(self.draining.get(), patience.linger)
     }
 }
 
@@ -111,17 +114,18 @@ impl Drop for Busy {
 pub struct Watched<S> {
     stream: S,
     activity: Rc<Activity>,
+    wire: Option<Wire>,
 }
 
 impl<S> Watched<S> {
-    /// Watches a stream.
-    pub fn new(stream: S, activity: Rc<Activity>) -> Self {
-        Self { stream, activity }
+    /// Watches a stream. `wire` reads along where it is HTTP/1.
+    pub fn new(stream: S, activity: Rc<Activity>, wire: Option<Wire>) -> Self {
+        Self { stream, activity, wire }
     }
 
-    /// The stream.
-    pub fn into_inner(self) -> S {
-        self.stream
+    /// The stream, and what was wrong with the last head.
+    pub fn into_inner(self) -> (S, Option<Fault>) {
+        (self.stream, self.wire.and_then(|wire| wire.fault()))
     }
 
     fn wrote<T>(&self, written: Poll<T>) -> Poll<T> {
@@ -137,11 +141,21 @@ impl<S> Watched<S> {
 
 impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if this.wire.as_ref().is_some_and(Wire::is_ended) {
+            return Poll::Ready(Ok(()));
+        }
         let before = buf.filled().len();
-        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
-        let activity = &self.activity;
-        if buf.filled().len() > before && activity.requests.get() == 0 && activity.head_began.get().is_none() {
-            activity.head_began.set(Some(Instant::now()));
+        let read = Pin::new(&mut this.stream).poll_read(cx, buf);
+        if let Some(wire) = &mut this.wire
+            && let Some(octets) = buf.filled_mut().get_mut(before..).filter(|octets| !octets.is_empty())
+        {
+            let passed = wire.follow(octets);
+            buf.set_filled(before + passed);
+            let activity = &this.activity;
+            if activity.requests.get() == 0 && activity.head_began.get().is_none() {
+                activity.head_began.set(Some(Instant::now()));
+            }
         }
         read
     }
@@ -172,6 +186,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.wire.as_ref().is_some_and(|wire| wire.fault().is_some()) {
+            // The answer to the head that is refused is still to be written.
+            return Poll::Ready(Ok(()));
+        }
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }

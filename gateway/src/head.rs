@@ -1,9 +1,10 @@
-//! Can the head be read in one way only? What hyper lets pass and another reader could take otherwise.
+//! Whom does the head call? One authority, or a refusal.
 //!
-//! Source: RFC 9112 §3.2 and §6.1, RFC 9113 §8.3. Pure; hyper has parsed the octets before.
+//! Source: RFC 9112 §3.2, RFC 9113 §8.3.1. Pure; hyper has parsed the octets before, and for HTTP/1 `wire`
+//! has held them to the grammar.
 
 use http::header::{self, HeaderMap};
-use http::{Method, Uri, Version};
+use http::{Method, Uri};
 
 use crate::problem::HeadFault;
 
@@ -11,34 +12,11 @@ use crate::problem::HeadFault;
 ///
 /// # Errors
 /// [`HeadFault`].
-pub fn read<'r>(method: &Method, uri: &'r Uri, version: Version, headers: &'r HeaderMap) -> Result<&'r str, HeadFault> {
+pub fn read<'r>(method: &Method, uri: &'r Uri, headers: &'r HeaderMap) -> Result<&'r str, HeadFault> {
     if *method == Method::CONNECT {
         return Err(HeadFault::Target);
     }
-    if version != Version::HTTP_2 {
-        framing(version, headers)?;
-    }
     host(uri, headers)
-}
-
-fn framing(version: Version, headers: &HeaderMap) -> Result<(), HeadFault> {
-    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
-    let Some(coding) = codings.next() else { return Ok(()) };
-    if version == Version::HTTP_10 {
-        return Err(HeadFault::Framing("HTTP/1.0 has no Transfer-Encoding"));
-    }
-    if headers.contains_key(header::CONTENT_LENGTH) {
-        return Err(HeadFault::Framing("it has Content-Length and Transfer-Encoding"));
-    }
-    if codings.next().is_some() {
-        return Err(HeadFault::Framing("it has Transfer-Encoding twice"));
-    }
-    let names: Vec<&str> = coding.to_str().unwrap_or_default().split(',').map(str::trim).collect();
-    match names.as_slice() {
-        [only] if only.eq_ignore_ascii_case("chunked") => Ok(()),
-        [.., last] if last.eq_ignore_ascii_case("chunked") => Err(HeadFault::Coding),
-        _ => Err(HeadFault::Framing("its last transfer coding is not chunked")),
-    }
 }
 
 fn host<'r>(uri: &'r Uri, headers: &'r HeaderMap) -> Result<&'r str, HeadFault> {
@@ -87,15 +65,15 @@ fn is_host(text: &str) -> bool {
 mod tests {
     use super::is_host;
     use crate::problem::HeadFault;
-    use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version};
+    use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 
-    fn read_head(uri: &str, version: Version, pairs: &[(&'static str, &'static str)]) -> Result<String, HeadFault> {
+    fn read_head(uri: &str, pairs: &[(&'static str, &'static str)]) -> Result<String, HeadFault> {
         let mut headers = HeaderMap::new();
         for (name, value) in pairs {
             headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
         }
         let uri: Uri = uri.parse().expect("a literal target");
-        super::read(&Method::POST, &uri, version, &headers).map(str::to_owned)
+        super::read(&Method::POST, &uri, &headers).map(str::to_owned)
     }
 
     #[test]
@@ -113,34 +91,17 @@ mod tests {
 
     #[test]
     fn one_host_and_the_target_agrees() {
-        use Version as V;
-        assert_eq!(read_head("/", V::HTTP_11, &[("host", "a")]), Ok("a".into()));
-        assert_eq!(read_head("https://a/", V::HTTP_11, &[("host", "A")]), Ok("a".into()));
-        assert_eq!(read_head("https://a/", V::HTTP_2, &[]), Ok("a".into()));
+        assert_eq!(read_head("/", &[("host", "a")]), Ok("a".into()));
+        assert_eq!(read_head("https://a/", &[("host", "A")]), Ok("a".into()));
+        assert_eq!(read_head("https://a/", &[]), Ok("a".into()));
         for (uri, pairs) in [
             ("/", &[][..]),
             ("/", &[("host", "a"), ("host", "a")]),
             ("https://a/", &[("host", "b")]),
             ("/", &[("host", "a/b")]),
         ] {
-            assert!(matches!(read_head(uri, V::HTTP_11, pairs), Err(HeadFault::Host(_))), "{uri} {pairs:?}");
+            assert!(matches!(read_head(uri, pairs), Err(HeadFault::Host(_))), "{uri} {pairs:?}");
         }
-        assert!(matches!(read_head("https://a/", V::HTTP_2, &[("host", "b")]), Err(HeadFault::Host(_))));
-    }
-
-    #[test]
-    fn chunked_is_the_only_coding() {
-        let with = |version, codings: &[&'static str]| {
-            let pairs: Vec<_> =
-                [("host", "a")].into_iter().chain(codings.iter().map(|c| ("transfer-encoding", *c))).collect();
-            read_head("/", version, &pairs)
-        };
-        assert!(with(Version::HTTP_11, &["chunked"]).is_ok());
-        assert!(with(Version::HTTP_11, &["Chunked"]).is_ok());
-        assert_eq!(with(Version::HTTP_11, &["gzip, chunked"]), Err(HeadFault::Coding));
-        for wrong in [&["gzip"][..], &["chunked", "chunked"], &["chunked, gzip"], &[""], &["chunked,"]] {
-            assert!(matches!(with(Version::HTTP_11, wrong), Err(HeadFault::Framing(_))), "{wrong:?}");
-        }
-        assert!(matches!(with(Version::HTTP_10, &["chunked"]), Err(HeadFault::Framing(_))));
+        assert!(matches!(read_head("https://a/", &[("host", "b")]), Err(HeadFault::Host(_))));
     }
 }

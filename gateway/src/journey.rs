@@ -31,7 +31,9 @@ use crate::edge::counter::{Counter, StoreChange};
 use crate::edge::keys::KeyRing;
 use crate::edge::log::{BatchLog, Record};
 use crate::edge::metrics::Metrics;
-use crate::edge::upstream::{ClientFault, ClientStream, Outgoing, Pool, WorkerBody, remove_hop_by_hop};
+use crate::edge::upstream::{
+    ClientFault, ClientStream, Outgoing, Pool, SLOWEST, Upload, WorkerBody, remove_hop_by_hop,
+};
 use crate::head;
 use crate::policy::body::{self, BodyRule};
 use crate::policy::cors::{self, Earned};
@@ -108,6 +110,16 @@ pub async fn serve(
     Ok(finish(exchange, outcome))
 }
 
+/// Answers a head that never became a request.
+#[must_use]
+pub fn refuse(core: Rc<Core>, peer: IpAddr, busy: Busy, fault: HeadFault) -> Response<AnswerBody> {
+    let nameless = Request::new(()).into_parts().0;
+    let mut exchange = Exchange::begin(core, peer, busy, &nameless);
+    "-".clone_into(&mut exchange.method);
+    exchange.path = "-".into();
+    finish(exchange, Err(Problem::from(Stop::Head(fault))))
+}
+
 /// The request line, as it arrived.
 struct Arrived {
     method: Method,
@@ -134,7 +146,7 @@ async fn travel(
     let asked = cors::preflight(&arrived.method, &headers);
 
     // Head first: what can be read in two ways must not reach a decision.
-    let host = head::read(&arrived.method, &arrived.uri, arrived.version, &headers).map_err(Stop::Head)?;
+    let host = head::read(&arrived.method, &arrived.uri, &headers).map_err(Stop::Head)?;
     let path = path::normalize(arrived.uri.path()).map_err(Stop::Path)?;
     exchange.client = policy.trusted_proxies.client(exchange.peer, &headers);
 
@@ -189,13 +201,13 @@ async fn travel(
             // The client learns where its limits stand, whatever becomes of the rest.
             let (admission, rate) = admission.split();
             exchange.rate = rate;
-            let fault = Rc::new(Cell::new(None));
-            let outgoing = read_body(exchange, route, &headers, body, &fault).await?;
+            let upload = Rc::<Upload>::default();
+            let outgoing = read_body(exchange, route, &headers, body, &upload).await?;
             let target = route.worker_path.as_deref().unwrap_or(&path);
             let request = worker_request(exchange, route, &arrived, target, headers, &principal, outgoing)?;
             let tally = core.metrics.tally(core.thread);
             let sent = Instant::now();
-            let answer = pool.forward(request, permit, admission, &fault, || tally.upstream_connected()).await;
+            let answer = pool.forward(request, permit, admission, &upload, || tally.upstream_connected()).await;
             let answer = answer.map_err(Stop::Upstream)?;
             exchange.worker_took = Some(sent.elapsed());
             exchange.worker = Some(answer.worker);
@@ -234,7 +246,7 @@ async fn read_body(
     route: &Route,
     headers: &HeaderMap,
     body: &mut ClientBody,
-    fault: &Rc<Cell<Option<ClientFault>>>,
+    upload: &Rc<Upload>,
 ) -> Result<Outgoing, Stop> {
     let Some(rule) = &route.body else {
         return if body.is_empty() { Ok(Outgoing::Empty) } else { Err(Stop::Body(body::Refusal::NotTaken)) };
@@ -247,7 +259,7 @@ async fn read_body(
                 incoming,
                 rule.max(),
                 idle,
-                Rc::clone(fault),
+                Rc::clone(upload),
                 Rc::clone(&exchange.bytes_in),
             )),
             _ => Outgoing::Empty,
@@ -425,7 +437,7 @@ impl ClientBody {
     async fn whole(&mut self, max: usize, idle: Duration) -> Result<Bytes, Stop> {
         let stop = |fault| Stop::BodyRead(fault, Some(max));
         let Some(incoming) = self.incoming.as_mut() else { return Ok(Bytes::new()) };
-        let longest = idle + Duration::from_secs((max >> 10) as u64);
+        let longest = idle + Duration::from_secs(max as u64 / SLOWEST);
         let read = &self.read;
         let reading = async {
             let mut first = Bytes::new();
@@ -500,7 +512,7 @@ pub struct Exchange {
     clock: Instant,
     peer: IpAddr,
     client: IpAddr,
-    method: Method,
+    method: String,
     path: Box<str>,
     http1: bool,
     route: Option<RouteId>,
@@ -529,7 +541,7 @@ impl Exchange {
             clock: Instant::now(),
             peer,
             client: peer,
-            method: parts.method.clone(),
+            method: parts.method.as_str().to_owned(),
             path: parts.uri.path().into(),
             http1: parts.version != Version::HTTP_2,
             route: None,
@@ -563,7 +575,7 @@ impl Drop for Exchange {
             began: self.began,
             took,
             client: &client,
-            method: self.method.as_str(),
+            method: &self.method,
             path: &self.path,
             protocol: if self.http1 { "HTTP/1.1" } else { "HTTP/2" },
             status: self.status,

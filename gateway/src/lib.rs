@@ -9,7 +9,7 @@
 //! | `admin` | liveness, readiness and metrics, on a listener of their own |
 //! | `server` | connections: how many, how long, when to stop |
 //! | `journey`, `token_endpoint` | what happens to each request |
-//! | `activity` | what a connection is doing, for its time limits |
+//! | `activity`, `wire` | what a connection is doing, for its time limits; HTTP/1 octets, read strictly |
 //! | `head`, `problem` | heads that can be read in one way; refusals and faults as answers |
 //! | `edge` | TLS, keys, counting, workers, records, numbers |
 //! | `policy` | the decisions |
@@ -28,3 +28,4 @@ pub mod server;
 pub mod settings;
 pub mod token_endpoint;
 pub mod types;
+pub mod wire;

@@ -14,6 +14,7 @@ use crate::policy::authenticate::{self, api_key, jwt};
 use crate::policy::path::Ambiguous;
 use crate::policy::{authorize, body, limit, route, token};
 use crate::types::RequestId;
+use crate::wire;
 
 macro_rules! reasons {
     ($($name:ident $status:literal $slug:literal $title:literal;)*) => {
@@ -75,6 +76,8 @@ reasons! {
     BodyEncoding 415 "body-encoding" "The body has a coding that is not taken here";
     BodyMalformed 400 "body-malformed" "The body can't be read in one way only";
     BodyInvalid 422 "body-invalid" "The body is not what is taken here";
+    TargetTooLong 414 "target-too-long" "The request target is too long";
+    HeadTooLarge 431 "head-too-large" "The request's head is too large";
     BodyFraming 400 "body-framing" "The body's framing is broken";
     BodySlow 408 "body-slow" "The body came too slowly";
     ClientGone 499 "client-gone" "The client left";
@@ -110,10 +113,8 @@ pub enum HeadFault {
     Host(&'static str),
     /// The target is not a path.
     Target,
-    /// The framing headers contradict each other or the protocol.
-    Framing(&'static str),
-    /// A transfer coding other than `chunked`.
-    Coding,
+    /// HTTP/1 octets that can't be read in one way only.
+    Wire(wire::Fault),
     /// `Connection` names a header that we rely on.
     Connection,
 }
@@ -291,15 +292,19 @@ fn head(fault: HeadFault) -> Problem {
             Problem::new(Reason::HeadMalformed, "The request target must be a path, such as /predict (RFC 9112 §3.2).")
                 .closing()
         }
-        HeadFault::Framing(why) => {
-            Problem::new(Reason::HeadMalformed, format!("The request is refused because {why} (RFC 9112 §6)."))
-                .closing()
+        HeadFault::Wire(wire::Fault::Malformed(why)) => {
+            Problem::new(Reason::HeadMalformed, format!("The request is refused because {why} (RFC 9112).")).closing()
         }
-        HeadFault::Coding => Problem::new(
-            Reason::FramingUnsupported,
-            "The only transfer coding that is known is `chunked` (RFC 9112 §6.1).",
-        )
-        .closing(),
+        HeadFault::Wire(wire::Fault::Coding) => {
+            let detail = "The only transfer coding that is known is `chunked` (RFC 9112 §6.1).";
+            Problem::new(Reason::FramingUnsupported, detail).closing()
+        }
+        HeadFault::Wire(wire::Fault::TargetTooLong) => {
+            Problem::new(Reason::TargetTooLong, "No target here is that long.").closing()
+        }
+        HeadFault::Wire(wire::Fault::HeadTooLarge) => {
+            Problem::new(Reason::HeadTooLarge, "Send fewer or shorter headers.").closing()
+        }
         HeadFault::Connection => Problem::new(
             Reason::HeadMalformed,
             "`Connection` names a header that must not be removed (RFC 9110 §7.6.1).",

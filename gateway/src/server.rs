@@ -13,7 +13,8 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use http::Request;
+use http::{Request, Response};
+use http_body_util::{BodyExt as _, Collected};
 use hyper::body::Incoming;
 use hyper::rt::Executor;
 use hyper::server::conn::{http1, http2};
@@ -30,8 +31,10 @@ use tokio_rustls::server::TlsStream;
 
 use crate::activity::{Activity, Patience, Watched};
 use crate::edge::tls;
-use crate::journey::{self, Core};
+use crate::journey::{self, AnswerBody, Core};
+use crate::problem::HeadFault;
 use crate::settings::{ByteSize, Section};
+use crate::wire::{Bounds, Wire};
 
 /// Connections that wait in the kernel to be accepted, per thread.
 const BACKLOG: i32 = 1024;
@@ -305,14 +308,16 @@ impl Thread {
 
     async fn http1(&self, stream: TlsStream<TcpStream>, peer: IpAddr) {
         let activity = Activity::new();
+        let wire = Wire::new(Bounds { head: self.settings.max_head, headers: self.settings.max_headers });
         let connection = http1::Builder::new()
             .half_close(true)
-            .max_headers(self.settings.max_headers)
-            .max_header_size(self.settings.max_head)
+            .max_headers(self.settings.max_headers + 1)
+            // Above the bounds that `wire` keeps, whose answers say why.
+            .max_header_size(self.settings.max_head * 2)
             .timer(TokioTimer::new())
             .header_read_timeout(None)
             .serve_connection(
-                TokioIo::new(Watched::new(stream, Rc::clone(&activity))),
+                TokioIo::new(Watched::new(stream, Rc::clone(&activity), Some(wire))),
                 service_fn(|request: Request<Incoming>| {
                     journey::serve(Rc::clone(&self.core), peer, activity.begin(), request)
                 }),
@@ -321,7 +326,13 @@ impl Thread {
         // says `Connection: close`, and after a while without one it is closed.
         let mut connection = connection;
         self.drive(Pin::new(&mut connection), &activity, |_| {}).await;
-        linger(connection.into_parts().io.into_inner().into_inner()).await;
+        let (mut stream, fault) = connection.into_parts().io.into_inner().into_inner();
+        if let Some(fault) = fault {
+            let answer = journey::refuse(Rc::clone(&self.core), peer, activity.begin(), HeadFault::Wire(fault));
+            let written = write_answer(&mut stream, answer);
+            let _ = tokio::time::timeout(LINGER, written).await;
+        }
+        linger(stream).await;
     }
 
     async fn http2(&self, stream: TlsStream<TcpStream>, peer: IpAddr) {
@@ -337,7 +348,7 @@ impl Thread {
             .max_pending_accept_reset_streams(32)
             .max_local_error_reset_streams(64)
             .serve_connection(
-                TokioIo::new(Watched::new(stream, Rc::clone(&activity))),
+                TokioIo::new(Watched::new(stream, Rc::clone(&activity), None)),
                 service_fn(|request: Request<Incoming>| {
                     journey::serve(Rc::clone(&self.core), peer, activity.begin(), request)
                 }),
@@ -370,6 +381,20 @@ impl Thread {
             }
         }
     }
+}
+
+/// Writes an answer that hyper has no request for.
+async fn write_answer(stream: &mut TlsStream<TcpStream>, answer: Response<AnswerBody>) -> io::Result<()> {
+    let (head, body) = answer.into_parts();
+    let body = body.collect().await.map(Collected::to_bytes).unwrap_or_default();
+    let mut text = format!("HTTP/1.1 {}\r\n", head.status).into_bytes();
+    for (name, value) in &head.headers {
+        text.extend_from_slice(&[name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());
+    }
+    text.extend_from_slice(format!("content-length: {}\r\n\r\n", body.len()).as_bytes());
+    text.extend_from_slice(&body);
+    stream.write_all(&text).await?;
+    stream.flush().await
 }
 
 /// Ends a connection so that the client sees the last answer: closing over bytes that it sent and nobody

@@ -37,7 +37,7 @@ impl World {
         assert_eq!(answer.status, 200, "{what}: {}", answer.text());
     }
 
-    /// The token is refused with 401, the worker is not called, and the log says `cause` and no token.
+    /// The token is refused with 401, the worker is not called, and the security record has the reason and no token.
     async fn assert_refused(&self, what: &str, token: &str, slug: &str) {
         let before = self.worker.seen().len();
         let answer = self.ask(token).await;
@@ -435,4 +435,17 @@ async fn the_leeway_of_a_foreign_issuer_is_bounded() {
     ask(now() - 21).await.assert_problem(401, "token-expired");
     worker.assert_untouched();
     assert_eq!(ask(now() - 10).await.status, 200);
+}
+
+/// `corp` with the subject `a:b` and `corp:a` with the subject `b` would be one principal, with one window
+/// and one name to the worker. Issuers' names must not be able to say so.
+#[tokio::test]
+async fn two_issuers_can_not_name_the_same_principal() {
+    let corp = Signer::es256();
+    let overlay = "[issuers.\"corp:a\"]\nissuer = \"https://idp.example\"\naudience = \"modelgate\"\nalgorithms = [\"ES256\"]\n\
+                   public_key = \"corp.pem\"\n";
+    let refused = Gateway::builder().file("corp.pem", corp.public()).policy(overlay).output("check");
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(78), "an issuer's name with a colon is taken: {said}");
+    assert!(said.contains("corp:a"), "{said}");
 }

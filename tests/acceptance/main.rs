@@ -3,11 +3,16 @@
 
 mod api_key;
 mod bodies;
+mod config_errors;
 mod cors;
+mod counter_model;
 mod forward;
+mod issuer_keys;
 mod jwt;
 mod problems;
+mod rate_limit;
 mod rbac;
+mod store_lost;
 mod tls;
 mod token;
 mod worker_faults;

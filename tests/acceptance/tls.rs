@@ -42,7 +42,7 @@ async fn tls_1_3_is_preferred() {
 async fn key_exchange_withstands_quantum_computers() {
     let gateway = Gateway::builder().start().await;
     let stream = handshake(gateway.address(), tls_config(&[], &[&TLS13])).await.expect("a handshake");
-    let group = stream.get_ref().1.negotiated_key_exchange_group().map(|group| group.name());
+    let group = stream.get_ref().1.negotiated_key_exchange_group().map(rustls::crypto::SupportedKxGroup::name);
     assert_eq!(group, Some(NamedGroup::X25519MLKEM768));
 }
 
@@ -112,4 +112,13 @@ async fn the_certificate_is_the_configured_one() {
         .with_root_certificates(stranger)
         .with_no_client_auth();
     assert!(handshake(gateway.address(), config).await.is_err());
+}
+
+#[tokio::test]
+async fn a_worker_that_takes_no_connections_is_a_fault_of_ours() {
+    let worker = Recorder::refusing();
+    let gateway = Gateway::before(&worker).await;
+    let answer = gateway.client().predict("predictor").send().await;
+    answer.assert_problem(503, "worker-unreachable");
+    assert_eq!(answer.header("retry-after"), "1");
 }

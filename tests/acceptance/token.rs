@@ -1,5 +1,7 @@
 //! `POST /token`: a password for a token (RFC 6749 §4.3), the gateway's legacy grant.
 
+use std::time::{Duration, Instant};
+
 use harness::identity::{ALICE, AUDIENCE, BOB, ISSUER, now, part};
 use harness::{Answer, Gateway, Recorder, Signing};
 use serde_json::json;
@@ -108,6 +110,41 @@ async fn a_wrong_password_and_an_unknown_user_look_alike() {
     assert_eq!(bodies.len(), 1, "{bodies:?}");
     let text = gateway.log().text();
     assert!(!text.contains("battery") && !text.contains("reitet"), "{text}");
+}
+
+#[tokio::test]
+async fn an_unknown_user_takes_as_long_as_a_known_one() {
+    let gateway = Gateway::builder().start().await;
+    let mut connection = gateway.client().connect().await;
+    let mut fastest = [Duration::MAX; 2];
+    // The fastest of several is what the work itself takes, whatever else the machine does.
+    for _ in 0..12 {
+        for (fastest, user) in fastest.iter_mut().zip(["alice", "mallory"]) {
+            let began = Instant::now();
+            assert_eq!(connection.send(gateway.client().token(&form(user, "wrong"))).await.status, 400);
+            *fastest = began.elapsed().min(*fastest);
+        }
+    }
+    let [known, unknown] = fastest.map(|time| time.as_secs_f64());
+    assert!((0.5..2.0).contains(&(unknown / known)), "known {known} s, unknown {unknown} s: time tells who exists");
+}
+
+#[tokio::test]
+async fn passwords_are_checked_a_few_at_a_time_and_others_are_asked_to_come_again() {
+    let worker = Recorder::start();
+    let gateway = Gateway::before(&worker).await;
+    let mut clients = tokio::task::JoinSet::new();
+    for _ in 0..24 {
+        clients.spawn(gateway.client().token(&form("alice", ALICE)).send());
+    }
+    // Predictions go on meanwhile.
+    assert_eq!(gateway.client().predict("predictor").send().await.status, 200);
+    let answers = clients.join_all().await;
+    assert!(answers.iter().any(|answer| answer.status == 200));
+    for answer in answers.iter().filter(|answer| answer.status != 200) {
+        assert_error(answer, 503, "temporarily_unavailable");
+        assert_eq!(answer.header("retry-after"), "1");
+    }
 }
 
 #[tokio::test]

@@ -149,6 +149,16 @@ impl Signer {
         pem("PUBLIC KEY", der.as_ref())
     }
 
+    /// The public key as a JWK (RFC 7517) with that `kid`; for ES256 alone.
+    #[must_use]
+    pub fn jwk(&self, kid: &str) -> Value {
+        let Self::Es256(key) = self else { panic!("only keys for ES256 are published here") };
+        // An uncompressed point: 4, x, y.
+        let point = key.public_key().as_ref();
+        let (x, y) = point[1..].split_at(32);
+        json!({ "kty": "EC", "crv": "P-256", "kid": kid, "use": "sig", "alg": "ES256", "x": base64url(x), "y": base64url(y) })
+    }
+
     /// The signature of some octets, as JWS has it (RFC 7518 §3).
     #[must_use]
     pub fn signature(&self, signed: &[u8]) -> Vec<u8> {

@@ -12,10 +12,11 @@
 //! | [`client`] | [`Client`]: HTTP/1.1 and HTTP/2 over TLS, and raw octets |
 //! | [`wire`] | one connection octet by octet: requests in parts, answers one at a time |
 //! | [`browser`] | a real Chromium, and pages for it |
+//! | [`keys`] | [`KeyServer`]: where an issuer publishes its keys |
 //! | [`identity`] | the keys, users and tokens of the base policy, and a [`Signer`] for tokens of any kind |
 //!
-//! Nothing here sleeps: whatever is waited for is told by a line, an answer or the end of a process, and
-//! every wait ends after [`PATIENCE`].
+//! Nothing here sleeps: whatever is waited for is told by a line, an answer or the end of a process (or
+//! asked for, [`eventually`]), and every wait ends after [`PATIENCE`].
 #![expect(
     clippy::expect_used,
     clippy::indexing_slicing,
@@ -30,6 +31,7 @@ pub mod ca;
 pub mod client;
 pub mod gateway;
 pub mod identity;
+pub mod keys;
 pub mod process;
 pub mod recorder;
 pub mod redis;
@@ -44,6 +46,7 @@ pub use ca::TestCa;
 pub use client::{Answer, Client, Connection, Request};
 pub use gateway::{Gateway, GatewayBuilder, Signing, Upstream};
 pub use identity::Signer;
+pub use keys::KeyServer;
 pub use process::{Exit, Log, Process};
 pub use recorder::{Gate, Recorder, Reply, Seen};
 pub use redis::Redis;
@@ -52,3 +55,20 @@ pub use worker::Worker;
 
 /// How long anything may take before a test calls it lost. Generous, because machines are shared.
 pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Asks again and again until there is an answer, for what tells nobody when it changes.
+///
+/// # Panics
+/// If all patience goes without one.
+pub async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
+    let mut clock = tokio::time::interval(Duration::from_millis(20));
+    let asking = async {
+        loop {
+            clock.tick().await;
+            if let Some(found) = ask().await {
+                return found;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, asking).await.unwrap_or_else(|_| panic!("in vain: {what}"))
+}

@@ -6,6 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use serde_json::Value;
+use tokio::net::TcpSocket;
 use tokio::sync::watch;
 
 use crate::PATIENCE;
@@ -185,6 +186,8 @@ pub struct Recorder {
     address: SocketAddr,
     state: Arc<watch::Sender<State>>,
     acceptor: Option<JoinHandle<()>>,
+    /// Keeps the port from others where nobody is to listen.
+    _held: Option<TcpSocket>,
 }
 
 type Script = Arc<dyn Fn(usize, &Seen) -> Reply + Send + Sync>;
@@ -212,15 +215,16 @@ impl Recorder {
             let (state, script) = (Arc::clone(&state), Arc::new(script) as Script);
             move || accept(&listener, &state, &script)
         });
-        Self { address, state, acceptor: Some(acceptor) }
+        Self { address, state, acceptor: Some(acceptor), _held: None }
     }
 
-    /// A port where nobody listens.
+    /// A port where nobody listens, and nobody else can.
     #[must_use]
     pub fn refusing() -> Self {
-        let mut recorder = Self::start();
-        recorder.stop();
-        recorder
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.bind((Ipv4Addr::LOCALHOST, 0).into()).expect("there is a free port");
+        let address = socket.local_addr().expect("a bound socket has an address");
+        Self { address, state: Arc::new(watch::Sender::new(State::default())), acceptor: None, _held: Some(socket) }
     }
 
     /// Where it listens.

@@ -1,7 +1,7 @@
 //! A real Redis server, to be held up, killed and brought back.
 
-use std::net::{Ipv4Addr, TcpListener};
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::process::Process;
 
@@ -15,15 +15,17 @@ pub struct Redis {
 impl Redis {
     /// Starts one on a free port.
     pub async fn start() -> Self {
-        for _ in 0..10 {
-            // Redis does not tell which port it got for 0, so one is looked for, and may be lost again.
-            let looked_for = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| listener.local_addr());
-            let port = looked_for.expect("there is a free port").port();
+        static STARTED: AtomicU32 = AtomicU32::new(0);
+        for _ in 0..20 {
+            // Redis does not tell which port it got for 0. These lie below those that the kernel gives away,
+            // so that nobody takes one while its Redis is dead.
+            let number = std::process::id().wrapping_mul(31).wrapping_add(STARTED.fetch_add(1, Ordering::Relaxed));
+            let port = u16::try_from(20_000 + number % 12_000).expect("a port");
             if let Some(process) = run(port).await {
                 return Self { process, port };
             }
         }
-        panic!("Redis found no port that stays free");
+        panic!("Redis found no free port");
     }
 
     /// Its URL.
@@ -49,6 +51,17 @@ impl Redis {
             (key, life)
         });
         lives.collect()
+    }
+
+    /// Makes it forget every script, as a restart or a failover does.
+    pub fn flush_scripts(&self) {
+        redis::cmd("SCRIPT").arg("FLUSH").exec(&mut self.connect()).expect("scripts can be flushed");
+    }
+
+    /// Closes every connection, as it does with those that are idle for its `timeout`.
+    pub fn hang_up(&self) {
+        let mut kill = redis::cmd("CLIENT");
+        kill.arg("KILL").arg("TYPE").arg("normal").exec(&mut self.connect()).expect("connections can be closed");
     }
 
     /// Holds it up: connections stay open, and nothing is answered.

@@ -3,7 +3,7 @@
 //! Both stores decide all limits of one request at once and count it in all or in none. Redis decides
 //! by one script and its own clock, so any number of gateways share a limit exactly. A Redis that does
 //! not answer in time is lost: each limit says what that means, and no request waits longer than the
-//! store's time limit. Never retries: whether a lost call was counted is not known.
+//! store's time limit.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -409,15 +409,27 @@ impl Counter {
 
     async fn decide_in_redis(&self, limits: &[Arc<Limit>], subject: &Subject<'_>) -> redis::RedisResult<Decision> {
         let held = self.connection.borrow().clone();
-        let mut connection = match (held, &self.shared.settings.redis) {
-            (Some(connection), _) => connection,
-            (None, Some(info)) => {
-                let connection = connect(info, self.shared.settings.timeout).await?;
-                self.connection.replace(Some(connection.clone()));
-                connection
+        if let Some(connection) = held {
+            match self.call(connection, limits, subject).await {
+                // Redis ends connections that are idle (`timeout`) and all of them when it restarts. If it had
+                // counted before it went, the second call counts once more: early by one, never late.
+                Err(error) if error.is_connection_dropped() => {}
+                done => return done,
             }
-            (None, None) => return Ok(Decision::default()),
-        };
+        }
+        let Some(info) = &self.shared.settings.redis else { return Ok(Decision::default()) };
+        let connection = connect(info, self.shared.settings.timeout).await?;
+        self.call(connection, limits, subject).await
+    }
+
+    async fn call(
+        &self,
+        mut connection: MultiplexedConnection,
+        limits: &[Arc<Limit>],
+        subject: &Subject<'_>,
+    ) -> redis::RedisResult<Decision> {
+        // Others of this thread use it while this call waits.
+        self.connection.replace(Some(connection.clone()));
         let mut call = self.script.prepare_invoke();
         for limit in limits {
             call.key(self.key(limit, subject)).arg(limit.quota).arg(limit.window);

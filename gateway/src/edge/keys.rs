@@ -12,7 +12,7 @@ use jsonwebtoken::DecodingKey;
 use jsonwebtoken::jwk::{Jwk, PublicKeyUse};
 
 use super::tls;
-use crate::policy::authenticate::jwt::{Issuers, JwtAlgorithm, Keys, VerifyKey};
+use crate::policy::authenticate::jwt::{Issuers, JwtAlgorithm, Keys, Published, VerifyKey};
 use crate::policy::json;
 use crate::types::Name;
 
@@ -40,48 +40,36 @@ impl KeyRing {
     /// An empty place for each issuer that publishes keys.
     #[must_use]
     pub fn new(issuers: &Issuers) -> Arc<Self> {
-        Arc::new(Self(issuers.published().map(|(position, ..)| (position, ArcSwapOption::empty())).collect()))
+        Arc::new(Self(issuers.published().map(|issuer| (issuer.position, ArcSwapOption::empty())).collect()))
     }
 
     /// The issuers, by name, whose keys were never had.
     #[must_use]
     pub fn missing(&self, issuers: &Issuers) -> Vec<Name> {
-        issuers
-            .published()
-            .filter(|(position, ..)| self.of(*position).is_none())
-            .map(|(_, name, ..)| Name::clone(name))
-            .collect()
+        let missing = issuers.published().filter(|issuer| self.of(issuer.position).is_none());
+        missing.map(|issuer| Name::clone(issuer.name)).collect()
     }
 
     /// Keeps the keys fresh for ever. `changed` is told the issuer and what became of a fetch that ended
     /// otherwise than the one before.
     pub async fn refresh(self: Arc<Self>, issuers: &Issuers, changed: impl Fn(&Name, Result<usize, &str>)) {
-        let fetches = issuers
-            .published()
-            .map(|(position, name, url, algorithms)| self.refresh_one(position, name, url, algorithms, &changed));
+        let fetches = issuers.published().map(|issuer| self.refresh_one(issuer, &changed));
         futures_util::future::join_all(fetches).await;
     }
 
-    async fn refresh_one(
-        &self,
-        position: usize,
-        name: &Name,
-        url: &str,
-        algorithms: &[JwtAlgorithm],
-        changed: &impl Fn(&Name, Result<usize, &str>),
-    ) {
+    async fn refresh_one(&self, issuer: Published<'_>, changed: &impl Fn(&Name, Result<usize, &str>)) {
         let mut before: Option<Result<usize, String>> = None;
         loop {
-            let fetched = fetch(url, algorithms).await;
+            let fetched = fetch(issuer).await;
             let state = fetched.as_ref().map(Vec::len).map_err(Clone::clone);
-            if before.as_ref() != Some(&state) {
-                changed(name, state.as_ref().map(|count| *count).map_err(String::as_str));
-            }
             let wait = if state.is_ok() { FRESH } else { RETRY };
             if let Ok(keys) = fetched
-                && let Some((_, place)) = self.0.iter().find(|(at, _)| *at == position)
+                && let Some((_, place)) = self.0.iter().find(|(position, _)| *position == issuer.position)
             {
                 place.store(Some(Arc::new(keys)));
+            }
+            if before.as_ref() != Some(&state) {
+                changed(issuer.name, state.as_ref().map(|count| *count).map_err(String::as_str));
             }
             before = Some(state);
             tokio::time::sleep(wait).await;
@@ -89,9 +77,9 @@ impl KeyRing {
     }
 }
 
-async fn fetch(url: &str, algorithms: &[JwtAlgorithm]) -> Result<Vec<VerifyKey>, String> {
-    let client = https_client(TIMEOUT, None)?;
-    let answer = client.get(url).send().await.map_err(|error| error.without_url().to_string())?;
+async fn fetch(issuer: Published<'_>) -> Result<Vec<VerifyKey>, String> {
+    let client = https_client(TIMEOUT, issuer.ca)?;
+    let answer = client.get(issuer.url).send().await.map_err(|error| error.without_url().to_string())?;
     if !answer.status().is_success() {
         return Err(format!("it answered {}", answer.status()));
     }
@@ -104,7 +92,7 @@ async fn fetch(url: &str, algorithms: &[JwtAlgorithm]) -> Result<Vec<VerifyKey>,
             return Err(format!("its key set is larger than {MOST_BYTES} bytes"));
         }
     }
-    read_set(&body, algorithms)
+    read_set(&body, issuer.algorithms)
 }
 
 /// An HTTPS client that follows no redirect. `ca` is one more certificate to trust, in PEM.

@@ -8,6 +8,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::fmt;
+use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::pin::Pin;
@@ -256,27 +257,44 @@ impl ClientFault {
     }
 }
 
-/// A client's body on its way, bounded in size and in the time between its parts. Trailers are dropped.
+/// How a client's body fares, for whoever waits for the worker's answer meanwhile.
+#[derive(Debug, Default)]
+pub struct Upload {
+    fault: Cell<Option<ClientFault>>,
+    open: Cell<bool>,
+}
+
+/// The slowest that a body may come as a whole, in bytes per second, beside the bound on each pause.
+pub const SLOWEST: u64 = 1 << 10;
+
+/// A client's body on its way, bounded in size, in the time between its parts and in time as a whole.
+/// Trailers are dropped.
 pub struct ClientStream {
     inner: Incoming,
     left: u64,
     idle: Duration,
     timer: Pin<Box<tokio::time::Sleep>>,
-    fault: Rc<Cell<Option<ClientFault>>>,
+    last: tokio::time::Instant,
+    upload: Rc<Upload>,
     read: Rc<Cell<u64>>,
 }
 
 impl ClientStream {
-    /// A stream of at most `max` bytes. `fault` is told what the client did wrong, `read` counts bytes.
+    /// A stream of at most `max` bytes. `upload` is told how it fares, `read` counts bytes.
     #[must_use]
-    pub fn new(
-        inner: Incoming,
-        max: usize,
-        idle: Duration,
-        fault: Rc<Cell<Option<ClientFault>>>,
-        read: Rc<Cell<u64>>,
-    ) -> Self {
-        Self { inner, left: max as u64, idle, timer: Box::pin(tokio::time::sleep(idle)), fault, read }
+    pub fn new(inner: Incoming, max: usize, idle: Duration, upload: Rc<Upload>, read: Rc<Cell<u64>>) -> Self {
+        let now = tokio::time::Instant::now();
+        upload.open.set(true);
+        let last = now + idle + Duration::from_secs(max as u64 / SLOWEST);
+        Self {
+            inner,
+            left: max as u64,
+            idle,
+            timer: Box::pin(tokio::time::sleep_until(now + idle)),
+            last,
+            upload,
+            read,
+        }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ClientFault>>> {
@@ -288,7 +306,8 @@ impl ClientStream {
                     self.read.set(self.read.get() + length);
                     let Some(left) = self.left.checked_sub(length) else { break ClientFault::TooLarge };
                     self.left = left;
-                    self.timer.as_mut().reset(tokio::time::Instant::now() + self.idle);
+                    let next = tokio::time::Instant::now() + self.idle;
+                    self.timer.as_mut().reset(next.min(self.last));
                     return Poll::Ready(Some(Ok(Frame::data(data))));
                 }
                 Poll::Ready(Some(Err(error))) => break ClientFault::of(&error),
@@ -299,12 +318,16 @@ impl ClientStream {
                 },
             }
         };
-        self.fault.set(Some(fault));
+        self.upload.fault.set(Some(fault));
         Poll::Ready(Some(Err(fault)))
     }
 }
 
-use std::future::Future as _;
+impl Drop for ClientStream {
+    fn drop(&mut self) {
+        self.upload.open.set(false);
+    }
+}
 
 /// Why a worker gave no usable answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -381,16 +404,16 @@ impl Pool {
         mut request: Request<Outgoing>,
         _permit: Permit,
         _admission: Admission,
-        client_fault: &Cell<Option<ClientFault>>,
+        upload: &Upload,
         connected: impl Fn(),
     ) -> Result<Answer, Fault> {
         *request.version_mut() = Version::HTTP_11;
-        let exchange = timeout(self.settings.answer_timeout, self.exchange(request, &connected)).await;
+        let exchange = self.in_time(upload, self.exchange(request, &connected)).await;
         // A client that broke its own body also breaks the connection to the worker; it is to blame.
-        if let Some(fault) = client_fault.get() {
+        if let Some(fault) = upload.fault.get() {
             return Err(Fault::Client(fault));
         }
-        let (response, worker, sender) = exchange.map_err(|_| Fault::Slow)??;
+        let (response, worker, sender) = exchange?;
         let label = Name::clone(&worker.label);
         let (mut head, body) = response.into_parts();
         match head.status {
@@ -421,6 +444,20 @@ impl Pool {
             body = body.hold().await?;
         }
         Ok(Answer { response: Response::from_parts(head, body), worker: label })
+    }
+
+    /// Waits for an answer as long as the pool allows, counted from the end of the client's body: while that
+    /// is on its way, the worker can't be blamed, and the body keeps bounds of its own.
+    async fn in_time<T>(&self, upload: &Upload, exchange: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
+        let mut exchange = std::pin::pin!(exchange);
+        loop {
+            let uploading = upload.open.get();
+            match timeout(self.settings.answer_timeout, exchange.as_mut()).await {
+                Ok(done) => return done,
+                Err(_) if uploading => {}
+                Err(_) => return Err(Fault::Slow),
+            }
+        }
     }
 
     /// Tries the workers in turn. A request moves on only while no byte of it was sent.

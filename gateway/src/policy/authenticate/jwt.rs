@@ -89,8 +89,23 @@ pub trait Keys {
 enum KeySource {
     /// Known when the policy was compiled.
     Fixed(Vec<VerifyKey>),
-    /// A JWK Set at this URL, fetched by `edge::keys`.
-    Url(Box<str>),
+    /// A JWK Set at this URL, fetched by `edge::keys`; `ca` is who vouches for its host, in PEM.
+    Url { url: Box<str>, ca: Option<Box<[u8]>> },
+}
+
+/// An issuer whose keys are fetched.
+#[derive(Clone, Copy, Debug)]
+pub struct Published<'a> {
+    /// Its position.
+    pub position: usize,
+    /// Its name in TOML.
+    pub name: &'a Name,
+    /// Where its JWK Set is.
+    pub url: &'a str,
+    /// Who vouches for that host, in PEM; the system's authorities where absent.
+    pub ca: Option<&'a [u8]>,
+    /// The algorithms that its keys may have.
+    pub algorithms: &'a [JwtAlgorithm],
 }
 
 /// One trusted issuer.
@@ -144,10 +159,13 @@ impl Issuers {
         self.0.is_empty()
     }
 
-    /// The issuers that publish their keys: position, URL, and the algorithms that keys may have.
-    pub fn published(&self) -> impl Iterator<Item = (usize, &Name, &str, &[JwtAlgorithm])> {
+    /// The issuers that publish their keys.
+    pub fn published(&self) -> impl Iterator<Item = Published<'_>> {
         self.0.iter().enumerate().filter_map(|(position, issuer)| match &issuer.keys {
-            KeySource::Url(url) => Some((position, &issuer.name, &**url, &*issuer.algorithms)),
+            KeySource::Url { url, ca } => {
+                let (name, algorithms) = (&issuer.name, &*issuer.algorithms);
+                Some(Published { position, name, url, ca: ca.as_deref(), algorithms })
+            }
             KeySource::Fixed(_) => None,
         })
     }
@@ -173,7 +191,7 @@ impl Issuers {
         let fetched;
         let candidates = match &issuer.keys {
             KeySource::Fixed(keys) => keys,
-            KeySource::Url(_) => {
+            KeySource::Url { .. } => {
                 fetched = keys.of(position).ok_or(Refusal::NoKeys)?;
                 &*fetched
             }
@@ -258,7 +276,8 @@ impl Issuer {
                         "list the issuer's asymmetric algorithms",
                     );
                 }
-                Some(KeySource::Url(url.into()))
+                let ca = section.has("ca").then(|| section.file("ca", "name a PEM file")).flatten();
+                Some(KeySource::Url { url: url.into(), ca: ca.map(Into::into) })
             }
             (false, true, false) => {
                 let pem = section.file("public_key", "name a PEM file with the issuer's public key")?;

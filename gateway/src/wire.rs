@@ -1,0 +1,452 @@
+//! HTTP/1 octets as they arrive, read strictly and ahead of hyper.
+//!
+//! Source: RFC 9112 §2.2, §3, §5, §6, §7.1. hyper is lenient where another reader could see something
+//! else (a bare line feed, both framings at once, a fragment) and answers what it refuses without a word.
+//! This follows the same stream in place, line by line, without copying it: what is wrong with a head is
+//! found before hyper sees its end, so it never becomes a request, and gets an answer that says why.
+//! Pure: octets in, a verdict out.
+
+/// What bounds a head.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Octets of a head, request line included.
+    pub head: usize,
+    /// Header fields.
+    pub headers: usize,
+}
+
+/// The longest request target.
+const MOST_TARGET: usize = 8 << 10;
+/// The longest line of chunk framing or trailers.
+const MOST_CHUNK_LINE: usize = 256;
+/// The most trailer fields, which are read and dropped.
+const MOST_TRAILERS: usize = 32;
+
+/// Why a head is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// It breaks the grammar, or can be framed in two ways.
+    Malformed(&'static str),
+    /// A transfer coding other than `chunked`.
+    Coding,
+    /// A target that is longer than any here.
+    TargetTooLong,
+    /// More octets or fields than are taken.
+    HeadTooLarge,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    RequestLine,
+    Headers,
+    Body(u64),
+    ChunkSize,
+    ChunkData(u64),
+    ChunkEnd,
+    Trailers(usize),
+    /// Something is wrong; nothing that follows is passed on.
+    Ended,
+}
+
+/// One connection's stream.
+#[derive(Debug)]
+pub struct Wire {
+    bounds: Bounds,
+    state: State,
+    fault: Option<Fault>,
+    /// The beginning of a line whose end has not come yet.
+    carry: Vec<u8>,
+    head: Head,
+}
+
+/// What is known of the head that is being read.
+#[derive(Debug, Default)]
+struct Head {
+    octets: usize,
+    headers: usize,
+    http10: bool,
+    length: Option<u64>,
+    codings: usize,
+    chunked: bool,
+}
+
+impl Wire {
+    /// A stream at its beginning.
+    #[must_use]
+    pub fn new(bounds: Bounds) -> Self {
+        Self { bounds, state: State::RequestLine, fault: None, carry: Vec::new(), head: Head::default() }
+    }
+
+    /// Why the head that is being read is refused, if it is.
+    #[must_use]
+    pub fn fault(&self) -> Option<Fault> {
+        self.fault
+    }
+
+    /// Whether nothing more is to be passed on.
+    #[must_use]
+    pub fn is_ended(&self) -> bool {
+        self.state == State::Ended
+    }
+
+    /// Follows the next octets, and gives back how many of them may be passed on: all, but where
+    /// something is wrong. Broken chunks are passed on with an octet that no reader takes for framing, so
+    /// that the request they belong to ends with its own refusal.
+    pub fn follow(&mut self, octets: &mut [u8]) -> usize {
+        let mut at = 0;
+        while let Some(rest) = octets.get(at..).filter(|rest| !rest.is_empty()) {
+            let length = match self.state {
+                State::Ended => return at,
+                State::Body(left) => self.skip(left, rest.len(), State::Body, State::RequestLine),
+                State::ChunkData(left) => self.skip(left, rest.len(), State::ChunkData, State::ChunkEnd),
+                State::RequestLine | State::Headers => match self.line(rest) {
+                    Ok(length) => length,
+                    Err(fault) => {
+                        self.state = State::Ended;
+                        self.fault = Some(fault);
+                        return at;
+                    }
+                },
+                State::ChunkSize | State::ChunkEnd | State::Trailers(_) => {
+                    if let Ok(length) = self.line(rest) {
+                        length
+                    } else {
+                        self.state = State::Ended;
+                        if let Some(poisoned) = octets.get_mut(at) {
+                            *poisoned = 0;
+                        }
+                        return at + 1;
+                    }
+                }
+            };
+            at += length;
+        }
+        octets.len()
+    }
+
+    /// Passes over up to `left` octets of content.
+    fn skip(&mut self, left: u64, there: usize, more: fn(u64) -> State, done: State) -> usize {
+        let taken = usize::try_from(left).map_or(there, |left| left.min(there));
+        let left = left - taken as u64;
+        self.state = if left == 0 { done } else { more(left) };
+        taken
+    }
+
+    /// Reads one line, or keeps its beginning until the rest comes.
+    fn line(&mut self, rest: &[u8]) -> Result<usize, Fault> {
+        let end = rest.iter().position(|&b| b == b'\n');
+        let length = end.map_or(rest.len(), |end| end + 1);
+        let piece = rest.get(..length).unwrap_or(rest);
+        let in_head = matches!(self.state, State::RequestLine | State::Headers);
+        if in_head {
+            self.head.octets += length;
+            if self.head.octets > self.bounds.head {
+                let target = self.state == State::RequestLine;
+                return Err(if target { Fault::TargetTooLong } else { Fault::HeadTooLarge });
+            }
+        } else if self.carry.len() + length > MOST_CHUNK_LINE {
+            return Err(Fault::Malformed("a line of its chunks is too long"));
+        }
+        if end.is_none() {
+            self.carry.extend_from_slice(piece);
+            return Ok(length);
+        }
+        if self.carry.is_empty() {
+            self.whole_line(piece)?;
+        } else {
+            let mut line = std::mem::take(&mut self.carry);
+            line.extend_from_slice(piece);
+            self.whole_line(&line)?;
+            line.clear();
+            self.carry = line;
+        }
+        Ok(length)
+    }
+
+    fn whole_line(&mut self, line: &[u8]) -> Result<(), Fault> {
+        let Some(line) = line.strip_suffix(b"\r\n") else {
+            return Err(Fault::Malformed("a line ends without a carriage return"));
+        };
+        self.state = match self.state {
+            // RFC 9112 §2.2: an empty line before a request is passed over; one after trailers ends the message.
+            State::RequestLine | State::Trailers(_) if line.is_empty() => State::RequestLine,
+            State::RequestLine => {
+                self.head.http10 = request_line(line)?;
+                State::Headers
+            }
+            State::Headers if line.is_empty() => self.end_of_head()?,
+            State::Headers => {
+                self.head.headers += 1;
+                if self.head.headers > self.bounds.headers {
+                    return Err(Fault::HeadTooLarge);
+                }
+                self.head.field(line)?;
+                State::Headers
+            }
+            State::ChunkSize => match chunk_size(line)? {
+                0 => State::Trailers(0),
+                size => State::ChunkData(size),
+            },
+            State::ChunkEnd if line.is_empty() => State::ChunkSize,
+            State::ChunkEnd => return Err(Fault::Malformed("a chunk is longer than its size")),
+            State::Trailers(count) if count < MOST_TRAILERS => {
+                field(line)?;
+                State::Trailers(count + 1)
+            }
+            State::Trailers(_) => return Err(Fault::HeadTooLarge),
+            State::Body(_) | State::ChunkData(_) | State::Ended => self.state,
+        };
+        Ok(())
+    }
+
+    fn end_of_head(&mut self) -> Result<State, Fault> {
+        let head = std::mem::take(&mut self.head);
+        match (head.codings, head.length) {
+            (0, None | Some(0)) => Ok(State::RequestLine),
+            (0, Some(length)) => Ok(State::Body(length)),
+            (_, Some(_)) => Err(Fault::Malformed("it has Content-Length and Transfer-Encoding")),
+            (1, None) if head.http10 => Err(Fault::Malformed("HTTP/1.0 has no Transfer-Encoding")),
+            (1, None) if head.chunked => Ok(State::ChunkSize),
+            (1, None) => Err(Fault::Malformed("its last transfer coding is not chunked")),
+            (_, None) => Err(Fault::Malformed("it has Transfer-Encoding twice")),
+        }
+    }
+}
+
+impl Head {
+    fn field(&mut self, line: &[u8]) -> Result<(), Fault> {
+        let (name, value) = field(line)?;
+        if name.eq_ignore_ascii_case(b"content-length") {
+            if self.length.is_some() {
+                return Err(Fault::Malformed("it has Content-Length twice"));
+            }
+            let digits = !value.is_empty() && value.len() <= 18 && value.iter().all(u8::is_ascii_digit);
+            let length = std::str::from_utf8(value).ok().filter(|_| digits).and_then(|value| value.parse().ok());
+            self.length = Some(length.ok_or(Fault::Malformed("its Content-Length is not a number"))?);
+        } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
+            self.codings += 1;
+            let mut names = value.split(|&b| b == b',').map(<[u8]>::trim_ascii);
+            let last = names.next_back().unwrap_or_default();
+            self.chunked = last.eq_ignore_ascii_case(b"chunked");
+            if self.chunked && names.any(|name| !name.eq_ignore_ascii_case(b"chunked")) {
+                return Err(Fault::Coding);
+            }
+            if self.chunked && value.contains(&b',') {
+                return Err(Fault::Malformed("it is chunked twice"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A request line (RFC 9112 §3); gives back whether it is HTTP/1.0.
+fn request_line(line: &[u8]) -> Result<bool, Fault> {
+    let mut parts = line.split(|&b| b == b' ');
+    let (Some(method), Some(target), Some(version), None) = (parts.next(), parts.next(), parts.next(), parts.next())
+    else {
+        return Err(Fault::Malformed("its request line is not method, target and version with one space between"));
+    };
+    if method.is_empty() || !method.iter().all(|&b| is_token(b)) {
+        return Err(Fault::Malformed("its method is not a token"));
+    }
+    if target.len() > MOST_TARGET {
+        return Err(Fault::TargetTooLong);
+    }
+    if target.is_empty() || !target.iter().all(|&b| b.is_ascii_graphic() && b != b'#') {
+        return Err(Fault::Malformed("its target has a character that must be escaped, or a fragment"));
+    }
+    match version {
+        b"HTTP/1.1" => Ok(false),
+        b"HTTP/1.0" => Ok(true),
+        _ => Err(Fault::Malformed("its version is not HTTP/1.1")),
+    }
+}
+
+/// A header or trailer field (RFC 9112 §5): name and value without the white space around it.
+fn field(line: &[u8]) -> Result<(&[u8], &[u8]), Fault> {
+    if matches!(line.first(), Some(b' ' | b'\t')) {
+        return Err(Fault::Malformed("a header is folded over two lines"));
+    }
+    let colon = line.iter().position(|&b| b == b':').ok_or(Fault::Malformed("a header has no colon"))?;
+    let (name, value) = line.split_at(colon);
+    let value = value.get(1..).unwrap_or_default();
+    if name.is_empty() || !name.iter().all(|&b| is_token(b)) {
+        return Err(Fault::Malformed("a header's name is not a token, or is followed by a space"));
+    }
+    if !value.iter().all(|&b| b == b'\t' || (b >= b' ' && b != 0x7f)) {
+        return Err(Fault::Malformed("a header's value has a control character"));
+    }
+    Ok((name, value.trim_ascii()))
+}
+
+/// A chunk's size (RFC 9112 §7.1). Extensions are passed over.
+fn chunk_size(line: &[u8]) -> Result<u64, Fault> {
+    const WRONG: Fault = Fault::Malformed("a chunk's size is not a hexadecimal number");
+    let (size, extension) = match line.iter().position(|&b| b == b';') {
+        Some(at) => line.split_at(at),
+        None => (line, &[][..]),
+    };
+    if !extension.iter().all(|&b| b == b'\t' || (b >= b' ' && b != 0x7f)) {
+        return Err(Fault::Malformed("a chunk's extension has a control character"));
+    }
+    // 15 digits are more than any body here, and can't overflow.
+    if !(1..=15).contains(&size.len()) || !size.iter().all(u8::is_ascii_hexdigit) {
+        return Err(WRONG);
+    }
+    let size = std::str::from_utf8(size).map_err(|_| WRONG)?;
+    u64::from_str_radix(size, 16).map_err(|_| WRONG)
+}
+
+/// Which octets a token has (RFC 9110 §5.6.2).
+const fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric()
+        || matches!(
+            byte,
+            b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~'
+        )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Bounds, Fault, Wire};
+    use proptest::prelude::*;
+
+    const BOUNDS: Bounds = Bounds { head: 16 << 10, headers: 8 };
+
+    /// Follows a stream whole; gives back the fault and what was passed on.
+    fn follow(stream: &str) -> (Option<Fault>, bool, Vec<u8>) {
+        let mut wire = Wire::new(BOUNDS);
+        let mut octets = stream.as_bytes().to_vec();
+        let passed = wire.follow(&mut octets);
+        octets.truncate(passed);
+        (wire.fault(), wire.is_ended(), octets)
+    }
+
+    #[test]
+    fn good_streams_pass_untouched() {
+        for stream in [
+            "GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+            "\r\nGET /a?b=c|d HTTP/1.1\r\nHost: a\r\nX: \t v\u{e9} \r\nEmpty:\r\n\r\n",
+            "POST / HTTP/1.1\r\nContent-Length: 5\r\n\r\nhelloGET / HTTP/1.0\r\n\r\n",
+            "POST / HTTP/1.1\r\ncontent-length: 0\r\n\r\nGET / HTTP/1.1\r\n\r\n",
+            "POST / HTTP/1.1\r\nTransfer-Encoding: Chunked\r\n\r\n5;a=\"b\"\r\nhello\r\n0\r\nT: 1\r\n\r\nGET / HTTP/1.1\r\n\r\n",
+            "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n00F\r\nGET / HTTP/1.1\n\r\n0\r\n\r\n",
+            "POST / HTTP/1.1\r\nContent-Length: 16\r\n\r\nGET / HTTP/9.9\n\n",
+        ] {
+            let (fault, ended, passed) = follow(stream);
+            assert_eq!((fault, ended), (None, false), "{stream}");
+            assert_eq!(passed, stream.as_bytes());
+        }
+    }
+
+    #[test]
+    fn heads_that_two_readers_could_read_differently_never_end() {
+        let get = |line: &str| format!("GET / HTTP/1.1\r\nHost: a\r\n{line}\r\n\r\n");
+        for stream in [
+            get("Content-Length: 5\r\nTransfer-Encoding: chunked"),
+            get("Transfer-Encoding: chunked\r\nContent-Length: 5"),
+            get("Content-Length: 5\r\nContent-Length: 5"),
+            get("Content-Length: 5, 5"),
+            get("Content-Length: +5"),
+            get("Content-Length: -1"),
+            get("Content-Length: 0x5"),
+            get("Content-Length:"),
+            get("Content-Length: 5 5"),
+            get("Content-Length: 99999999999999999999"),
+            get("Transfer-Encoding: xchunked"),
+            get("Transfer-Encoding: identity"),
+            get("Transfer-Encoding: chunked, identity"),
+            get("Transfer-Encoding: chunked, chunked"),
+            get("Transfer-Encoding: chunked,"),
+            get("Transfer-Encoding:"),
+            get("Transfer-Encoding: \u{b}chunked"),
+            get("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked"),
+            get("Transfer-Encoding : chunked"),
+            get("X: a\r\n b"),
+            get("X: a\rb"),
+            get("X: a\0b"),
+            get("X: a\nY: b"),
+            get("X\u{1}: a"),
+            get(": a"),
+            get("no colon"),
+            "GET / HTTP/1.1\nHost: a\n\n".into(),
+            "GET / HTTP/1.1\r\nHost: a\r\n\n".into(),
+            "GET  / HTTP/1.1\r\n\r\n".into(),
+            "GET / HTTP/1.1 \r\n\r\n".into(),
+            "GET /a b HTTP/1.1\r\n\r\n".into(),
+            "GET\t/ HTTP/1.1\r\n\r\n".into(),
+            "GET /#x HTTP/1.1\r\n\r\n".into(),
+            "GET /\u{e9} HTTP/1.1\r\n\r\n".into(),
+            "GET / HTTP/1.2\r\n\r\n".into(),
+            "GET / http/1.1\r\n\r\n".into(),
+            "GET /\r\n\r\n".into(),
+            " GET / HTTP/1.1\r\n\r\n".into(),
+            "G(T / HTTP/1.1\r\n\r\n".into(),
+            "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".into(),
+            "POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n".into(),
+        ] {
+            let (fault, ended, passed) = follow(&stream);
+            assert!(matches!(fault, Some(Fault::Malformed(_))) && ended, "{stream:?} {fault:?}");
+            assert!(!passed.ends_with(b"\r\n\r\n"), "{stream:?}");
+        }
+        assert_eq!(follow(&get("Transfer-Encoding: gzip, chunked")).0, Some(Fault::Coding));
+    }
+
+    #[test]
+    fn heads_are_bounded() {
+        let long = "a".repeat(20 << 10);
+        assert_eq!(follow(&format!("GET /{long} HTTP/1.1\r\n\r\n")).0, Some(Fault::TargetTooLong));
+        assert_eq!(follow(&format!("GET /{} HTTP/1.1\r\n\r\n", &long[..9 << 10])).0, Some(Fault::TargetTooLong));
+        assert_eq!(follow(&format!("GET / HTTP/1.1\r\nX: {long}\r\n\r\n")).0, Some(Fault::HeadTooLarge));
+        assert_eq!(follow(&format!("GET / HTTP/1.1\r\n{}\r\n", "X: a\r\n".repeat(9))).0, Some(Fault::HeadTooLarge));
+    }
+
+    #[test]
+    fn broken_chunks_are_poisoned_not_passed() {
+        let head = "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n";
+        for (chunks, passed) in [
+            ("ZZ\r\n", "\0"),
+            ("5\nhello", "\0"),
+            ("-5\r\n", "\0"),
+            ("0x5\r\n", "\0"),
+            ("\r\n", "\0"),
+            ("5 \r\nhello", "\0"),
+            ("FFFFFFFFFFFFFFFFF\r\n", "\0"),
+            ("5\r\nhelloX\r\n", "5\r\nhello\0"),
+            ("5\r\nhello\n0\r\n\r\n", "5\r\nhello\0"),
+            ("0\r\nbad trailer\r\n\r\n", "0\r\n\0"),
+            ("5;\u{1}\r\nhello", "\0"),
+        ] {
+            let (fault, ended, got) = follow(&format!("{head}{chunks}"));
+            assert_eq!((fault, ended), (None, true), "{chunks:?}");
+            assert_eq!(String::from_utf8_lossy(&got), format!("{head}{passed}"));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn pieces_make_no_difference(cuts in prop::collection::vec(1usize..40, 1..60), which in 0usize..4) {
+            let stream = [
+                "POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhelloGET / HTTP/1.1\r\nHost: b\r\n\r\n",
+                "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n5;x=y\r\nhello\r\n0\r\n\r\nGET / HTTP/1.1\r\n\r\n",
+                "GET / HTTP/1.1\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
+                "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhelloX",
+            ][which].as_bytes();
+            let mut whole = Wire::new(BOUNDS);
+            let mut octets = stream.to_vec();
+            let passed = whole.follow(&mut octets);
+            let whole_is_clean = passed == stream.len();
+            let mut pieces = Wire::new(BOUNDS);
+            let mut rest = stream;
+            for cut in cuts {
+                let (piece, more) = rest.split_at(cut.min(rest.len()));
+                pieces.follow(&mut piece.to_vec());
+                rest = more;
+            }
+            pieces.follow(&mut rest.to_vec());
+            prop_assert_eq!(pieces.fault(), whole.fault());
+            prop_assert_eq!(pieces.is_ended(), whole.is_ended());
+            prop_assert_eq!(pieces.is_ended(), !whole_is_clean);
+        }
+    }
+}
