@@ -422,6 +422,32 @@ async fn a_foreign_issuer_is_held_to_its_own_keys_audience_and_names() {
 }
 
 #[tokio::test]
+async fn roles_are_read_from_a_scope_or_a_claim_with_a_long_name() {
+    for (claim, changes) in [
+        ("scope", json!({ "scope": "openid reader predictor" })),
+        ("https://idp.example/claims.roles", json!({ "https://idp.example/claims.roles": ["predictor"] })),
+        ("a.b.c", json!({ "a": { "b": { "c": ["predictor"] } } })),
+    ] {
+        let worker = Recorder::start();
+        let corp = Signer::rs256();
+        let overlay = format!(
+            "[issuers.corp]\nissuer = \"https://idp.example\"\naudience = \"modelgate\"\nalgorithms = [\"RS256\"]\n\
+             public_key = \"corp.pem\"\nroles_claim = \"{claim}\"\n"
+        );
+        let gateway = Gateway::builder().worker(&worker).file("corp.pem", corp.public()).policy(overlay).start().await;
+        let mut all = json!({ "iss": "https://idp.example" });
+        let without = corp.token(&all);
+        identity::change(&mut all, &changes);
+        let with = corp.token(&all);
+        let ask = |token: String| gateway.client().post("/predict").bearer(&token).json(&flower()).send();
+        // `roles` is there too and is not the claim that counts.
+        ask(without).await.assert_problem(403, "role-missing");
+        worker.assert_untouched();
+        assert_eq!(ask(with).await.status, 200, "{claim}");
+    }
+}
+
+#[tokio::test]
 async fn the_leeway_of_a_foreign_issuer_is_bounded() {
     let worker = Recorder::start();
     let corp = Signer::es256();

@@ -1,9 +1,10 @@
 //! The port speaks TLS 1.2 and 1.3 with strong parameters, and says so to whoever speaks something else.
 
 use harness::client::{exchange, handshake, tls_config};
-use harness::{Gateway, Recorder, Worker};
-use rustls::NamedGroup;
+use harness::{Gateway, PATIENCE, Recorder, Worker};
 use rustls::version::{TLS12, TLS13};
+use rustls::{HandshakeKind, NamedGroup};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 const REQUEST: &[u8] = b"GET /open HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
@@ -121,4 +122,55 @@ async fn a_worker_that_takes_no_connections_is_a_fault_of_ours() {
     let answer = gateway.client().predict("predictor").send().await;
     answer.assert_problem(503, "worker-unreachable");
     assert_eq!(answer.header("retry-after"), "1");
+}
+
+/// A `ClientHello` that offers TLS 1.1 and nothing later: no library here would write it.
+fn hello_of_tls_1_1() -> Vec<u8> {
+    let mut body = vec![3, 2];
+    body.extend([7; 32]);
+    // No session; two suites of that time; no compression.
+    body.extend([0, 0, 4, 0xc0, 0x13, 0x00, 0x2f, 1, 0]);
+    let length = u8::try_from(body.len()).expect("short");
+    let mut record = vec![22, 3, 1, 0, length + 4, 1, 0, 0, length];
+    record.extend(body);
+    record
+}
+
+#[tokio::test]
+async fn tls_1_1_is_refused() {
+    let gateway = Gateway::builder().start().await;
+    let mut stream = TcpStream::connect(gateway.address()).await.expect("the port is open");
+    let mut answer = Vec::new();
+    stream.write_all(&hello_of_tls_1_1()).await.expect("it can be sent");
+    let reading = stream.read_to_end(&mut answer);
+    tokio::time::timeout(PATIENCE, reading).await.expect("the gateway closes").expect("it closes in order");
+    // One alert (21), fatal (2).
+    assert_eq!((answer.len(), answer[0], answer[5]), (7, 21, 2), "{answer:?}");
+}
+
+#[tokio::test]
+async fn a_client_that_comes_back_resumes_and_sends_nothing_early() {
+    let worker = Recorder::start();
+    let gateway = Gateway::before(&worker).await;
+    for version in [&TLS12, &TLS13] {
+        let mut config = tls_config(&["http/1.1"], &[version]);
+        config.enable_early_data = true;
+        for kind in [HandshakeKind::Full, HandshakeKind::Resumed] {
+            let mut stream = handshake(gateway.address(), config.clone()).await.expect("a handshake");
+            assert_eq!(stream.get_ref().1.handshake_kind(), Some(kind), "{version:?}");
+            // What is sent early can be sent again by others (RFC 8446 §8).
+            assert!(!stream.get_ref().1.is_early_data_accepted());
+            assert!(exchange(&mut stream, REQUEST).await.starts_with("HTTP/1.1 200"));
+        }
+    }
+}
+
+#[tokio::test]
+async fn who_connects_and_says_nothing_is_let_go() {
+    let gateway = Gateway::builder().policy("[listener]\nhandshake_timeout = \"300ms\"\n").start().await;
+    let mut silent = TcpStream::connect(gateway.address()).await.expect("the port is open");
+    assert_eq!(exchange(&mut silent, b"").await, "");
+    // Nor does half a handshake hold a connection.
+    let mut half = TcpStream::connect(gateway.address()).await.expect("the port is open");
+    assert_eq!(exchange(&mut half, &hello_of_tls_1_1()[..20]).await, "");
 }
