@@ -1,34 +1,1148 @@
 //! Wrong configurations: every mistake at once, each with its place and what to do, and nothing starts.
+//!
+//! `0.toml` is the harness's mechanism, `1.toml` the base policy, `2.toml` and later what a test lays over them.
 
 use std::path::Path;
 use std::process::{Command, Output};
 
 use harness::gateway::GatewayBuilder;
-use harness::{Gateway, Signer, TestCa, binary};
+use harness::identity::SECRET;
+use harness::{Gateway, Process, Signer, TestCa, binary};
 
 /// What is printed to standard error, and the exit code.
 fn refused(output: &Output) -> (String, Option<i32>) {
-    assert_eq!(String::from_utf8_lossy(&output.stdout), "", "nothing is said to be good");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "", "nothing is said to be good, or to listen");
     (String::from_utf8_lossy(&output.stderr).into_owned(), output.status.code())
 }
 
 /// Holds `gateway check` and `gateway run` to the same words and exit code 78 (`EX_CONFIG`).
 fn assert_mistakes(what: &str, builder: &GatewayBuilder, expected: &str) {
     let (text, code) = refused(&builder.output("check"));
-    assert!(text == expected && code == Some(78), "{what}: exit code {code:?}, and it said\n{text}\ninstead of\n{expected}");
-    // It ends, so it does not serve; and it never said that it listens.
-    assert_eq!(refused(&builder.output("run")), (text, code), "{what}: `run` says the same");
+    assert!(
+        text == expected && code == Some(78),
+        "{what}: exit code {code:?}, and it said\n{text}\ninstead of\n{expected}"
+    );
+    assert_eq!(refused(&builder.output("run")), (text, code), "{what}: `run` says the same and ends");
+}
+
+/// A good configuration, with what the wrong ones refer to.
+fn world() -> GatewayBuilder {
+    Gateway::builder().variable("WEAK", "hunter2hunter2").variable("EMPTY", "").file("bad.json", "{\"type\":}")
 }
 
 #[test]
-fn probe() {
-    let cases = std::fs::read_dir("/tmp/cfgprobe/in").expect("cases");
-    for case in cases {
-        let path = case.expect("a case").path();
-        let overlay = std::fs::read_to_string(&path).expect("text");
-        let builder = Gateway::builder().variable("WEAK", "hunter2hunter2").file("rsa.key", Signer::rs256().private()).file("bad.json", "{\"type\":}").policy(overlay);
-        let output = builder.output("check");
-        let name = path.file_name().expect("name").to_string_lossy().into_owned();
-        std::fs::write(format!("/tmp/cfgprobe/out/{name}"), format!("{:?} {}\n{}", output.status.code(), String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))).expect("w");
+fn the_base_of_these_tests_is_good() {
+    let output = world().output("check");
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+    let said = "The configuration is good: 9 routes, 1 pools, limits counted in memory.\n";
+    assert_eq!((String::from_utf8_lossy(&output.stdout).as_ref(), output.status.code()), (said, Some(0)));
+}
+
+#[test]
+fn a_key_that_nobody_knows_is_named_with_what_was_meant() {
+    for (what, overlay, expected) in [
+        (
+            "a typo",
+            r#"[listener]
+head_timeot = "5s"
+"#,
+            r#"error: 1 mistake in the configuration
+
+  2.toml:2:1  listener.head_timeot
+    is not a key that is known here
+    help: did you mean `head_timeout`?
+"#,
+        ),
+        (
+            "a stranger",
+            r#"[listener]
+compression = true
+"#,
+            r#"error: 1 mistake in the configuration
+
+  2.toml:2:1  listener.compression
+    is not a key that is known here
+    help: remove it; known here: address, body_timeout, certificate, drain, handshake_timeout, head_timeout, hsts, idle_timeout, max_connections, max_head, max_headers, max_streams, private_key, threads
+"#,
+        ),
+        (
+            "a table",
+            r#"[plugins.x]
+a = 1
+"#,
+            r#"error: 1 mistake in the configuration
+
+  2.toml:1:2  plugins
+    is not a key that is known here
+    help: remove it; known here: admin, api_key, api_keys, client_address, cors, defaults, issuers, limits, listener, log, pools, roles, routes, schemas, store, token, users
+"#,
+        ),
+    ] {
+        assert_mistakes(what, &world().policy(overlay), expected);
     }
+}
+
+#[test]
+fn a_reference_to_something_undefined_is_named_with_what_was_meant() {
+    for (what, overlay, expected) in [
+        (
+            "a pool",
+            r#"[routes.predict]
+pool = "modelz"
+"#,
+            r#"error: 1 mistake in the configuration
+
+  2.toml:2:1  routes.predict.pool
+    names the pool "modelz", which is not defined
+    help: did you mean "models"?
+"#,
+        ),
+        (
+            "a limit",
+            r#"[routes.predict]
+limits = ["wide", "per-adress"]
+"#,
+            r#"error: 1 mistake in the configuration
+
+  2.toml:2:19  routes.predict.limits.1
+    names the limit "per-adress", which is not defined
+    help: define it, or use one of: wide
+"#,
+        ),
+        (
+            "a role",
+            r#"[routes.predict]
+authorize = ["predictr"]
+"#,
+            r#"error: 1 mistake in the configuration
+
+  2.toml:2:14  routes.predict.authorize.0
+    names the role "predictr", which is not defined
+    help: did you mean "predictor"?
+"#,
+        ),
+        (
+            "a role of a role",
+            r#"[roles.admin]
+includes = ["root"]
+"#,
+            r#"error: 1 mistake in the configuration
+
+  2.toml:2:13  roles.admin.includes.0
+    names the role "root", which is not defined
+    help: define it, or use one of: admin, predictor, reader
+"#,
+        ),
+        (
+            "a role of a key",
+            r#"[api_keys.reader]
+roles = ["reeder"]
+"#,
+            r#"error: 1 mistake in the configuration
+
+  2.toml:2:10  api_keys.reader.roles.0
+    names the role "reeder", which is not defined
+    help: did you mean "reader"?
+"#,
+        ),
+        (
+            "a role of a user",
+            r#"[users.bob]
+roles = ["reader", "reader2"]
+"#,
+            r#"error: 1 mistake in the configuration
+
+  2.toml:2:20  users.bob.roles.1
+    names the role "reader2", which is not defined
+    help: did you mean "reader"?
+"#,
+        ),
+        (
+            "a CORS rule",
+            r#"[routes.predict]
+cors = "browsers"
+"#,
+            r#"error: 1 mistake in the configuration
+
+  2.toml:2:1  routes.predict.cors
+    names the CORS rule "browsers", which is not defined
+    help: did you mean "browser"?
+"#,
+        ),
+        (
+            "a schema",
+            r#"[routes.predict.body]
+schema = "rose"
+"#,
+            r#"error: 1 mistake in the configuration
+
+  2.toml:2:1  routes.predict.body.schema
+    names the schema "rose", which is not defined
+    help: define it, or use one of: iris, text
+"#,
+        ),
+    ] {
+        assert_mistakes(what, &world().policy(overlay), expected);
+    }
+}
+
+#[test]
+fn a_secret_is_referred_to_and_never_written_out() {
+    for (what, overlay, expected) in [
+        (
+            "a private key",
+            r#"[listener]
+private_key = "hunter2"
+"#,
+            r#"error: 1 mistake in the configuration
+
+  2.toml:2:1  listener.private_key
+    is written out, and a secret must only be referred to
+    help: write { env = "NAME" } or { file = "path" }; a secret itself never stands here
+"#,
+        ),
+        (
+            "a password",
+            r#"[store]
+kind = "redis"
+url = "redis://127.0.0.1:6379"
+password = "hunter2"
+"#,
+            r#"error: 1 mistake in the configuration
+
+  2.toml:4:1  store.password
+    is written out, and a secret must only be referred to
+    help: write { env = "NAME" } or { file = "path" }; a secret itself never stands here
+"#,
+        ),
+        (
+            "a password in a URL",
+            r#"[store]
+kind = "redis"
+url = "redis://:hunter2@127.0.0.1:6379"
+"#,
+            r#"error: 1 mistake in the configuration
+
+  2.toml:3:1  store.url
+    has a password in it, and a secret must only be referred to
+    help: remove it and write password = { env = "NAME" } or { file = "path" }
+"#,
+        ),
+        (
+            "a variable that is not set",
+            r#"[store]
+kind = "redis"
+url = "redis://127.0.0.1:6379"
+password = { env = "NOT_SET" }
+"#,
+            r#"error: 1 mistake in the configuration
+
+  2.toml:4:1  store.password
+    refers to the environment variable NOT_SET, which is not set
+    help: set NOT_SET before the start, or refer to a file
+"#,
+        ),
+        (
+            "a variable that is empty",
+            r#"[store]
+kind = "redis"
+url = "redis://127.0.0.1:6379"
+password = { env = "EMPTY" }
+"#,
+            r#"error: 1 mistake in the configuration
+
+  2.toml:4:1  store.password
+    refers to a secret that is empty
+    help: put the secret there
+"#,
+        ),
+        (
+            "a file that is not there",
+            r#"[store]
+kind = "redis"
+url = "redis://127.0.0.1:6379"
+password = { file = "nowhere" }
+"#,
+            r#"error: 1 mistake in the configuration
+
+  2.toml:4:1  store.password
+    names the file "nowhere", which can't be read: No such file or directory (os error 2)
+    help: check the path (it is relative to the working directory) and its permissions
+"#,
+        ),
+        (
+            "two places",
+            r#"[store]
+kind = "redis"
+url = "redis://127.0.0.1:6379"
+password = { env = "WEAK", file = "server.key" }
+"#,
+            r#"error: 1 mistake in the configuration
+
+  2.toml:4:1  store.password
+    must have exactly one of `env` and `file`
+    help: write { env = "NAME" } or { file = "path" }; a secret itself never stands here
+"#,
+        ),
+        (
+            "a digest that is a key",
+            r#"[api_keys.reader]
+digest = "mgk_reader_hunter2"
+"#,
+            r#"error: 1 mistake in the configuration
+
+  2.toml:2:1  api_keys.reader.digest
+    is not a SHA-256 digest
+    help: write "sha256:" and 64 lower-case hexadecimal digits, as `gateway key new` prints it
+"#,
+        ),
+        (
+            "a digest that is a password",
+            r#"[users.bob]
+digest = "hunter2"
+"#,
+            r#"error: 1 mistake in the configuration
+
+  2.toml:2:1  users.bob.digest
+    is not a password digest
+    help: paste the line that `gateway password hash` printed
+"#,
+        ),
+        (
+            "no place",
+            r#"[store]
+kind = "redis"
+url = "redis://127.0.0.1:6379"
+password = { variable = "WEAK" }
+"#,
+            r#"error: 2 mistakes in the configuration
+
+  2.toml:4:14  store.password.variable
+    is not a key that is known here
+    help: remove it; known here: env, file
+
+  2.toml:4:1  store.password
+    must have exactly one of `env` and `file`
+    help: write { env = "NAME" } or { file = "path" }; a secret itself never stands here
+"#,
+        ),
+    ] {
+        assert_mistakes(what, &world().policy(overlay), expected);
+    }
+}
+
+#[test]
+fn a_value_of_the_wrong_form_is_told_with_the_right_one() {
+    for (what, overlay, expected) in [
+        (
+            "types",
+            r#"[listener]
+threads = "two"
+hsts = "yes"
+max_head = 16384
+idle_timeout = 60
+address = "localhost:8443"
+[limits.other]
+quota = 1.5
+window = "1 minute"
+by = ["address", "adress"]
+store_lost = "denied"
+"#,
+            r#"error: 9 mistakes in the configuration
+
+  2.toml:6:1  listener.address
+    is "localhost:8443", which is not an address and port
+    help: write an address and port, such as "127.0.0.1:8443" or "[::]:8443"
+
+  2.toml:2:1  listener.threads
+    is a string, not a number
+    help: write a whole number
+
+  2.toml:5:1  listener.idle_timeout
+    is a number, not a string
+    help: write a duration with its unit, such as "500ms", "30s", "5m", "1h" or "31d"
+
+  2.toml:4:1  listener.max_head
+    is a number, not a string
+    help: write a size with its unit, such as "512B", "64KiB" or "1MiB"
+
+  2.toml:3:1  listener.hsts
+    is a string, not true or false
+    help: write true or false
+
+  2.toml:8:1  limits.other.quota
+    is a fraction
+    help: write a whole number
+
+  2.toml:9:1  limits.other.window
+    is "1 minute", which is not a duration
+    help: write a duration with its unit, such as "500ms", "30s", "5m", "1h" or "31d"
+
+  2.toml:10:18  limits.other.by.1
+    is "adress", which is not one of its choices
+    help: write "address", "principal" or "route"
+
+  2.toml:11:1  limits.other.store_lost
+    is "denied", which is not one of its choices
+    help: write "deny", "allow" or "local"
+"#,
+        ),
+        (
+            "bounds",
+            r#"[listener]
+threads = 0
+max_head = "1KiB"
+[limits.other]
+quota = 0
+window = "1500ms"
+by = ["address"]
+store_lost = "deny"
+[routes.predict.body]
+depth = 0
+max = "1GiB"
+[token]
+lifetime = "48h"
+"#,
+            r#"error: 7 mistakes in the configuration
+
+  2.toml:2:1  listener.threads
+    is 0
+    help: write a number from 1 to 1024
+
+  2.toml:3:1  listener.max_head
+    is out of bounds
+    help: write a size from "8KiB" to "1MiB"
+
+  2.toml:13:1  token.lifetime
+    is more than a day, and a token can't be taken back before it ends
+    help: write at most "1d"
+
+  2.toml:5:1  limits.other.quota
+    is 0
+    help: write a number from 1 to 100000
+
+  2.toml:6:1  limits.other.window
+    is 1.5s, and headers give windows in whole seconds
+    help: write whole seconds, up to "31d"
+
+  2.toml:10:1  routes.predict.body.depth
+    is 0
+    help: write a number from 1 to 64
+
+  2.toml:11:1  routes.predict.body.max
+    is more than 16 MiB, and a JSON body is held in memory whole
+    help: lower it, or write format = "opaque"
+"#,
+        ),
+        (
+            "a table for a word",
+            r#"[routes.predict.pool]
+name = "models"
+"#,
+            r#"error: 1 mistake in the configuration
+
+  2.toml:1:17  routes.predict.pool
+    is a table, not a string
+    help: write a string
+"#,
+        ),
+        (
+            "a word for a table",
+            r#"[routes.predict]
+body = "json"
+"#,
+            r#"error: 1 mistake in the configuration
+
+  2.toml:2:1  routes.predict.body
+    is a string, not a table
+    help: write a table: [routes.predict.body]
+"#,
+        ),
+    ] {
+        assert_mistakes(what, &world().policy(overlay), expected);
+    }
+}
+
+#[test]
+fn what_weakens_security_is_refused_or_must_be_called_dangerous() {
+    for (what, overlay, expected) in [
+        (
+            "credentials for every origin",
+            r#"[cors.browser]
+origins = ["*"]
+credentials = true
+"#,
+            r#"error: 1 mistake in the configuration
+
+  2.toml:2:12  cors.browser.origins.0
+    is "*" while credentials = true, so that every page could act as its visitor
+    help: list the origins, or remove `credentials`
+"#,
+        ),
+        (
+            "origins that browsers never send",
+            r#"[cors.browser]
+origins = ["https://app.example.com/", "app.example.com", "https://*.example.com", "https://app.example.com:443"]
+headers = ["*"]
+"#,
+            r#"error: 5 mistakes in the configuration
+
+  2.toml:2:12  cors.browser.origins.0
+    is "https://app.example.com/", which is not an origin as browsers send it
+    help: write scheme and host in lower case, and a port where it is not the default: "https://app.example.com"
+
+  2.toml:2:40  cors.browser.origins.1
+    is "app.example.com", which is not an origin as browsers send it
+    help: write scheme and host in lower case, and a port where it is not the default: "https://app.example.com"
+
+  2.toml:2:59  cors.browser.origins.2
+    is "https://*.example.com", which is not an origin as browsers send it
+    help: write scheme and host in lower case, and a port where it is not the default: "https://app.example.com"
+
+  2.toml:2:84  cors.browser.origins.3
+    is "https://app.example.com:443", which is not an origin as browsers send it
+    help: write scheme and host in lower case, and a port where it is not the default: "https://app.example.com"
+
+  2.toml:3:12  cors.browser.headers.0
+    is "*", which is not a header name
+    help: list header names; "*" is not offered
+"#,
+        ),
+        (
+            "everybody is a proxy",
+            r#"[client_address]
+trusted_proxies = ["0.0.0.0/0", "::/0", "10.0.0.0/40"]
+"#,
+            r#"error: 3 mistakes in the configuration
+
+  2.toml:2:41  client_address.trusted_proxies.2
+    is "10.0.0.0/40", which is not a network
+    help: write a network such as "10.0.0.0/8" or one address
+
+  2.toml:2:20  client_address.trusted_proxies.0
+    trusts every address, so that any client could choose its own
+    help: list the addresses of your proxies
+
+  2.toml:2:33  client_address.trusted_proxies.1
+    trusts every address, so that any client could choose its own
+    help: list the addresses of your proxies
+"#,
+        ),
+        (
+            "operators' answers for everybody",
+            r#"[admin]
+address = "0.0.0.0:9443"
+"#,
+            r#"error: 1 mistake in the configuration
+
+  2.toml:2:1  admin.address
+    is not a loopback address, and this listener asks for no credential
+    help: use 127.0.0.1, or say that you know with danger_public = true
+"#,
+        ),
+        (
+            "plain text through the open",
+            r#"[pools.models]
+workers = ["http://127.0.0.1:9001", "http://8.8.8.8:80", "https://127.0.0.1", "127.0.0.1:9001", "http://127.0.0.1/predict", "unix:worker.sock"]
+"#,
+            r#"error: 5 mistakes in the configuration
+
+  2.toml:2:37  pools.models.workers.1
+    is "http://8.8.8.8:80": plain text to a public address, where others can read and change it
+    help: use a private address, or say that you know with danger_plaintext_to_public_addresses = true
+
+  2.toml:2:58  pools.models.workers.2
+    is "https://127.0.0.1", which asks for TLS, which this version does not speak to workers
+    help: write one such as "http://127.0.0.1:9001" or "unix:/run/worker.sock"
+
+  2.toml:2:79  pools.models.workers.3
+    is "127.0.0.1:9001", which is not the URL of a worker
+    help: write one such as "http://127.0.0.1:9001" or "unix:/run/worker.sock"
+
+  2.toml:2:97  pools.models.workers.4
+    is "http://127.0.0.1/predict", which is not the URL of a worker
+    help: write one such as "http://127.0.0.1:9001" or "unix:/run/worker.sock"
+
+  2.toml:2:125  pools.models.workers.5
+    is "unix:worker.sock", which has a socket path that is not absolute
+    help: write one such as "http://127.0.0.1:9001" or "unix:/run/worker.sock"
+"#,
+        ),
+        (
+            "the password grant",
+            r#"[token]
+danger_password_grant = false
+"#,
+            r#"error: 1 mistake in the configuration
+
+  2.toml:2:1  token.danger_password_grant
+    is not true, and the password grant is the only one that this version offers
+    help: write danger_password_grant = true if first-party clients need it (RFC 9700 §2.4 advises against it), or remove [token]
+"#,
+        ),
+        (
+            "a digest that is cheap to guess",
+            r#"[users.dave]
+digest = "$argon2id$v=19$m=8,t=1,p=1$4+wVHGQLC6+n61U46RxAmw$NLqTAJyfqOc9yxRuOqvDv+Js7TG3DcxtYS+LJ4W6P1s"
+"#,
+            r#"error: 1 mistake in the configuration
+
+  2.toml:2:1  users.dave.digest
+    uses less than 7 MiB, which is too cheap to guess
+    help: paste the line that `gateway password hash` printed
+"#,
+        ),
+        (
+            "published secrets",
+            r#"[issuers.corp]
+issuer = "https://idp.example.com"
+audience = "modelgate"
+algorithms = ["none", "HS256"]
+jwks_url = "http://idp.example.com/keys"
+"#,
+            r#"error: 3 mistakes in the configuration
+
+  2.toml:4:15  issuers.corp.algorithms.0
+    is "none", which is not one of its choices
+    help: write "HS256", "RS256", "PS256", "ES256", "ES384" or "EdDSA"
+
+  2.toml:5:1  issuers.corp.jwks_url
+    does not begin with https://, so anybody on the way could put keys there
+    help: use https
+
+  2.toml:4:1  issuers.corp.algorithms
+    has an HMAC algorithm beside published keys, and what is published is no secret
+    help: list the issuer's asymmetric algorithms
+"#,
+        ),
+    ] {
+        assert_mistakes(what, &world().policy(overlay), expected);
+    }
+}
+
+#[test]
+fn anonymous_is_written_out_on_both_sides_or_not_at_all() {
+    for (what, overlay, expected) in [
+        (
+            "contradictions",
+            r#"[routes.open]
+authorize = ["reader"]
+[routes.known]
+authorize = "anonymous"
+[routes.token]
+authorize = "authenticated"
+[routes.admin]
+authorize = "nobody"
+[routes.models]
+authenticate = "none"
+[routes.model]
+authenticate = []
+"#,
+            r#"error: 6 mistakes in the configuration
+
+  2.toml:8:1  routes.admin.authorize
+    is "nobody", which is not one of its words
+    help: list the roles that may call it: authorize = ["predictor"]; "authenticated" means every proven principal, "anonymous" everybody
+
+  2.toml:4:1  routes.known.authorize
+    is "anonymous" while `authenticate` asks for a credential
+    help: write authenticate = "anonymous" too, or "authenticated" here
+
+  2.toml:12:1  routes.model.authenticate
+    names no scheme, so nobody could call it
+    help: write a list such as ["api_key", "jwt"], or "anonymous" for everybody
+
+  2.toml:10:1  routes.models.authenticate
+    is "none"
+    help: write a list such as ["api_key", "jwt"], or "anonymous" for everybody
+
+  2.toml:2:1  routes.open.authorize
+    asks for roles while `authenticate` is "anonymous", so nobody could call it
+    help: ask for credentials
+
+  2.toml:6:1  routes.token.authorize
+    is "authenticated" while `authenticate` is "anonymous", so nobody could call it
+    help: ask for credentials, or write "anonymous" here too
+"#,
+        ),
+        (
+            "a limit by principal",
+            r#"[limits.each]
+quota = 1
+window = "1s"
+by = ["principal"]
+store_lost = "deny"
+[routes.open]
+limits = ["each"]
+"#,
+            r#"error: 1 mistake in the configuration
+
+  2.toml:7:1  routes.open.limits
+    names "each", which counts by principal, and this route proves none
+    help: use a limit by "address" or "route"
+"#,
+        ),
+    ] {
+        assert_mistakes(what, &world().policy(overlay), expected);
+    }
+}
+
+#[test]
+fn what_must_be_there_is_asked_for() {
+    for (what, overlay, expected) in [
+        (
+            "empty tables",
+            r#"[routes.empty]
+[limits.empty]
+[cors.empty]
+[pools.empty]
+"#,
+            r#"error: 10 mistakes in the configuration
+
+  2.toml:4:8  pools.empty.workers
+    is missing
+    help: list where they are: workers = ["http://127.0.0.1:9001"]
+
+  2.toml:2:9  limits.empty.quota
+    is missing
+    help: write how many requests one window admits
+
+  2.toml:2:9  limits.empty.window
+    is missing
+    help: write the window's length, such as "60s"
+
+  2.toml:2:9  limits.empty.by
+    is missing
+    help: write what is counted apart: by = ["address"], ["principal"] or ["route"], or several of them
+
+  2.toml:2:9  limits.empty.store_lost
+    is missing
+    help: write what a lost store means: "deny", "allow" or "local" (counted in this process alone)
+
+  2.toml:3:7  cors.empty.origins
+    is missing
+    help: list them: origins = ["https://app.example.com"]
+
+  2.toml:1:9  routes.empty.path
+    is missing
+    help: write the path that clients call, such as "/predict"
+
+  2.toml:1:9  routes.empty.methods
+    is missing
+    help: list them: methods = ["POST"]
+
+  2.toml:1:9  routes.empty.pool
+    is missing
+    help: name the pool of workers that answers, or builtin = "token"
+
+  2.toml:1:9  routes.empty.authorize
+    is missing
+    help: list the roles that may call it: authorize = ["predictor"]; "authenticated" means every proven principal, "anonymous" everybody
+"#,
+        ),
+        (
+            "nothing to authorize",
+            r#"[routes.predict]
+authorize = []
+"#,
+            r#"error: 1 mistake in the configuration
+
+  2.toml:2:1  routes.predict.authorize
+    names no role, so nobody could call it
+    help: list the roles that may call it: authorize = ["predictor"]; "authenticated" means every proven principal, "anonymous" everybody
+"#,
+        ),
+        (
+            "a key without an owner",
+            r#"[api_keys.team-a]
+digest = "sha256:0000000000000000000000000000000000000000000000000000000000000000"
+"#,
+            r#"error: 1 mistake in the configuration
+
+  2.toml:1:11  api_keys.team-a.owner
+    is missing
+    help: write who holds the key, to know whom to ask
+"#,
+        ),
+        (
+            "a Redis without a place",
+            r#"[store]
+kind = "redis"
+"#,
+            r#"error: 1 mistake in the configuration
+
+  2.toml:1:2  store.url
+    is missing
+    help: write where Redis is, such as "redis://redis:6379"
+"#,
+        ),
+    ] {
+        assert_mistakes(what, &world().policy(overlay), expected);
+    }
+}
+
+#[test]
+fn rules_that_can_not_be_kept_are_refused() {
+    for (what, overlay, expected) in [
+        (
+            "two routes for one request",
+            r#"[routes.again]
+path = "/predict"
+methods = ["POST"]
+pool = "models"
+authorize = ["reader"]
+"#,
+            r#"error: 1 mistake in the configuration
+
+  1.toml:31:9  routes.predict
+    has the same host, path and method as another route, so one of them could never be reached
+    help: change its path, hosts or methods, or remove one of the two
+"#,
+        ),
+        (
+            "paths",
+            r#"[routes.a]
+path = "predict"
+methods = ["POST", "get"]
+pool = "models"
+authorize = ["reader"]
+[routes.b]
+path = "/a/../b"
+methods = ["POST", "TRACE"]
+pool = "models"
+authorize = ["reader"]
+worker_path = "//x"
+"#,
+            r#"error: 5 mistakes in the configuration
+
+  2.toml:3:20  routes.a.methods.1
+    is "get", which is not a method in upper case
+    help: write one such as "POST"
+
+  2.toml:2:1  routes.a.path
+    is "predict", which is not a path in its normal form
+    help: write a path such as "/predict", "/models/{name}/predict" or "/v2/*"
+
+  2.toml:8:20  routes.b.methods.1
+    is TRACE, which is never forwarded
+    help: remove it
+
+  2.toml:7:1  routes.b.path
+    is "/a/../b", which is not a path in its normal form
+    help: write a path such as "/predict", "/models/{name}/predict" or "/v2/*"
+
+  2.toml:11:1  routes.b.worker_path
+    is not a path in its normal form
+    help: write one such as "/predict"
+"#,
+        ),
+        (
+            "keys",
+            r#"[api_keys.Team_A]
+digest = "sha256:0000000000000000000000000000000000000000000000000000000000000000"
+owner = "Team A"
+expires = "tomorrow"
+"#,
+            r#"error: 2 mistakes in the configuration
+
+  2.toml:1:11  api_keys.Team_A
+    has an id that can't stand in a key
+    help: use 1 to 64 lower-case letters, digits and -
+
+  2.toml:4:1  api_keys.Team_A.expires
+    is "tomorrow", which is not an instant
+    help: write one such as "2027-01-31T00:00:00Z"
+"#,
+        ),
+        (
+            "schemas",
+            r#"[schemas.wrong]
+type = "objekt"
+[schemas.away]
+file = "away.json"
+[schemas.bad]
+file = "bad.json"
+"#,
+            r#"error: 3 mistakes in the configuration
+
+  2.toml:4:1  schemas.away.file
+    names the file "away.json", which can't be read: No such file or directory (os error 2)
+    help: check the path (it is relative to the working directory) and its permissions
+
+  2.toml:6:1  schemas.bad.file
+    is not JSON: expected value at line 1 column 9
+    help: correct the file
+
+  2.toml:1:10  schemas.wrong
+    is not a JSON Schema: "objekt" is not valid under any of the schemas listed in the 'anyOf' keyword
+    help: see JSON Schema, draft 2020-12
+"#,
+        ),
+        (
+            "a schema for what is not read",
+            r#"[routes.upload.body]
+schema = "iris"
+"#,
+            r#"error: 1 mistake in the configuration
+
+  1.toml:106:1  routes.upload.body.format
+    is "opaque", so no rule about the content could be kept
+    help: write format = "json", or remove `schema`, `depth` and `clean_text`
+"#,
+        ),
+        (
+            "a place for a store in memory",
+            r#"[store]
+kind = "memory"
+url = "redis://127.0.0.1"
+"#,
+            r#"error: 1 mistake in the configuration
+
+  2.toml:3:1  store.url
+    is written while the store is in memory
+    help: write kind = "redis", or remove `url`
+"#,
+        ),
+        (
+            "a certificate that is none",
+            r#"[listener]
+certificate = "server.key"
+"#,
+            r#"error: 1 mistake in the configuration
+
+  2.toml:2:1  listener.certificate
+    names a file without a certificate in PEM
+    help: name the file that begins with -----BEGIN CERTIFICATE-----
+"#,
+        ),
+    ] {
+        assert_mistakes(what, &world().policy(overlay), expected);
+    }
+}
+
+#[test]
+fn a_file_that_is_not_toml_is_told_with_the_line() {
+    for (what, overlay, expected) in [
+        (
+            "a typo",
+            r#"[routes.predict]
+pool = = "models"
+"#,
+            r#"error: 1 mistake in the configuration
+
+  2.toml:2:8
+    is not TOML: invalid string; expected `"`, `'`
+    help: correct the line; TOML is described at toml.io
+"#,
+        ),
+        (
+            "a table twice",
+            r#"[limits.wide]
+quota = 1
+[limits.wide]
+quota = 2
+"#,
+            r#"error: 1 mistake in the configuration
+
+  2.toml:3:1
+    is not TOML: invalid table header; duplicate key `wide` in table `limits`
+    help: correct the line; TOML is described at toml.io
+"#,
+        ),
+    ] {
+        assert_mistakes(what, &world().policy(overlay), expected);
+    }
+}
+
+#[test]
+fn mistakes_in_several_files_and_in_a_variable_come_all_at_once() {
+    let builder = world()
+        .policy("[listener]\nhead_timeot = \"5s\"\n[routes.predict]\npool = \"modelz\"\n")
+        .policy("[routes.models]\ncors = \"browsers\"\n[admin]\naddress = \"0.0.0.0:9443\"\n")
+        .variable("GATEWAY_LISTENER__MAX_STREAMS", "0")
+        .variable("GATEWAY_LISTENER__TREADS", "2");
+    let expected = r#"error: 6 mistakes in the configuration
+
+  GATEWAY_LISTENER__MAX_STREAMS (environment)  listener.max_streams
+    is 0
+    help: write a number from 1 to 1000
+
+  2.toml:2:1  listener.head_timeot
+    is not a key that is known here
+    help: did you mean `head_timeout`?
+
+  GATEWAY_LISTENER__TREADS (environment)  listener.treads
+    is not a key that is known here
+    help: did you mean `threads`?
+
+  3.toml:4:1  admin.address
+    is not a loopback address, and this listener asks for no credential
+    help: use 127.0.0.1, or say that you know with danger_public = true
+
+  3.toml:2:1  routes.models.cors
+    names the CORS rule "browsers", which is not defined
+    help: did you mean "browser"?
+
+  2.toml:4:1  routes.predict.pool
+    names the pool "modelz", which is not defined
+    help: did you mean "models"?
+"#;
+    assert_mistakes("several", &builder, expected);
+}
+
+/// The program in a directory, with nothing around it.
+fn gateway(directory: &Path, arguments: &[&str]) -> Output {
+    let mut command = Command::new(binary("gateway"));
+    command.args(arguments).current_dir(directory).env_clear().output().expect("the gateway runs")
+}
+
+#[test]
+fn files_that_are_not_there_are_named() {
+    let directory = tempfile::tempdir().expect("a directory");
+    for command in ["check", "run"] {
+        let (text, code) = refused(&gateway(directory.path(), &[command]));
+        let expected = "error: 2 mistakes in the configuration\n\n  \
+            config/gateway.toml\n    can't be read: No such file or directory (os error 2)\n    \
+            help: check the path and its permissions, or name other files with --config\n\n  \
+            config/policy.toml\n    can't be read: No such file or directory (os error 2)\n    \
+            help: check the path and its permissions, or name other files with --config\n";
+        assert_eq!((text.as_str(), code), (expected, Some(78)));
+    }
+}
+
+#[test]
+fn an_empty_configuration_is_asked_for_what_it_needs() {
+    let directory = tempfile::tempdir().expect("a directory");
+    std::fs::write(directory.path().join("empty.toml"), "").expect("a file");
+    let (text, code) = refused(&gateway(directory.path(), &["check", "--config", "empty.toml"]));
+    let expected = r#"error: 5 mistakes in the configuration
+
+  empty.toml  listener.address
+    is missing
+    help: write where to listen, such as "0.0.0.0:8443"
+
+  empty.toml  listener.certificate
+    is missing
+    help: name a PEM file with the certificate and those between it and the root
+
+  empty.toml  listener.private_key
+    is missing
+    help: write { env = "NAME" } or { file = "path" }; a secret itself never stands here
+
+  empty.toml  pools
+    is missing
+    help: define where workers are: [pools.NAME] with workers = ["http://127.0.0.1:9001"]
+
+  empty.toml  routes
+    is missing
+    help: define at least one: [routes.NAME]; what no route names is refused
+"#;
+    assert_eq!((text.as_str(), code), (expected, Some(78)));
+}
+
+#[test]
+fn a_mistake_inside_a_table_does_not_make_what_it_defines_undefined() {
+    let mut others = Vec::new();
+    for (what, overlay, place, key) in [
+        ("a secret that is written out", "[token]\nsigning_key = \"hunter2\"\n", "2.toml:2:1", "token.signing_key"),
+        ("a secret that is too weak", "[token]\nsigning_key = { env = \"WEAK\" }\n", "2.toml:2:1", "token.signing_key"),
+        ("a limit", "[limits.wide]\nquota = \"many\"\n", "2.toml:2:1", "limits.wide.quota"),
+        ("a role", "[roles.reader]\nincluds = []\n", "2.toml:2:1", "roles.reader.includs"),
+        ("a schema", "[schemas.text]\ntype = \"objekt\"\n", "2.toml:1:10", "schemas.text"),
+        ("a list", "[routes.predict]\nmethods = \"POST\"\n", "2.toml:2:1", "routes.predict.methods"),
+        ("a worker", "[pools.models]\nworkers = [\"127.0.0.1:9001\"]\n", "2.toml:2:12", "pools.models.workers.0"),
+    ] {
+        let (text, code) = refused(&world().policy(overlay).output("check"));
+        let expected = format!("error: 1 mistake in the configuration\n\n  {place}  {key}\n");
+        if !text.starts_with(&expected) || code != Some(78) {
+            others.push(format!("{what} is one mistake, but it said\n{text}"));
+        }
+    }
+    assert!(others.is_empty(), "{}", others.join("\n"));
+}
+
+#[test]
+fn a_later_reference_to_a_secret_replaces_an_earlier_one() {
+    // The harness says `private_key = { file = "server.key" }`.
+    let overlay = "[listener]\nprivate_key = { env = \"KEY\" }\n";
+    let output = world().policy(overlay).variable("KEY", &TestCa::shared().private_key).output("check");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn a_secret_is_never_shown_by_what_is_wrong_with_it() {
+    for overlay in [
+        "[listener]\nprivate_key = \"hunter2\"\n",
+        "[token]\nsigning_key = \"hunter2\"\n",
+        "[token]\nsigning_key = { env = \"WEAK\" }\n",
+        "[token]\nalgorithm = \"ES256\"\nsigning_key = { env = \"WEAK\" }\n",
+        "[store]\nkind = \"redis\"\nurl = \"redis://user:hunter2@127.0.0.1\"\n",
+        "[store]\nkind = \"redis\"\nurl = \"redis ://user:hunter2@127.0.0.1\"\n",
+        "[store]\nkind = \"redis\"\nurl = \"redis://127.0.0.1\"\npassword = \"hunter2\"\n",
+        "[api_keys.reader]\ndigest = \"hunter2\"\n",
+        "[users.bob]\ndigest = \"hunter2\"\n",
+        "[users.bob]\npassword = \"hunter2\"\n",
+        "[issuers.corp]\nissuer = \"https://x.example.com\"\naudience = \"x\"\nalgorithms = [\"HS256\"]\nsecret = \"hunter2\"\n",
+    ] {
+        let (text, code) = refused(&world().policy(overlay).output("check"));
+        assert_eq!(code, Some(78), "{overlay}");
+        assert!(!text.contains("hunter2"), "{overlay}\n{text}");
+    }
+}
+
+#[test]
+fn a_key_of_the_wrong_kind_is_told_when_the_gateway_starts() {
+    for (algorithm, key) in
+        [("ES256", Signer::rs256().private()), ("RS256", Signer::es256().private()), ("ES256", SECRET.to_owned())]
+    {
+        let overlay = format!("[token]\nalgorithm = \"{algorithm}\"\n");
+        let (text, code) = refused(&world().policy(overlay).variable("TOKEN_SECRET", &key).output("check"));
+        assert_eq!(code, Some(78), "{text}");
+        assert!(text.contains("token.signing_key\n    is not a key for "), "{text}");
+    }
+}
+
+/// The directory of what is shipped.
+fn shipped() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../config"))
+}
+
+#[test]
+fn every_file_that_is_shipped_loads() {
+    let mut names: Vec<String> = std::fs::read_dir(shipped())
+        .expect("config/ is there")
+        .map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    assert_eq!(names, ["gateway.toml", "model-worker.toml", "policy.toml"], "each is loaded by a test here");
+
+    let directory = tempfile::tempdir().expect("a directory");
+    let here = |name: &str| directory.path().join(name);
+    for name in ["config", "certs", "certs/dev"] {
+        std::fs::create_dir(here(name)).expect("a directory");
+    }
+    for name in ["gateway.toml", "policy.toml"] {
+        std::fs::copy(shipped().join(name), here("config").join(name)).expect("a copy");
+    }
+    let ca = TestCa::shared();
+    for (name, text) in
+        [("server.pem", &ca.certificate), ("server.key", &ca.private_key), ("token.key", &Signer::es256().private())]
+    {
+        std::fs::write(here("certs/dev").join(name), text).expect("a file");
+    }
+    let output = gateway(directory.path(), &["check"]);
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+    let said = "The configuration is good: 5 routes, 1 pools, limits counted in memory.\n";
+    assert_eq!((String::from_utf8_lossy(&output.stdout).as_ref(), output.status.code()), (said, Some(0)));
+}
+
+#[tokio::test]
+async fn the_workers_file_that_is_shipped_loads() {
+    let directory = tempfile::tempdir().expect("a directory");
+    std::fs::create_dir(directory.path().join("models")).expect("a directory");
+    let mut command = Command::new(binary("model-worker"));
+    command.args(["serve", "--listen", "127.0.0.1:0", "--config"]).arg(shipped().join("model-worker.toml"));
+    let worker = Process::start(command.current_dir(directory.path()).env_clear());
+    let listening = worker.log().event("listening").await;
+    assert!(listening["address"].as_str().is_some_and(|address| address.starts_with("127.0.0.1:")), "{listening}");
 }
