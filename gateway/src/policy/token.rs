@@ -103,8 +103,8 @@ impl TokenIssuer {
             lifetime,
             signing_key,
             verify_key,
+            nobody: nobody(&users)?.into(),
             users,
-            nobody: hash_password(b"nobody's password").ok()?.into(),
         })
     }
 
@@ -184,6 +184,15 @@ fn compile_users(root: &Section<'_>, roles: &Roles) -> HashMap<Name, User> {
         }
     }
     users
+}
+
+/// A digest that no password has, as dear as the dearest of the users', so that time does not tell who
+/// exists.
+fn nobody(users: &HashMap<Name, User>) -> Option<String> {
+    let costs = users.values().filter_map(|user| Params::try_from(&PasswordHash::new(&user.digest).ok()?).ok());
+    let dearest = costs.max_by_key(|params| u64::from(params.m_cost()) * u64::from(params.t_cost()));
+    let argon2 = Argon2::new(Argon2Algorithm::Argon2id, Version::V0x13, dearest.unwrap_or(Params::DEFAULT));
+    argon2.hash_password(b"nobody's password").map(|digest| digest.to_string()).ok()
 }
 
 /// Argon2id with OWASP's first choice of cost: 19 MiB, two passes, one lane.
@@ -358,6 +367,15 @@ mod tests {
         ] {
             assert_eq!(PasswordGrant::parse(form).err(), Some(refusal), "{}", String::from_utf8_lossy(form));
         }
+    }
+
+    #[test]
+    fn an_unknown_user_costs_what_a_known_one_does() {
+        let cheap =
+            Argon2::new(Argon2Algorithm::Argon2id, Version::V0x13, Params::new(7168, 1, 1, None).expect("legal"));
+        let digest = cheap.hash_password(b"x").expect("it can be hashed").to_string();
+        let users = HashMap::from([("alice".into(), User { digest: digest.into(), roles: RoleSet::default() })]);
+        assert!(nobody(&users).is_some_and(|digest| digest.contains("m=7168,t=1,p=1")));
     }
 
     #[test]

@@ -221,6 +221,12 @@ impl Issuer {
                 "give it another name",
             );
         }
+        if name.is_empty() || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_') {
+            section.mistake_here(
+                "has a name in which principals could not be told apart",
+                "use letters, digits, - and _: its principals are called NAME:SUBJECT",
+            );
+        }
         let iss: Option<String> = section.required("issuer", "write the `iss` of its tokens, to the letter");
         let audiences: Vec<Box<str>> = match section.word("audience") {
             Some(audience) => vec![audience.into()],
