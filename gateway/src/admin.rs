@@ -26,7 +26,7 @@ use crate::edge::counter::SharedStore;
 use crate::edge::log::Log;
 use crate::edge::metrics::Metrics;
 use crate::edge::upstream::Pool;
-use crate::journey::Snapshot;
+use crate::exchange::Snapshot;
 use crate::settings::Section;
 
 /// How many admin connections there may be at once.

@@ -9,80 +9,30 @@
 //! Each stage's decision is pure and lives in `policy`; this file alone knows their order. A stage gives
 //! back evidence that the next one takes, or a [`Stop`] that ends the journey.
 
-use std::cell::Cell;
 use std::convert::Infallible;
 use std::net::IpAddr;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
-use bytes::{Bytes, BytesMut};
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use bytes::Bytes;
+use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Version};
-use http_body::{Body as _, Frame, SizeHint};
-use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
-use tokio::sync::Semaphore;
 
 use crate::activity::Busy;
-use crate::edge::counter::{Counter, StoreChange};
-use crate::edge::keys::KeyRing;
-use crate::edge::log::{BatchLog, Record};
-use crate::edge::metrics::Metrics;
-use crate::edge::upstream::{
-    ClientFault, ClientStream, Outgoing, Pool, SLOWEST, Upload, WorkerBody, remove_hop_by_hop,
-};
+use crate::client_body::ClientBody;
+use crate::edge::counter::StoreChange;
+use crate::edge::upstream::{ClientStream, Outgoing, Told, Upload, WorkerBody, for_worker};
+use crate::exchange::{AnswerBody, Content, Core, Exchange};
 use crate::head;
 use crate::policy::body::{self, BodyRule};
 use crate::policy::cors::{self, Earned};
-use crate::policy::limit::{Admission, Limit, RateHeaders, Subject};
-use crate::policy::route::RouteId;
-use crate::policy::{Destination, Policy, Route, path};
-use crate::problem::{HeadFault, Problem, Reason, Stop};
+use crate::policy::limit::{Admission, Limit, Subject};
+use crate::policy::{Destination, Route, path};
+use crate::problem::{HeadFault, Problem, Stop};
 use crate::token_endpoint;
-use crate::types::{AddressBucket, Name, Principal, RequestId, RequestIds, Timestamp};
-
-/// How much of an unwanted body is read so that the client sees the answer instead of a reset.
-const DRAINED: usize = 64 << 10;
-/// For how long.
-const DRAIN_TIME: Duration = Duration::from_secs(1);
-
-/// What all threads share and nobody changes.
-#[derive(Debug)]
-pub struct Snapshot {
-    /// The compiled policy.
-    pub policy: Policy,
-    /// Keys of issuers that publish them.
-    pub keys: Arc<KeyRing>,
-    /// Whether answers say `Strict-Transport-Security`.
-    pub hsts: bool,
-    /// The longest pause inside a client's body.
-    pub body_timeout: Duration,
-}
-
-/// What one thread needs for its requests. Threads share nothing that is written on a request's way
-/// but the windows of the in-process store.
-#[derive(Debug)]
-pub struct Core {
-    /// Policy and settings.
-    pub snapshot: Arc<Snapshot>,
-    /// The way to the windows.
-    pub counter: Counter,
-    /// The ways to the workers, in the policy's order.
-    pub pools: Vec<Pool>,
-    /// Where records go.
-    pub log: BatchLog,
-    /// Where numbers go.
-    pub metrics: Arc<Metrics>,
-    /// This thread's position.
-    pub thread: usize,
-    /// Names for requests.
-    pub ids: RequestIds,
-    /// How many passwords may be checked at once, in all threads.
-    pub passwords: Arc<Semaphore>,
-}
+use crate::types::{AddressBucket, Name, Principal, Timestamp};
 
 /// One request on one connection. Always gives an answer.
 ///
@@ -96,7 +46,7 @@ pub async fn serve(
 ) -> Result<Response<AnswerBody>, Infallible> {
     let (parts, incoming) = request.into_parts();
     let mut exchange = Exchange::begin(core, peer, busy, &parts);
-    let mut body = ClientBody { incoming: Some(incoming), read: Rc::clone(&exchange.bytes_in) };
+    let mut body = ClientBody::new(incoming, Rc::clone(&exchange.bytes_in));
     let arrived = Arrived { method: parts.method, uri: parts.uri, version: parts.version };
     let outcome = travel(&mut exchange, arrived, parts.headers, &mut body).await;
     let outcome = match outcome {
@@ -254,15 +204,15 @@ async fn read_body(
     rule.decide_head(headers).map_err(Stop::Body)?;
     let idle = exchange.core.snapshot.body_timeout;
     if !rule.needs_whole() {
-        return Ok(match body.incoming.take() {
-            Some(incoming) if !incoming.is_end_stream() => Outgoing::Stream(ClientStream::new(
+        return Ok(match body.take() {
+            Some(incoming) => Outgoing::Stream(ClientStream::new(
                 incoming,
                 rule.max(),
                 idle,
                 Rc::clone(upload),
                 Rc::clone(&exchange.bytes_in),
             )),
-            _ => Outgoing::Empty,
+            None => Outgoing::Empty,
         });
     }
     let whole = body.whole(rule.max(), idle).await?;
@@ -280,8 +230,7 @@ fn judge(exchange: &mut Exchange, rule: &BodyRule, whole: Bytes) -> Result<Outgo
     })))
 }
 
-/// The request as the worker gets it: the client's headers without what is hop-by-hop, spoofed or
-/// secret, and ours.
+/// The request as the worker gets it.
 fn worker_request(
     exchange: &Exchange,
     route: &Route,
@@ -291,35 +240,18 @@ fn worker_request(
     principal: &Principal,
     body: Outgoing,
 ) -> Result<Request<Outgoing>, Stop> {
-    let credential = exchange.core.snapshot.policy.api_key_header();
-    let relied_on = |name: &HeaderName| {
-        name == credential
-            || matches!(*name, header::AUTHORIZATION | header::HOST | header::CONTENT_TYPE | header::COOKIE)
-            || is_ours(name.as_str())
+    let told = Told {
+        credential: exchange.core.snapshot.policy.api_key_header(),
+        client: exchange.client,
+        authority: arrived.uri.authority(),
+        http2: arrived.version == Version::HTTP_2,
+        id: exchange.id,
+        principal,
+        route: &route.name,
     };
-    if !remove_hop_by_hop(&mut headers, relied_on) {
+    if !for_worker(&mut headers, &told) {
         return Err(Stop::Head(HeadFault::Connection));
     }
-    join_cookies(&mut headers);
-    let authority = || arrived.uri.authority().and_then(|authority| HeaderValue::from_str(authority.as_str()).ok());
-    let host = headers.remove(header::HOST).or_else(authority).unwrap_or(HeaderValue::from_static("unknown"));
-    let doomed: Vec<HeaderName> =
-        headers.keys().filter(|name| *name == credential || is_ours(name.as_str())).cloned().collect();
-    for name in doomed {
-        headers.remove(name);
-    }
-    let via = if arrived.version == Version::HTTP_2 { "2 modelgate" } else { "1.1 modelgate" };
-    headers.append(header::VIA, HeaderValue::from_static(via));
-    let client = exchange.client.to_string();
-    headers.insert("x-forwarded-for", HeaderValue::try_from(client).unwrap_or(HeaderValue::from_static("unknown")));
-    headers.insert("x-forwarded-proto", HeaderValue::from_static("https"));
-    headers.insert("x-forwarded-host", host);
-    headers.insert("x-request-id", exchange.id.header());
-    headers.insert("x-modelgate-principal", principal.header.clone());
-    headers.insert("x-modelgate-roles", principal.roles_header.clone());
-    headers.insert("x-modelgate-scheme", HeaderValue::from_static(principal.scheme.as_str()));
-    headers.insert("x-modelgate-route", HeaderValue::from_str(&route.name).unwrap_or(HeaderValue::from_static("-")));
-
     let target = match arrived.uri.query() {
         Some(query) => format!("{path}?{query}").parse(),
         None => path.parse(),
@@ -329,43 +261,6 @@ fn worker_request(
     *request.uri_mut() = target.map_err(|_| Stop::Head(HeadFault::Target))?;
     *request.headers_mut() = headers;
     Ok(request)
-}
-
-/// Whether only we may say it to a worker, by any spelling that a worker could read as the same: with
-/// `_` for `-` (CGI and WSGI fold them), or as a well-known relative of a forwarding or identity header.
-fn is_ours(name: &str) -> bool {
-    name.contains('_')
-        || ["x-modelgate-", "x-forwarded-", "x-original-", "x-rewrite-", "x-real-", "x-client-", "x-http-method"]
-            .iter()
-            .any(|prefix| name.starts_with(prefix))
-        || matches!(
-            name,
-            "authorization"
-                | "host"
-                | "forwarded"
-                | "x-request-id"
-                | "x-forwarded"
-                | "x-method-override"
-                | "expect"
-                | "max-forwards"
-                | "true-client-ip"
-                | "cf-connecting-ip"
-                | "remote-user"
-                | "x-remote-user"
-                | "x-user"
-        )
-}
-
-/// HTTP/2 may send one cookie in several fields; HTTP/1 readers expect one (RFC 9113 §8.2.3).
-fn join_cookies(headers: &mut HeaderMap) {
-    let mut crumbs = headers.get_all(header::COOKIE).iter();
-    if crumbs.next().is_none() || crumbs.next().is_none() {
-        return;
-    }
-    let joined = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect::<Vec<_>>().join(&b"; "[..]);
-    if let Ok(joined) = HeaderValue::from_bytes(&joined) {
-        headers.insert(header::COOKIE, joined);
-    }
 }
 
 fn timestamp(at: SystemTime) -> Timestamp {
@@ -418,285 +313,5 @@ fn finish(mut exchange: Box<Exchange>, outcome: Result<Answer, Problem>) -> Resp
     if exchange.core.snapshot.hsts {
         headers.insert(header::STRICT_TRANSPORT_SECURITY, HeaderValue::from_static("max-age=31536000"));
     }
-    Response::from_parts(head, AnswerBody { content, exchange })
-}
-
-/// The client's body, while nobody has taken it.
-pub struct ClientBody {
-    incoming: Option<Incoming>,
-    read: Rc<Cell<u64>>,
-}
-
-impl ClientBody {
-    fn is_empty(&self) -> bool {
-        self.incoming.as_ref().is_none_or(hyper::body::Body::is_end_stream)
-    }
-
-    /// Reads it to its end. `idle` bounds each pause; the whole may take as long as its size in pauses of
-    /// at least 1 KiB a second would.
-    async fn whole(&mut self, max: usize, idle: Duration) -> Result<Bytes, Stop> {
-        let stop = |fault| Stop::BodyRead(fault, Some(max));
-        let Some(incoming) = self.incoming.as_mut() else { return Ok(Bytes::new()) };
-        let longest = idle + Duration::from_secs(max as u64 / SLOWEST);
-        let read = &self.read;
-        let reading = async {
-            let mut first = Bytes::new();
-            let mut gathered = BytesMut::new();
-            let mut length = 0;
-            loop {
-                let frame = tokio::time::timeout(idle, incoming.frame()).await.map_err(|_| ClientFault::Slow)?;
-                let Some(frame) = frame else { break };
-                let Ok(data) = frame.map_err(|error| ClientFault::of(&error))?.into_data() else { continue };
-                length += data.len();
-                read.set(length as u64);
-                if length > max {
-                    return Err(ClientFault::TooLarge);
-                }
-                // One part is the rule, and needs no copy.
-                if first.is_empty() {
-                    first = data;
-                } else {
-                    if gathered.is_empty() {
-                        gathered.extend_from_slice(&first);
-                    }
-                    gathered.extend_from_slice(&data);
-                }
-            }
-            Ok(if gathered.is_empty() { first } else { gathered.freeze() })
-        };
-        let whole = tokio::time::timeout(longest, reading).await.unwrap_or(Err(ClientFault::Slow)).map_err(stop)?;
-        self.incoming = None;
-        Ok(whole)
-    }
-
-    /// Reads a form for the token endpoint (RFC 6749 §3.2: form encoding alone).
-    async fn form(&mut self, headers: &HeaderMap, idle: Duration) -> Result<Bytes, Stop> {
-        let rule = BodyRule::form();
-        rule.decide_head(headers).map_err(Stop::Body)?;
-        self.whole(rule.max(), idle).await
-    }
-
-    /// Reads on a little after a refusal, so that a client in the middle of sending sees the answer and
-    /// not a reset. Gives back whether the connection can be used again.
-    async fn drain(&mut self, http1: bool) -> bool {
-        let Some(incoming) = self.incoming.as_mut() else { return true };
-        if incoming.is_end_stream() {
-            return true;
-        }
-        // HTTP/2 could end the stream alone (RFC 9113 §8.1), which clients of some years take for an error.
-        if incoming.size_hint().exact().is_some_and(|length| length > DRAINED as u64) {
-            return !http1;
-        }
-        let reading = async {
-            let mut left = DRAINED;
-            while let Some(Ok(frame)) = incoming.frame().await {
-                let length = frame.data_ref().map_or(0, Bytes::len);
-                match left.checked_sub(length) {
-                    Some(rest) => left = rest,
-                    None => return false,
-                }
-            }
-            incoming.is_end_stream()
-        };
-        tokio::time::timeout(DRAIN_TIME, reading).await.unwrap_or(false) || !http1
-    }
-}
-
-/// What is known about one request; written down when it ends, however it ends.
-#[derive(Debug)]
-pub struct Exchange {
-    core: Rc<Core>,
-    busy: Busy,
-    id: RequestId,
-    began: SystemTime,
-    clock: Instant,
-    peer: IpAddr,
-    client: IpAddr,
-    method: String,
-    path: Box<str>,
-    http1: bool,
-    route: Option<RouteId>,
-    principal: Option<Arc<Principal>>,
-    role: Option<crate::types::Role>,
-    earned: Option<Earned>,
-    rate: Option<RateHeaders>,
-    normalized: Option<String>,
-    status: u16,
-    reason: Option<Reason>,
-    cause: Option<String>,
-    bytes_in: Rc<Cell<u64>>,
-    bytes_out: u64,
-    worker: Option<Name>,
-    worker_took: Option<Duration>,
-}
-
-impl Exchange {
-    fn begin(core: Rc<Core>, peer: IpAddr, busy: Busy, parts: &http::request::Parts) -> Box<Self> {
-        let peer = peer.to_canonical();
-        Box::new(Self {
-            id: core.ids.next(),
-            core,
-            busy,
-            began: SystemTime::now(),
-            clock: Instant::now(),
-            peer,
-            client: peer,
-            method: parts.method.as_str().to_owned(),
-            path: parts.uri.path().into(),
-            http1: parts.version != Version::HTTP_2,
-            route: None,
-            principal: None,
-            role: None,
-            earned: None,
-            rate: None,
-            normalized: None,
-            // What stands in the record if the client leaves before there is an answer (nginx's number).
-            status: 499,
-            reason: None,
-            cause: None,
-            bytes_in: Rc::default(),
-            bytes_out: 0,
-            worker: None,
-            worker_took: None,
-        })
-    }
-}
-
-impl Drop for Exchange {
-    fn drop(&mut self) {
-        let policy = &self.core.snapshot.policy;
-        let reason = self.reason.or((self.status == 499).then_some(Reason::ClientGone));
-        let took = self.clock.elapsed();
-        let tally = self.core.metrics.tally(self.core.thread);
-        tally.request(self.route.map(RouteId::index), self.status, reason.map(Reason::index), took);
-        let client = self.client.to_string();
-        self.core.log.request(&Record {
-            id: self.id,
-            began: self.began,
-            took,
-            client: &client,
-            method: &self.method,
-            path: &self.path,
-            protocol: if self.http1 { "HTTP/1.1" } else { "HTTP/2" },
-            status: self.status,
-            route: self.route.and_then(|id| policy.route(id)).map(|route| &*route.name),
-            principal: self.principal.as_ref().map(|principal| &*principal.id),
-            role: self.role.map(|role| policy.roles.name(role)),
-            reason: reason.map(Reason::slug),
-            cause: self.cause.as_deref(),
-            security: reason.is_some_and(Reason::is_security),
-            bytes_in: self.bytes_in.get(),
-            bytes_out: self.bytes_out,
-            worker: self.worker.as_deref(),
-            worker_took: self.worker_took,
-            normalized: self.normalized.as_deref(),
-        });
-    }
-}
-
-enum Content {
-    Whole(Option<Bytes>),
-    Worker(WorkerBody),
-}
-
-/// An answer's body. The request's record is written when it is dropped.
-pub struct AnswerBody {
-    content: Content,
-    exchange: Box<Exchange>,
-}
-
-impl std::fmt::Debug for AnswerBody {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("AnswerBody")
-    }
-}
-
-impl http_body::Body for AnswerBody {
-    type Data = Bytes;
-    type Error = BrokenOff;
-
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
-        let this = self.get_mut();
-        let data = match &mut this.content {
-            Content::Whole(bytes) => Poll::Ready(bytes.take().filter(|bytes| !bytes.is_empty()).map(Ok)),
-            Content::Worker(body) => body.poll_data(cx),
-        };
-        data.map(|part| {
-            part.map(|part| match part {
-                Ok(bytes) => {
-                    this.exchange.bytes_out += bytes.len() as u64;
-                    Ok(Frame::data(bytes))
-                }
-                Err(fault) => {
-                    // The head is gone; all that is left to say is to break the connection off.
-                    let problem = Problem::from(Stop::Upstream(fault));
-                    this.exchange.reason = Some(problem.reason);
-                    this.exchange.cause = problem.cause;
-                    Err(BrokenOff)
-                }
-            })
-        })
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match &self.content {
-            Content::Whole(bytes) => bytes.as_ref().is_none_or(Bytes::is_empty),
-            Content::Worker(body) => body.is_end(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match &self.content {
-            Content::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
-            Content::Worker(body) => body.size_hint(),
-        }
-    }
-}
-
-/// The worker's answer ended before its time.
-#[derive(Clone, Copy, Debug)]
-pub struct BrokenOff;
-
-impl std::fmt::Display for BrokenOff {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("the worker's answer broke off")
-    }
-}
-
-impl std::error::Error for BrokenOff {}
-
-#[cfg(test)]
-mod tests {
-    use super::{is_ours, join_cookies};
-    use http::{HeaderMap, HeaderValue, header};
-
-    #[test]
-    fn no_alias_of_our_headers_passes() {
-        for name in [
-            "x-modelgate-principal",
-            "x_modelgate_principal",
-            "x-modelgate_roles",
-            "x-forwarded-for",
-            "x-forwarded_proto",
-            "forwarded",
-            "x-real-ip",
-            "x-original-url",
-            "authorization",
-            "x-http-method-override",
-        ] {
-            assert!(is_ours(name), "{name}");
-        }
-        for name in ["content-type", "accept", "traceparent", "inference-header-content-length", "user-agent"] {
-            assert!(!is_ours(name), "{name}");
-        }
-    }
-
-    #[test]
-    fn crumbs_become_one_cookie() {
-        let mut headers = HeaderMap::new();
-        headers.append(header::COOKIE, HeaderValue::from_static("a=1"));
-        headers.append(header::COOKIE, HeaderValue::from_static("b=2"));
-        join_cookies(&mut headers);
-        assert_eq!(headers.get_all(header::COOKIE).iter().collect::<Vec<_>>(), ["a=1; b=2"]);
-    }
+    Response::from_parts(head, AnswerBody::new(content, exchange))
 }

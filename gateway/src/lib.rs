@@ -9,17 +9,21 @@
 //! | `admin` | liveness, readiness and metrics, on a listener of their own |
 //! | `server` | connections: how many, how long, when to stop |
 //! | `journey`, `token_endpoint` | what happens to each request |
-//! | `activity`, `wire` | what a connection is doing, for its time limits; HTTP/1 octets, read strictly |
+//! | `exchange`, `client_body` | one request's facts, answer and record; its body |
+//! | `activity` | what a connection is doing, for its time limits |
 //! | `head`, `problem` | heads that can be read in one way; refusals and faults as answers |
 //! | `edge` | TLS, keys, counting, workers, records, numbers |
 //! | `policy` | the decisions |
+//! | `wire` | HTTP/1 octets, read strictly |
 //! | `settings` | one table of the configuration |
 //! | `types` | the vocabulary |
 
 pub mod activity;
 pub mod admin;
+pub mod client_body;
 pub mod config;
 pub mod edge;
+pub mod exchange;
 pub mod head;
 pub mod journey;
 pub mod policy;

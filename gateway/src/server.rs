@@ -31,7 +31,8 @@ use tokio_rustls::server::TlsStream;
 
 use crate::activity::{Activity, Patience, Watched};
 use crate::edge::tls;
-use crate::journey::{self, AnswerBody, Core};
+use crate::exchange::{AnswerBody, Core};
+use crate::journey;
 use crate::problem::HeadFault;
 use crate::settings::{ByteSize, Section};
 use crate::wire::{Bounds, Wire};

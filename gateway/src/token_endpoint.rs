@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{HeaderValue, Response, header};
 
-use crate::journey::Core;
+use crate::exchange::Core;
 use crate::policy::token::{PasswordGrant, Refusal, TokenIssuer};
 use crate::problem::Stop;
 use crate::types::{RequestId, Timestamp};

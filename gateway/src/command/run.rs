@@ -18,7 +18,7 @@ use gateway::edge::keys::KeyRing;
 use gateway::edge::log::{BatchLog, Log, LogWriter};
 use gateway::edge::metrics::Metrics;
 use gateway::edge::upstream::Pool;
-use gateway::journey::{Core, Snapshot};
+use gateway::exchange::{Core, Snapshot};
 use gateway::problem::Reason;
 use gateway::server::{self, Serving};
 use gateway::types::RequestIds;

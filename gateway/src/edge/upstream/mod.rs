@@ -5,31 +5,39 @@
 //! that is between the worker and us. Plain text goes to loopback and private addresses only, looked at
 //! when the connection is made. Never sends a request twice unless no byte of it can have been read.
 
+mod address;
+mod headers;
+mod incoming;
+mod outgoing;
+
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::fmt;
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
-use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use http::{Request, Response, StatusCode, Uri, Version};
-use http_body::{Body as _, Frame, SizeHint};
+use http::header::{self, HeaderValue};
+use http::{Request, Response, StatusCode, Version};
+use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
+pub use headers::{Told, for_worker};
+pub use incoming::WorkerBody;
+pub use outgoing::{ClientFault, ClientStream, Outgoing, SLOWEST, Upload};
+
 use crate::policy::authorize::Permit;
 use crate::policy::limit::Admission;
 use crate::settings::{ByteSize, Section};
 use crate::types::Name;
+use address::{Address, is_private};
+use headers::clean_answer;
+use incoming::Lease;
 
 /// An answer of known length up to this is read whole before it is passed on, so that a worker that
 /// breaks off in the middle becomes a clear 502.
@@ -49,52 +57,6 @@ pub struct PoolSettings {
     max_answer: u64,
     danger_plaintext: bool,
     ready_path: Box<str>,
-}
-
-/// Where a worker listens.
-#[derive(Clone, Debug)]
-enum Address {
-    Tcp { host: Box<str>, port: u16, authority: HeaderValue },
-    Unix { path: Box<Path> },
-}
-
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tcp { host, port, .. } => write!(f, "{host}:{port}"),
-            Self::Unix { path } => write!(f, "unix:{}", path.display()),
-        }
-    }
-}
-
-impl Address {
-    fn parse(text: &str) -> Result<Self, String> {
-        if let Some(path) = text.strip_prefix("unix:") {
-            return if path.starts_with('/') {
-                Ok(Self::Unix { path: Path::new(path).into() })
-            } else {
-                Err("has a socket path that is not absolute".into())
-            };
-        }
-        let uri: Uri = text.parse().map_err(|_| "is not a URL".to_owned())?;
-        match (uri.scheme_str(), uri.authority(), uri.path(), uri.query()) {
-            (Some("https"), ..) => Err("asks for TLS, which this version does not speak to workers".into()),
-            (Some("http"), Some(authority), "" | "/", None) if !authority.as_str().contains('@') => Ok(Self::Tcp {
-                host: authority.host().trim_matches(['[', ']']).into(),
-                port: authority.port_u16().unwrap_or(80),
-                authority: HeaderValue::from_str(authority.as_str()).map_err(|_| "has no usable host".to_owned())?,
-            }),
-            _ => Err("is not the URL of a worker".into()),
-        }
-    }
-}
-
-/// Whether an address is on a network that only we and our neighbours see (RFC 1918, RFC 4193).
-fn is_private(address: IpAddr) -> bool {
-    match address.to_canonical() {
-        IpAddr::V4(v4) => v4.is_loopback() || v4.is_private() || v4.is_link_local(),
-        IpAddr::V6(v6) => v6.is_loopback() || v6.is_unique_local() || v6.is_unicast_link_local(),
-    }
 }
 
 impl PoolSettings {
@@ -168,164 +130,6 @@ impl PoolSettings {
     #[must_use]
     pub fn name(&self) -> &Name {
         &self.name
-    }
-}
-
-/// What goes to a worker as a body.
-pub enum Outgoing {
-    /// Nothing.
-    Empty,
-    /// A body that was judged whole.
-    Whole(Option<Bytes>),
-    /// A body that is passed on as it comes, counted.
-    Stream(ClientStream),
-}
-
-impl fmt::Debug for Outgoing {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Outgoing")
-    }
-}
-
-impl http_body::Body for Outgoing {
-    type Data = Bytes;
-    type Error = ClientFault;
-
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ClientFault>>> {
-        match self.get_mut() {
-            Self::Empty => Poll::Ready(None),
-            Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Self::Stream(stream) => stream.poll(cx),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Empty | Self::Whole(None) => true,
-            Self::Whole(Some(_)) => false,
-            Self::Stream(stream) => stream.inner.is_end_stream(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Empty | Self::Whole(None) => SizeHint::with_exact(0),
-            Self::Whole(Some(bytes)) => SizeHint::with_exact(bytes.len() as u64),
-            Self::Stream(stream) => stream.inner.size_hint(),
-        }
-    }
-}
-
-/// What a client did wrong while its body was read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ClientFault {
-    /// More bytes than the route takes.
-    TooLarge,
-    /// None came for too long.
-    Slow,
-    /// Broken framing.
-    Malformed,
-    /// The connection ended inside it.
-    Gone,
-}
-
-impl fmt::Display for ClientFault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::TooLarge => "the body is too large",
-            Self::Slow => "the body came too slowly",
-            Self::Malformed => "the body's framing is broken",
-            Self::Gone => "the client left",
-        })
-    }
-}
-
-impl std::error::Error for ClientFault {}
-
-impl ClientFault {
-    /// What an error while reading a client's body means.
-    #[must_use]
-    pub fn of(error: &hyper::Error) -> Self {
-        let kind = std::error::Error::source(error)
-            .and_then(|source| source.downcast_ref::<std::io::Error>())
-            .map(std::io::Error::kind);
-        match kind {
-            Some(std::io::ErrorKind::InvalidInput | std::io::ErrorKind::InvalidData) => Self::Malformed,
-            _ if error.is_parse() => Self::Malformed,
-            _ => Self::Gone,
-        }
-    }
-}
-
-/// How a client's body fares, for whoever waits for the worker's answer meanwhile.
-#[derive(Debug, Default)]
-pub struct Upload {
-    fault: Cell<Option<ClientFault>>,
-    open: Cell<bool>,
-}
-
-/// The slowest that a body may come as a whole, in bytes per second, beside the bound on each pause.
-pub const SLOWEST: u64 = 1 << 10;
-
-/// A client's body on its way, bounded in size, in the time between its parts and in time as a whole.
-/// Trailers are dropped.
-pub struct ClientStream {
-    inner: Incoming,
-    left: u64,
-    idle: Duration,
-    timer: Pin<Box<tokio::time::Sleep>>,
-    last: tokio::time::Instant,
-    upload: Rc<Upload>,
-    read: Rc<Cell<u64>>,
-}
-
-impl ClientStream {
-    /// A stream of at most `max` bytes. `upload` is told how it fares, `read` counts bytes.
-    #[must_use]
-    pub fn new(inner: Incoming, max: usize, idle: Duration, upload: Rc<Upload>, read: Rc<Cell<u64>>) -> Self {
-        let now = tokio::time::Instant::now();
-        upload.open.set(true);
-        let last = now + idle + Duration::from_secs(max as u64 / SLOWEST);
-        Self {
-            inner,
-            left: max as u64,
-            idle,
-            timer: Box::pin(tokio::time::sleep_until(now + idle)),
-            last,
-            upload,
-            read,
-        }
-    }
-
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ClientFault>>> {
-        let fault = loop {
-            match Pin::new(&mut self.inner).poll_frame(cx) {
-                Poll::Ready(Some(Ok(frame))) => {
-                    let Ok(data) = frame.into_data() else { continue };
-                    let length = data.len() as u64;
-                    self.read.set(self.read.get() + length);
-                    let Some(left) = self.left.checked_sub(length) else { break ClientFault::TooLarge };
-                    self.left = left;
-                    let next = tokio::time::Instant::now() + self.idle;
-                    self.timer.as_mut().reset(next.min(self.last));
-                    return Poll::Ready(Some(Ok(Frame::data(data))));
-                }
-                Poll::Ready(Some(Err(error))) => break ClientFault::of(&error),
-                Poll::Ready(None) => return Poll::Ready(None),
-                Poll::Pending => match self.timer.as_mut().poll(cx) {
-                    Poll::Ready(()) => break ClientFault::Slow,
-                    Poll::Pending => return Poll::Pending,
-                },
-            }
-        };
-        self.upload.fault.set(Some(fault));
-        Poll::Ready(Some(Err(fault)))
-    }
-}
-
-impl Drop for ClientStream {
-    fn drop(&mut self) {
-        self.upload.open.set(false);
     }
 }
 
@@ -432,14 +236,8 @@ impl Pool {
         if size.lower() > self.settings.max_answer {
             return Err(Fault::TooLarge);
         }
-        let lease = Lease { worker, sender: Some(sender), max_idle: self.settings.max_idle };
-        let mut body = WorkerBody::Stream(Box::new(WorkerStream {
-            inner: body,
-            left: self.settings.max_answer,
-            idle: self.settings.body_timeout,
-            timer: None,
-            lease,
-        }));
+        let lease = Lease::new(worker, sender, self.settings.max_idle);
+        let mut body = WorkerBody::new(body, self.settings.max_answer, self.settings.body_timeout, lease);
         if size.exact().is_some_and(|length| length <= HELD_WHOLE) {
             body = body.hold().await?;
         }
@@ -640,269 +438,5 @@ impl Worker {
             }
         }
         None
-    }
-}
-
-/// A connection lent to one exchange. It goes back only when the whole answer was read.
-struct Lease {
-    worker: Rc<Worker>,
-    sender: Option<Sender>,
-    max_idle: usize,
-}
-
-impl Lease {
-    fn give_back(&mut self) {
-        let Some(mut sender) = self.sender.take() else { return };
-        let (worker, max_idle) = (Rc::clone(&self.worker), self.max_idle);
-        tokio::task::spawn_local(async move {
-            // Ready only once the connection has seen the end of both messages.
-            if sender.ready().await.is_ok() {
-                let mut idle = worker.idle.borrow_mut();
-                if idle.len() >= max_idle {
-                    idle.pop_front();
-                }
-                idle.push_back((sender, Instant::now()));
-            }
-        });
-    }
-}
-
-/// A worker's answer on its way to the client.
-pub enum WorkerBody {
-    /// Read to its end already.
-    Whole(Option<Bytes>),
-    /// As it comes.
-    Stream(Box<WorkerStream>),
-}
-
-impl fmt::Debug for WorkerBody {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("WorkerBody")
-    }
-}
-
-/// The part of an answer that is still at the worker.
-pub struct WorkerStream {
-    inner: Incoming,
-    left: u64,
-    idle: Duration,
-    timer: Option<Pin<Box<tokio::time::Sleep>>>,
-    lease: Lease,
-}
-
-impl WorkerStream {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Fault>>> {
-        loop {
-            match Pin::new(&mut self.inner).poll_frame(cx) {
-                Poll::Ready(Some(Ok(frame))) => {
-                    self.timer = None;
-                    // Trailers are not forwarded: nothing here knows what they would mean.
-                    let Ok(data) = frame.into_data() else { continue };
-                    let Some(left) = self.left.checked_sub(data.len() as u64) else {
-                        return Poll::Ready(Some(Err(Fault::TooLarge)));
-                    };
-                    self.left = left;
-                    if self.inner.is_end_stream() {
-                        self.lease.give_back();
-                    }
-                    return Poll::Ready(Some(Ok(data)));
-                }
-                Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(Fault::Broken(describe(&error))))),
-                Poll::Ready(None) => {
-                    self.lease.give_back();
-                    return Poll::Ready(None);
-                }
-                Poll::Pending => {
-                    let idle = self.idle;
-                    let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(idle)));
-                    return match timer.as_mut().poll(cx) {
-                        Poll::Ready(()) => Poll::Ready(Some(Err(Fault::Slow))),
-                        Poll::Pending => Poll::Pending,
-                    };
-                }
-            }
-        }
-    }
-}
-
-impl WorkerBody {
-    /// Reads the answer to its end.
-    async fn hold(self) -> Result<Self, Fault> {
-        let Self::Stream(mut stream) = self else { return Ok(self) };
-        let mut whole: Option<Bytes> = None;
-        let mut gathered = Vec::new();
-        while let Some(part) = std::future::poll_fn(|cx| stream.poll(cx)).await {
-            let part = part?;
-            match (&whole, gathered.is_empty()) {
-                (None, true) => whole = Some(part),
-                (Some(first), true) => {
-                    gathered.extend_from_slice(first);
-                    gathered.extend_from_slice(&part);
-                }
-                _ => gathered.extend_from_slice(&part),
-            }
-        }
-        Ok(Self::Whole(if gathered.is_empty() { whole } else { Some(gathered.into()) }))
-    }
-
-    /// The next part of the body.
-    pub fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Fault>>> {
-        match self {
-            Self::Whole(bytes) => Poll::Ready(bytes.take().map(Ok)),
-            Self::Stream(stream) => stream.poll(cx),
-        }
-    }
-
-    /// Whether nothing more comes.
-    #[must_use]
-    pub fn is_end(&self) -> bool {
-        match self {
-            Self::Whole(bytes) => bytes.is_none(),
-            Self::Stream(stream) => stream.inner.is_end_stream(),
-        }
-    }
-
-    /// How much is still to come.
-    #[must_use]
-    pub fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
-            Self::Stream(stream) => stream.inner.size_hint(),
-        }
-    }
-}
-
-/// Headers that belong to one connection (RFC 9110 §7.6.1), and those that RFC 9112 frames by.
-pub static HOP_BY_HOP: [HeaderName; 11] = [
-    header::CONNECTION,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-    header::PROXY_AUTHENTICATE,
-    header::PROXY_AUTHORIZATION,
-    header::TE,
-    header::TRAILER,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-    HeaderName::from_static("http2-settings"),
-    header::CONTENT_LENGTH,
-];
-
-/// Headers of a worker's answer that are ours to say or nobody's to know.
-static NOT_THE_WORKERS: [HeaderName; 5] = [
-    header::SERVER,
-    HeaderName::from_static("x-powered-by"),
-    header::VIA,
-    header::STRICT_TRANSPORT_SECURITY,
-    header::ALT_SVC,
-];
-
-/// Removes what `Connection` names, then every hop-by-hop header. Gives back `false` where `Connection`
-/// names something that `keep` says we rely on.
-pub fn remove_hop_by_hop(headers: &mut HeaderMap, keep: impl Fn(&HeaderName) -> bool) -> bool {
-    if headers.contains_key(header::CONNECTION) {
-        let named: Vec<HeaderName> = headers
-            .get_all(header::CONNECTION)
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|value| value.split(','))
-            .filter_map(|name| HeaderName::from_bytes(name.trim().as_bytes()).ok())
-            .collect();
-        if named.iter().any(&keep) {
-            return false;
-        }
-        for name in named {
-            headers.remove(name);
-        }
-    }
-    for name in &HOP_BY_HOP {
-        headers.remove(name);
-    }
-    true
-}
-
-fn clean_answer(headers: &mut HeaderMap) {
-    remove_hop_by_hop(headers, |_| false);
-    for name in &NOT_THE_WORKERS {
-        headers.remove(name);
-    }
-    let foreign: Vec<HeaderName> = headers
-        .keys()
-        .filter(|name| {
-            let name = name.as_str();
-            name.starts_with("access-control-") || name.starts_with("x-modelgate-") || name.starts_with("ratelimit")
-        })
-        .cloned()
-        .collect();
-    for name in foreign {
-        headers.remove(name);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn no_hop_by_hop_header_survives() {
-        let mut headers = HeaderMap::new();
-        for (name, value) in [
-            ("connection", "close, X-Secret-Hop"),
-            ("connection", "keep-alive"),
-            ("x-secret-hop", "1"),
-            ("keep-alive", "timeout=5"),
-            ("te", "trailers"),
-            ("transfer-encoding", "chunked"),
-            ("upgrade", "h2c"),
-            ("http2-settings", "AAMAAABk"),
-            ("proxy-authorization", "Basic eDp5"),
-            ("content-length", "3"),
-            ("content-type", "application/json"),
-        ] {
-            headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
-        }
-        assert!(remove_hop_by_hop(&mut headers, |_| false));
-        assert_eq!(headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["content-type"]);
-    }
-
-    #[test]
-    fn connection_can_not_take_away_what_we_rely_on() {
-        let mut headers = HeaderMap::new();
-        headers.insert(header::CONNECTION, HeaderValue::from_static("close, Authorization"));
-        assert!(!remove_hop_by_hop(&mut headers, |name| *name == header::AUTHORIZATION));
-    }
-
-    #[test]
-    fn worker_addresses() {
-        for good in ["http://127.0.0.1:9001", "http://worker:9001/", "http://[::1]:80", "unix:/run/w.sock"] {
-            assert!(Address::parse(good).is_ok(), "{good}");
-        }
-        for wrong in [
-            "",
-            "127.0.0.1:9001",
-            "https://worker",
-            "http://worker/path",
-            "http://u:p@worker",
-            "unix:w.sock",
-            "ftp://x",
-        ] {
-            assert!(Address::parse(wrong).is_err(), "{wrong}");
-        }
-    }
-
-    #[test]
-    fn private_addresses() {
-        for (address, private) in [
-            ("127.0.0.1", true),
-            ("10.1.2.3", true),
-            ("172.31.0.1", true),
-            ("192.168.1.1", true),
-            ("8.8.8.8", false),
-            ("::1", true),
-            ("fd00::1", true),
-            ("2001:db8::1", false),
-            ("::ffff:8.8.8.8", false),
-        ] {
-            assert_eq!(is_private(address.parse().expect("a literal address")), private, "{address}");
-        }
     }
 }

@@ -1,0 +1,120 @@
+//! A client's body, while it is read whole or thrown away.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::header::HeaderMap;
+use http_body::Body as _;
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+
+use crate::edge::upstream::{ClientFault, SLOWEST};
+use crate::policy::body::BodyRule;
+use crate::problem::Stop;
+
+/// How much of an unwanted body is read so that the client sees the answer instead of a reset.
+const DRAINED: usize = 64 << 10;
+/// For how long.
+const DRAIN_TIME: Duration = Duration::from_secs(1);
+
+/// The client's body, while nobody has taken it.
+pub struct ClientBody {
+    incoming: Option<Incoming>,
+    read: Rc<Cell<u64>>,
+}
+
+impl ClientBody {
+    /// A body that nobody has read from; `read` counts its bytes.
+    #[must_use]
+    pub fn new(incoming: Incoming, read: Rc<Cell<u64>>) -> Self {
+        Self { incoming: Some(incoming), read }
+    }
+
+    /// Takes the body away, to be passed on as it comes; `None` where there is none.
+    pub fn take(&mut self) -> Option<Incoming> {
+        self.incoming.take().filter(|incoming| !incoming.is_end_stream())
+    }
+
+    /// Whether there is no body.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.incoming.as_ref().is_none_or(hyper::body::Body::is_end_stream)
+    }
+
+    /// Reads it to its end. `idle` bounds each pause; the whole may take as long as its size in pauses of
+    /// at least 1 KiB a second would.
+    ///
+    /// # Errors
+    /// [`Stop::BodyRead`].
+    pub async fn whole(&mut self, max: usize, idle: Duration) -> Result<Bytes, Stop> {
+        let stop = |fault| Stop::BodyRead(fault, Some(max));
+        let Some(incoming) = self.incoming.as_mut() else { return Ok(Bytes::new()) };
+        let longest = idle + Duration::from_secs(max as u64 / SLOWEST);
+        let read = &self.read;
+        let reading = async {
+            let mut first = Bytes::new();
+            let mut gathered = BytesMut::new();
+            let mut length = 0;
+            loop {
+                let frame = tokio::time::timeout(idle, incoming.frame()).await.map_err(|_| ClientFault::Slow)?;
+                let Some(frame) = frame else { break };
+                let Ok(data) = frame.map_err(|error| ClientFault::of(&error))?.into_data() else { continue };
+                length += data.len();
+                read.set(length as u64);
+                if length > max {
+                    return Err(ClientFault::TooLarge);
+                }
+                // One part is the rule, and needs no copy.
+                if first.is_empty() {
+                    first = data;
+                } else {
+                    if gathered.is_empty() {
+                        gathered.extend_from_slice(&first);
+                    }
+                    gathered.extend_from_slice(&data);
+                }
+            }
+            Ok(if gathered.is_empty() { first } else { gathered.freeze() })
+        };
+        let whole = tokio::time::timeout(longest, reading).await.unwrap_or(Err(ClientFault::Slow)).map_err(stop)?;
+        self.incoming = None;
+        Ok(whole)
+    }
+
+    /// Reads a form for the token endpoint (RFC 6749 §3.2: form encoding alone).
+    ///
+    /// # Errors
+    /// [`Stop::Body`] or [`Stop::BodyRead`].
+    pub async fn form(&mut self, headers: &HeaderMap, idle: Duration) -> Result<Bytes, Stop> {
+        let rule = BodyRule::form();
+        rule.decide_head(headers).map_err(Stop::Body)?;
+        self.whole(rule.max(), idle).await
+    }
+
+    /// Reads on a little after a refusal, so that a client in the middle of sending sees the answer and
+    /// not a reset. Gives back whether the connection can be used again.
+    pub async fn drain(&mut self, http1: bool) -> bool {
+        let Some(incoming) = self.incoming.as_mut() else { return true };
+        if incoming.is_end_stream() {
+            return true;
+        }
+        // HTTP/2 could end the stream alone (RFC 9113 §8.1), which clients of some years take for an error.
+        if incoming.size_hint().exact().is_some_and(|length| length > DRAINED as u64) {
+            return !http1;
+        }
+        let reading = async {
+            let mut left = DRAINED;
+            while let Some(Ok(frame)) = incoming.frame().await {
+                let length = frame.data_ref().map_or(0, Bytes::len);
+                match left.checked_sub(length) {
+                    Some(rest) => left = rest,
+                    None => return false,
+                }
+            }
+            incoming.is_end_stream()
+        };
+        tokio::time::timeout(DRAIN_TIME, reading).await.unwrap_or(false) || !http1
+    }
+}

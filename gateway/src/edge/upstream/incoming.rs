@@ -1,0 +1,152 @@
+//! A worker's answer on its way to the client, and the connection that it came on.
+
+use std::fmt;
+use std::future::Future as _;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http_body::{Body as _, SizeHint};
+use hyper::body::Incoming;
+
+use super::{Fault, Sender, Worker, describe};
+
+/// A connection lent to one exchange. It goes back only when the whole answer was read.
+pub(super) struct Lease {
+    worker: Rc<Worker>,
+    sender: Option<Sender>,
+    max_idle: usize,
+}
+
+impl Lease {
+    pub(super) fn new(worker: Rc<Worker>, sender: Sender, max_idle: usize) -> Self {
+        Self { worker, sender: Some(sender), max_idle }
+    }
+
+    fn give_back(&mut self) {
+        let Some(mut sender) = self.sender.take() else { return };
+        let (worker, max_idle) = (Rc::clone(&self.worker), self.max_idle);
+        tokio::task::spawn_local(async move {
+            // Ready only once the connection has seen the end of both messages.
+            if sender.ready().await.is_ok() {
+                let mut idle = worker.idle.borrow_mut();
+                if idle.len() >= max_idle {
+                    idle.pop_front();
+                }
+                idle.push_back((sender, Instant::now()));
+            }
+        });
+    }
+}
+
+/// A worker's answer on its way to the client.
+pub enum WorkerBody {
+    /// Read to its end already.
+    Whole(Option<Bytes>),
+    /// As it comes.
+    Stream(Box<WorkerStream>),
+}
+
+impl fmt::Debug for WorkerBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("WorkerBody")
+    }
+}
+
+/// The part of an answer that is still at the worker.
+pub struct WorkerStream {
+    inner: Incoming,
+    left: u64,
+    idle: Duration,
+    timer: Option<Pin<Box<tokio::time::Sleep>>>,
+    lease: Lease,
+}
+
+impl WorkerStream {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Fault>>> {
+        loop {
+            match Pin::new(&mut self.inner).poll_frame(cx) {
+                Poll::Ready(Some(Ok(frame))) => {
+                    self.timer = None;
+                    // Trailers are not forwarded: nothing here knows what they would mean.
+                    let Ok(data) = frame.into_data() else { continue };
+                    let Some(left) = self.left.checked_sub(data.len() as u64) else {
+                        return Poll::Ready(Some(Err(Fault::TooLarge)));
+                    };
+                    self.left = left;
+                    if self.inner.is_end_stream() {
+                        self.lease.give_back();
+                    }
+                    return Poll::Ready(Some(Ok(data)));
+                }
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(Fault::Broken(describe(&error))))),
+                Poll::Ready(None) => {
+                    self.lease.give_back();
+                    return Poll::Ready(None);
+                }
+                Poll::Pending => {
+                    let idle = self.idle;
+                    let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(idle)));
+                    return match timer.as_mut().poll(cx) {
+                        Poll::Ready(()) => Poll::Ready(Some(Err(Fault::Slow))),
+                        Poll::Pending => Poll::Pending,
+                    };
+                }
+            }
+        }
+    }
+}
+
+impl WorkerBody {
+    /// An answer of at most `max` bytes, with at most `idle` between its parts.
+    pub(super) fn new(inner: Incoming, max: u64, idle: Duration, lease: Lease) -> Self {
+        Self::Stream(Box::new(WorkerStream { inner, left: max, idle, timer: None, lease }))
+    }
+
+    /// Reads the answer to its end.
+    pub(super) async fn hold(self) -> Result<Self, Fault> {
+        let Self::Stream(mut stream) = self else { return Ok(self) };
+        let mut whole: Option<Bytes> = None;
+        let mut gathered = Vec::new();
+        while let Some(part) = std::future::poll_fn(|cx| stream.poll(cx)).await {
+            let part = part?;
+            match (&whole, gathered.is_empty()) {
+                (None, true) => whole = Some(part),
+                (Some(first), true) => {
+                    gathered.extend_from_slice(first);
+                    gathered.extend_from_slice(&part);
+                }
+                _ => gathered.extend_from_slice(&part),
+            }
+        }
+        Ok(Self::Whole(if gathered.is_empty() { whole } else { Some(gathered.into()) }))
+    }
+
+    /// The next part of the body.
+    pub fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Fault>>> {
+        match self {
+            Self::Whole(bytes) => Poll::Ready(bytes.take().map(Ok)),
+            Self::Stream(stream) => stream.poll(cx),
+        }
+    }
+
+    /// Whether nothing more comes.
+    #[must_use]
+    pub fn is_end(&self) -> bool {
+        match self {
+            Self::Whole(bytes) => bytes.is_none(),
+            Self::Stream(stream) => stream.inner.is_end_stream(),
+        }
+    }
+
+    /// How much is still to come.
+    #[must_use]
+    pub fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Self::Stream(stream) => stream.inner.size_hint(),
+        }
+    }
+}

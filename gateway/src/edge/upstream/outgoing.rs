@@ -1,0 +1,171 @@
+//! The body of a request on its way to a worker, and what its client can do wrong meanwhile.
+
+use std::cell::Cell;
+use std::fmt;
+use std::future::Future as _;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Body as _, Frame, SizeHint};
+use hyper::body::Incoming;
+
+/// What goes to a worker as a body.
+pub enum Outgoing {
+    /// Nothing.
+    Empty,
+    /// A body that was judged whole.
+    Whole(Option<Bytes>),
+    /// A body that is passed on as it comes, counted.
+    Stream(ClientStream),
+}
+
+impl fmt::Debug for Outgoing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Outgoing")
+    }
+}
+
+impl http_body::Body for Outgoing {
+    type Data = Bytes;
+    type Error = ClientFault;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ClientFault>>> {
+        match self.get_mut() {
+            Self::Empty => Poll::Ready(None),
+            Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Stream(stream) => stream.poll(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty | Self::Whole(None) => true,
+            Self::Whole(Some(_)) => false,
+            Self::Stream(stream) => stream.inner.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty | Self::Whole(None) => SizeHint::with_exact(0),
+            Self::Whole(Some(bytes)) => SizeHint::with_exact(bytes.len() as u64),
+            Self::Stream(stream) => stream.inner.size_hint(),
+        }
+    }
+}
+
+/// What a client did wrong while its body was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientFault {
+    /// More bytes than the route takes.
+    TooLarge,
+    /// None came for too long.
+    Slow,
+    /// Broken framing.
+    Malformed,
+    /// The connection ended inside it.
+    Gone,
+}
+
+impl fmt::Display for ClientFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::TooLarge => "the body is too large",
+            Self::Slow => "the body came too slowly",
+            Self::Malformed => "the body's framing is broken",
+            Self::Gone => "the client left",
+        })
+    }
+}
+
+impl std::error::Error for ClientFault {}
+
+impl ClientFault {
+    /// What an error while reading a client's body means.
+    #[must_use]
+    pub fn of(error: &hyper::Error) -> Self {
+        let kind = std::error::Error::source(error)
+            .and_then(|source| source.downcast_ref::<std::io::Error>())
+            .map(std::io::Error::kind);
+        match kind {
+            Some(std::io::ErrorKind::InvalidInput | std::io::ErrorKind::InvalidData) => Self::Malformed,
+            _ if error.is_parse() => Self::Malformed,
+            _ => Self::Gone,
+        }
+    }
+}
+
+/// How a client's body fares, for whoever waits for the worker's answer meanwhile.
+#[derive(Debug, Default)]
+pub struct Upload {
+    pub(super) fault: Cell<Option<ClientFault>>,
+    pub(super) open: Cell<bool>,
+}
+
+/// The slowest that a body may come as a whole, in bytes per second, beside the bound on each pause.
+pub const SLOWEST: u64 = 1 << 10;
+
+/// A client's body on its way, bounded in size, in the time between its parts and in time as a whole.
+/// Trailers are dropped.
+pub struct ClientStream {
+    inner: Incoming,
+    left: u64,
+    idle: Duration,
+    timer: Pin<Box<tokio::time::Sleep>>,
+    last: tokio::time::Instant,
+    upload: Rc<Upload>,
+    read: Rc<Cell<u64>>,
+}
+
+impl ClientStream {
+    /// A stream of at most `max` bytes. `upload` is told how it fares, `read` counts bytes.
+    #[must_use]
+    pub fn new(inner: Incoming, max: usize, idle: Duration, upload: Rc<Upload>, read: Rc<Cell<u64>>) -> Self {
+        let now = tokio::time::Instant::now();
+        upload.open.set(true);
+        let last = now + idle + Duration::from_secs(max as u64 / SLOWEST);
+        Self {
+            inner,
+            left: max as u64,
+            idle,
+            timer: Box::pin(tokio::time::sleep_until(now + idle)),
+            last,
+            upload,
+            read,
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ClientFault>>> {
+        let fault = loop {
+            match Pin::new(&mut self.inner).poll_frame(cx) {
+                Poll::Ready(Some(Ok(frame))) => {
+                    let Ok(data) = frame.into_data() else { continue };
+                    let length = data.len() as u64;
+                    self.read.set(self.read.get() + length);
+                    let Some(left) = self.left.checked_sub(length) else { break ClientFault::TooLarge };
+                    self.left = left;
+                    let next = tokio::time::Instant::now() + self.idle;
+                    self.timer.as_mut().reset(next.min(self.last));
+                    return Poll::Ready(Some(Ok(Frame::data(data))));
+                }
+                Poll::Ready(Some(Err(error))) => break ClientFault::of(&error),
+                Poll::Ready(None) => return Poll::Ready(None),
+                Poll::Pending => match self.timer.as_mut().poll(cx) {
+                    Poll::Ready(()) => break ClientFault::Slow,
+                    Poll::Pending => return Poll::Pending,
+                },
+            }
+        };
+        self.upload.fault.set(Some(fault));
+        Poll::Ready(Some(Err(fault)))
+    }
+}
+
+impl Drop for ClientStream {
+    fn drop(&mut self) {
+        self.upload.open.set(false);
+    }
+}

@@ -1,0 +1,231 @@
+//! One request from its head to the end of its answer: what is known of it, its answer's body, its record.
+
+use std::cell::Cell;
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant, SystemTime};
+
+use bytes::Bytes;
+use http::Version;
+use http_body::{Frame, SizeHint};
+use tokio::sync::Semaphore;
+
+use crate::activity::Busy;
+use crate::edge::counter::Counter;
+use crate::edge::keys::KeyRing;
+use crate::edge::log::{BatchLog, Record};
+use crate::edge::metrics::Metrics;
+use crate::edge::upstream::{Pool, WorkerBody};
+use crate::policy::Policy;
+use crate::policy::cors::Earned;
+use crate::policy::limit::RateHeaders;
+use crate::policy::route::RouteId;
+use crate::problem::{Problem, Reason, Stop};
+use crate::types::{Name, Principal, RequestId, RequestIds, Role};
+
+/// What all threads share and nobody changes.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// The compiled policy.
+    pub policy: Policy,
+    /// Keys of issuers that publish them.
+    pub keys: Arc<KeyRing>,
+    /// Whether answers say `Strict-Transport-Security`.
+    pub hsts: bool,
+    /// The longest pause inside a client's body.
+    pub body_timeout: Duration,
+}
+
+/// What one thread needs for its requests. Threads share nothing that is written on a request's way
+/// but the windows of the in-process store.
+#[derive(Debug)]
+pub struct Core {
+    /// Policy and settings.
+    pub snapshot: Arc<Snapshot>,
+    /// The way to the windows.
+    pub counter: Counter,
+    /// The ways to the workers, in the policy's order.
+    pub pools: Vec<Pool>,
+    /// Where records go.
+    pub log: BatchLog,
+    /// Where numbers go.
+    pub metrics: Arc<Metrics>,
+    /// This thread's position.
+    pub thread: usize,
+    /// Names for requests.
+    pub ids: RequestIds,
+    /// How many passwords may be checked at once, in all threads.
+    pub passwords: Arc<Semaphore>,
+}
+
+/// What is known about one request; written down when it ends, however it ends.
+#[derive(Debug)]
+pub struct Exchange {
+    pub(crate) core: Rc<Core>,
+    pub(crate) busy: Busy,
+    pub(crate) id: RequestId,
+    pub(crate) began: SystemTime,
+    pub(crate) clock: Instant,
+    pub(crate) peer: IpAddr,
+    pub(crate) client: IpAddr,
+    pub(crate) method: String,
+    pub(crate) path: Box<str>,
+    pub(crate) http1: bool,
+    pub(crate) route: Option<RouteId>,
+    pub(crate) principal: Option<Arc<Principal>>,
+    pub(crate) role: Option<Role>,
+    pub(crate) earned: Option<Earned>,
+    pub(crate) rate: Option<RateHeaders>,
+    pub(crate) normalized: Option<String>,
+    pub(crate) status: u16,
+    pub(crate) reason: Option<Reason>,
+    pub(crate) cause: Option<String>,
+    pub(crate) bytes_in: Rc<Cell<u64>>,
+    pub(crate) bytes_out: u64,
+    pub(crate) worker: Option<Name>,
+    pub(crate) worker_took: Option<Duration>,
+}
+
+impl Exchange {
+    pub(crate) fn begin(core: Rc<Core>, peer: IpAddr, busy: Busy, parts: &http::request::Parts) -> Box<Self> {
+        let peer = peer.to_canonical();
+        Box::new(Self {
+            id: core.ids.next(),
+            core,
+            busy,
+            began: SystemTime::now(),
+            clock: Instant::now(),
+            peer,
+            client: peer,
+            method: parts.method.as_str().to_owned(),
+            path: parts.uri.path().into(),
+            http1: parts.version != Version::HTTP_2,
+            route: None,
+            principal: None,
+            role: None,
+            earned: None,
+            rate: None,
+            normalized: None,
+            // What stands in the record if the client leaves before there is an answer (nginx's number).
+            status: 499,
+            reason: None,
+            cause: None,
+            bytes_in: Rc::default(),
+            bytes_out: 0,
+            worker: None,
+            worker_took: None,
+        })
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        let policy = &self.core.snapshot.policy;
+        let reason = self.reason.or((self.status == 499).then_some(Reason::ClientGone));
+        let took = self.clock.elapsed();
+        let tally = self.core.metrics.tally(self.core.thread);
+        tally.request(self.route.map(RouteId::index), self.status, reason.map(Reason::index), took);
+        let client = self.client.to_string();
+        self.core.log.request(&Record {
+            id: self.id,
+            began: self.began,
+            took,
+            client: &client,
+            method: &self.method,
+            path: &self.path,
+            protocol: if self.http1 { "HTTP/1.1" } else { "HTTP/2" },
+            status: self.status,
+            route: self.route.and_then(|id| policy.route(id)).map(|route| &*route.name),
+            principal: self.principal.as_ref().map(|principal| &*principal.id),
+            role: self.role.map(|role| policy.roles.name(role)),
+            reason: reason.map(Reason::slug),
+            cause: self.cause.as_deref(),
+            security: reason.is_some_and(Reason::is_security),
+            bytes_in: self.bytes_in.get(),
+            bytes_out: self.bytes_out,
+            worker: self.worker.as_deref(),
+            worker_took: self.worker_took,
+            normalized: self.normalized.as_deref(),
+        });
+    }
+}
+
+pub(crate) enum Content {
+    Whole(Option<Bytes>),
+    Worker(WorkerBody),
+}
+
+/// An answer's body. The request's record is written when it is dropped.
+pub struct AnswerBody {
+    content: Content,
+    exchange: Box<Exchange>,
+}
+
+impl AnswerBody {
+    pub(crate) fn new(content: Content, exchange: Box<Exchange>) -> Self {
+        Self { content, exchange }
+    }
+}
+
+impl std::fmt::Debug for AnswerBody {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("AnswerBody")
+    }
+}
+
+impl http_body::Body for AnswerBody {
+    type Data = Bytes;
+    type Error = BrokenOff;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
+        let this = self.get_mut();
+        let data = match &mut this.content {
+            Content::Whole(bytes) => Poll::Ready(bytes.take().filter(|bytes| !bytes.is_empty()).map(Ok)),
+            Content::Worker(body) => body.poll_data(cx),
+        };
+        data.map(|part| {
+            part.map(|part| match part {
+                Ok(bytes) => {
+                    this.exchange.bytes_out += bytes.len() as u64;
+                    Ok(Frame::data(bytes))
+                }
+                Err(fault) => {
+                    // The head is gone; all that is left to say is to break the connection off.
+                    let problem = Problem::from(Stop::Upstream(fault));
+                    this.exchange.reason = Some(problem.reason);
+                    this.exchange.cause = problem.cause;
+                    Err(BrokenOff)
+                }
+            })
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.content {
+            Content::Whole(bytes) => bytes.as_ref().is_none_or(Bytes::is_empty),
+            Content::Worker(body) => body.is_end(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.content {
+            Content::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Content::Worker(body) => body.size_hint(),
+        }
+    }
+}
+
+/// The worker's answer ended before its time.
+#[derive(Clone, Copy, Debug)]
+pub struct BrokenOff;
+
+impl std::fmt::Display for BrokenOff {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the worker's answer broke off")
+    }
+}
+
+impl std::error::Error for BrokenOff {}
