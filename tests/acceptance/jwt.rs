@@ -475,3 +475,36 @@ async fn two_issuers_can_not_name_the_same_principal() {
     assert_eq!(refused.status.code(), Some(78), "an issuer's name with a colon is taken: {said}");
     assert!(said.contains("corp:a"), "{said}");
 }
+
+/// An RSA key of 1024 bits: too short since long ago (RFC 7518 §3.3 asks for 2048).
+const SHORT_RSA_KEY: &str = "-----BEGIN PUBLIC KEY-----
+MIGfMA0GCSqGSIb3DQEBAQUAA4GNADCBiQKBgQDdSfEXgOOZ1mIusrk0SlkcVlj3
+KAaKY6lab+T2b2viUy7ddS9e00y4mwMMLo1k5PWcxMOfpxVOVPxkzL75GalPMCNW
+7xnOiMFQrziK1zlreD3JyV0eWzJMxiwoP+3LxatRj7a2qSWbLRddu5gaAEkoYF4M
+N8xYot6QxJQPCKtwiQIDAQAB
+-----END PUBLIC KEY-----
+";
+
+#[tokio::test]
+async fn a_key_that_can_never_verify_is_a_mistake_of_the_configuration() {
+    let p384 =
+        rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).expect("a key can be made").public_key_pem();
+    for (what, algorithm, key) in [
+        ("an RSA key that is too short", "RS256", SHORT_RSA_KEY.to_owned()),
+        ("a key on another curve", "ES256", p384),
+        ("a key of another kind", "RS256", Signer::es256().public()),
+        ("a private key", "ES256", Signer::es256().private()),
+        ("a public key as a secret", "HS256", Signer::es256().public()),
+        ("nothing", "ES256", String::new()),
+    ] {
+        let overlay = format!(
+            "[issuers.corp]\nissuer = \"https://idp.example\"\naudience = \"modelgate\"\nalgorithms = [\"{algorithm}\"]\n\
+             public_key = \"corp.pem\"\n"
+        );
+        let checked = Gateway::builder().file("corp.pem", key).policy(overlay).output("check");
+        let said = String::from_utf8_lossy(&checked.stderr).into_owned();
+        assert_eq!(checked.status.code(), Some(78), "{what} is taken: {said}");
+        assert!(said.contains("issuers.corp.public_key"), "{what}: {said}");
+        assert!(!said.contains("PRIVATE") && !said.contains("MI"), "{what} is shown: {said}");
+    }
+}

@@ -229,3 +229,31 @@ async fn a_connection_that_redis_closed_while_idle_is_no_loss() {
     assert_eq!(answer.status, 200, "Redis is there and was not asked: {}", answer.text());
     assert_eq!(world.events("store-lost"), 0);
 }
+
+#[tokio::test]
+async fn a_restart_between_two_requests_is_no_loss() {
+    let mut world = World::new().await;
+    for _ in 0..16 {
+        world.ask("/models").await;
+    }
+    world.redis.revive().await;
+    let answer = world.ask("/known").await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert_eq!(world.events("store-lost"), 0);
+}
+
+#[tokio::test]
+async fn parallel_requests_share_a_new_connection_and_count_exactly() {
+    let world = World::new().await;
+    world.ask("/models").await;
+    world.redis.hang_up();
+    let mut clients = tokio::task::JoinSet::new();
+    for _ in 0..30 {
+        clients.spawn(world.gateway.client().get("/known").key("admin").send());
+    }
+    let answers = clients.join_all().await;
+    let count = |status: u16| answers.iter().filter(|answer| answer.status == status).count();
+    // One that Redis had counted before it hung up may count twice, and none is admitted beyond.
+    assert!((1..=3).contains(&count(200)) && count(200) + count(429) == 30, "{} of {}", count(200), count(429));
+    assert_eq!(world.worker.seen().len(), 1 + count(200));
+}

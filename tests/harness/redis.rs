@@ -100,6 +100,8 @@ async fn run(port: u16) -> Option<Process> {
         "--dir",
         "/tmp",
     ]);
+    // Nothing is written, so where it stands does not matter, as long as the directory is there.
+    command.current_dir("/");
     let process = Process::start(&mut command);
     let ready =
         |line: &serde_json::Value| line.as_str().is_some_and(|line| line.contains("Ready to accept connections"));

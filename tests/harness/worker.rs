@@ -14,19 +14,22 @@ use crate::process::{Log, Process};
 pub struct Worker {
     process: Process,
     address: String,
+    _models: TempDir,
 }
 
 impl Worker {
     /// Starts one on a free port. The iris model is trained once in each test run.
     pub async fn start() -> Self {
-        static MODELS: OnceLock<TempDir> = OnceLock::new();
-        let models = MODELS.get_or_init(train);
+        static IRIS: OnceLock<Vec<u8>> = OnceLock::new();
+        let models = tempfile::tempdir().expect("a directory");
+        std::fs::create_dir(models.path().join("iris")).expect("a directory");
+        std::fs::write(models.path().join("iris/1.model"), IRIS.get_or_init(train)).expect("it can be written to");
         let mut command = Command::new(binary("model-worker"));
         command.args(["serve", "--listen", "127.0.0.1:0", "--models"]).arg(models.path()).env_clear();
         let process = Process::start(&mut command);
         let listening = process.log().event("listening").await;
         let address = listening["address"].as_str().expect("an address").to_owned();
-        Self { process, address }
+        Self { process, address, _models: models }
     }
 
     /// What it printed.
@@ -46,14 +49,14 @@ impl Worker {
     }
 }
 
-fn train() -> TempDir {
+fn train() -> Vec<u8> {
     let directory = tempfile::tempdir().expect("a directory");
-    std::fs::create_dir(directory.path().join("iris")).expect("a directory");
+    let file = directory.path().join("1.model");
     let mut command = Command::new(binary("model-worker"));
-    command.args(["train", "iris", "--trees", "9", "--out"]).arg(directory.path().join("iris/1.model")).env_clear();
+    command.args(["train", "iris", "--trees", "9", "--out"]).arg(&file).env_clear();
     let trained = command.output().expect("the worker runs");
     assert!(trained.status.success(), "{}", String::from_utf8_lossy(&trained.stderr));
-    directory
+    std::fs::read(file).expect("a model was written")
 }
 
 impl Upstream for Worker {
