@@ -1,6 +1,7 @@
 //! What must hold, seen from outside: real programs, sockets, TLS and Redis. One file for each concern.
 #![expect(clippy::expect_used, clippy::indexing_slicing, reason = "a test that can't go on has failed")]
 
+mod admin;
 mod api_key;
 mod bodies;
 mod config_errors;
@@ -12,6 +13,7 @@ mod jwt;
 mod problems;
 mod rate_limit;
 mod rbac;
+mod shutdown;
 mod store_lost;
 mod tls;
 mod token;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
 
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::binary;
@@ -151,8 +152,14 @@ impl GatewayBuilder {
     /// If it does not; with what it printed.
     pub async fn start(self) -> Gateway {
         let process = Process::start(&mut self.command("run"));
-        let listening = process.log().event("listening").await;
-        let address = |name: &str| listening[name].as_str().and_then(|text| text.parse().ok()).expect("an address");
+        let people_read = |line: &Value| line.as_str().is_some_and(|line| line.contains(" listening address="));
+        let listening = process.log().wait_for(|line| line["event"] == "listening" || people_read(line)).await;
+        let address = |name: &str| {
+            let words =
+                listening.as_str().map(|line| line.split(' ').find_map(|word| word.strip_prefix(&format!("{name}="))));
+            let text = words.unwrap_or_else(|| listening[name].as_str());
+            text.and_then(|text| text.parse().ok()).expect("an address")
+        };
         Gateway {
             address: address("address"),
             admin: address("admin"),
