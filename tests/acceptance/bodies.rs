@@ -2,6 +2,7 @@
 
 use harness::client::flower;
 use harness::identity::key;
+use harness::wire::in_chunks;
 use harness::{Answer, Gateway, Recorder, Request, Wire};
 use serde_json::{Value, json};
 
@@ -112,12 +113,7 @@ async fn chunks_are_counted() {
     let gateway = Gateway::before(&worker).await;
     let chunked = |length: usize| {
         let body = format!("{:length$}", flower().to_string());
-        let chunks: String = body
-            .as_bytes()
-            .chunks(5000)
-            .map(|chunk| format!("{:x}\r\n{}\r\n", chunk.len(), String::from_utf8_lossy(chunk)))
-            .collect();
-        head("Transfer-Encoding: chunked\r\n\r\n") + &chunks + "0\r\n\r\n"
+        head("Transfer-Encoding: chunked\r\n\r\n") + &in_chunks(&body, 5000)
     };
     let mut wire = Wire::open(&gateway.client()).await;
     wire.send(chunked(16_385)).await;

@@ -25,6 +25,15 @@ fn assert_mistakes(what: &str, builder: &GatewayBuilder, expected: &str) {
     assert_eq!(refused(&builder.output("run")), (text, code), "{what}: `run` says the same and ends");
 }
 
+/// What is wrong, the overlay that is wrong, and what is said about it.
+type Case = (&'static str, &'static str, &'static str);
+
+fn assert_each(cases: &[Case]) {
+    for (what, overlay, expected) in cases {
+        assert_mistakes(what, &world().policy(*overlay), expected);
+    }
+}
+
 /// A good configuration, with what the wrong ones refer to.
 fn world() -> GatewayBuilder {
     Gateway::builder().variable("WEAK", "hunter2hunter2").variable("EMPTY", "").file("bad.json", "{\"type\":}")
@@ -40,282 +49,285 @@ fn the_base_of_these_tests_is_good() {
 
 #[test]
 fn a_key_that_nobody_knows_is_named_with_what_was_meant() {
-    for (what, overlay, expected) in [
-        (
-            "a typo",
-            r#"[listener]
+    assert_each(UNKNOWN_KEYS);
+}
+
+const UNKNOWN_KEYS: &[Case] = &[
+    (
+        "a typo",
+        r#"[listener]
 head_timeot = "5s"
 "#,
-            r#"error: 1 mistake in the configuration
+        r"error: 1 mistake in the configuration
 
   2.toml:2:1  listener.head_timeot
     is not a key that is known here
     help: did you mean `head_timeout`?
-"#,
-        ),
-        (
-            "a stranger",
-            r#"[listener]
+",
+    ),
+    (
+        "a stranger",
+        r"[listener]
 compression = true
-"#,
-            r#"error: 1 mistake in the configuration
+",
+        r"error: 1 mistake in the configuration
 
   2.toml:2:1  listener.compression
     is not a key that is known here
     help: remove it; known here: address, body_timeout, certificate, drain, handshake_timeout, head_timeout, hsts, idle_timeout, max_connections, max_head, max_headers, max_streams, private_key, threads
-"#,
-        ),
-        (
-            "a table",
-            r#"[plugins.x]
+",
+    ),
+    (
+        "a table",
+        r"[plugins.x]
 a = 1
-"#,
-            r#"error: 1 mistake in the configuration
+",
+        r"error: 1 mistake in the configuration
 
   2.toml:1:2  plugins
     is not a key that is known here
     help: remove it; known here: admin, api_key, api_keys, client_address, cors, defaults, issuers, limits, listener, log, pools, roles, routes, schemas, store, token, users
-"#,
-        ),
-    ] {
-        assert_mistakes(what, &world().policy(overlay), expected);
-    }
-}
+",
+    ),
+];
 
 #[test]
 fn a_reference_to_something_undefined_is_named_with_what_was_meant() {
-    for (what, overlay, expected) in [
-        (
-            "a pool",
-            r#"[routes.predict]
+    assert_each(UNDEFINED);
+}
+
+const UNDEFINED: &[Case] = &[
+    (
+        "a pool",
+        r#"[routes.predict]
 pool = "modelz"
 "#,
-            r#"error: 1 mistake in the configuration
+        r#"error: 1 mistake in the configuration
 
   2.toml:2:1  routes.predict.pool
     names the pool "modelz", which is not defined
     help: did you mean "models"?
 "#,
-        ),
-        (
-            "a limit",
-            r#"[routes.predict]
+    ),
+    (
+        "a limit",
+        r#"[routes.predict]
 limits = ["wide", "per-adress"]
 "#,
-            r#"error: 1 mistake in the configuration
+        r#"error: 1 mistake in the configuration
 
   2.toml:2:19  routes.predict.limits.1
     names the limit "per-adress", which is not defined
     help: define it, or use one of: wide
 "#,
-        ),
-        (
-            "a role",
-            r#"[routes.predict]
+    ),
+    (
+        "a role",
+        r#"[routes.predict]
 authorize = ["predictr"]
 "#,
-            r#"error: 1 mistake in the configuration
+        r#"error: 1 mistake in the configuration
 
   2.toml:2:14  routes.predict.authorize.0
     names the role "predictr", which is not defined
     help: did you mean "predictor"?
 "#,
-        ),
-        (
-            "a role of a role",
-            r#"[roles.admin]
+    ),
+    (
+        "a role of a role",
+        r#"[roles.admin]
 includes = ["root"]
 "#,
-            r#"error: 1 mistake in the configuration
+        r#"error: 1 mistake in the configuration
 
   2.toml:2:13  roles.admin.includes.0
     names the role "root", which is not defined
     help: define it, or use one of: admin, predictor, reader
 "#,
-        ),
-        (
-            "a role of a key",
-            r#"[api_keys.reader]
+    ),
+    (
+        "a role of a key",
+        r#"[api_keys.reader]
 roles = ["reeder"]
 "#,
-            r#"error: 1 mistake in the configuration
+        r#"error: 1 mistake in the configuration
 
   2.toml:2:10  api_keys.reader.roles.0
     names the role "reeder", which is not defined
     help: did you mean "reader"?
 "#,
-        ),
-        (
-            "a role of a user",
-            r#"[users.bob]
+    ),
+    (
+        "a role of a user",
+        r#"[users.bob]
 roles = ["reader", "reader2"]
 "#,
-            r#"error: 1 mistake in the configuration
+        r#"error: 1 mistake in the configuration
 
   2.toml:2:20  users.bob.roles.1
     names the role "reader2", which is not defined
     help: did you mean "reader"?
 "#,
-        ),
-        (
-            "a CORS rule",
-            r#"[routes.predict]
+    ),
+    (
+        "a CORS rule",
+        r#"[routes.predict]
 cors = "browsers"
 "#,
-            r#"error: 1 mistake in the configuration
+        r#"error: 1 mistake in the configuration
 
   2.toml:2:1  routes.predict.cors
     names the CORS rule "browsers", which is not defined
     help: did you mean "browser"?
 "#,
-        ),
-        (
-            "a schema",
-            r#"[routes.predict.body]
+    ),
+    (
+        "a schema",
+        r#"[routes.predict.body]
 schema = "rose"
 "#,
-            r#"error: 1 mistake in the configuration
+        r#"error: 1 mistake in the configuration
 
   2.toml:2:1  routes.predict.body.schema
     names the schema "rose", which is not defined
     help: define it, or use one of: iris, text
 "#,
-        ),
-    ] {
-        assert_mistakes(what, &world().policy(overlay), expected);
-    }
-}
+    ),
+];
 
 #[test]
 fn a_secret_is_referred_to_and_never_written_out() {
-    for (what, overlay, expected) in [
-        (
-            "a private key",
-            r#"[listener]
+    assert_each(SECRETS);
+}
+
+const SECRETS: &[Case] = &[
+    (
+        "a private key",
+        r#"[listener]
 private_key = "hunter2"
 "#,
-            r#"error: 1 mistake in the configuration
+        r#"error: 1 mistake in the configuration
 
   2.toml:2:1  listener.private_key
     is written out, and a secret must only be referred to
     help: write { env = "NAME" } or { file = "path" }; a secret itself never stands here
 "#,
-        ),
-        (
-            "a password",
-            r#"[store]
+    ),
+    (
+        "a password",
+        r#"[store]
 kind = "redis"
 url = "redis://127.0.0.1:6379"
 password = "hunter2"
 "#,
-            r#"error: 1 mistake in the configuration
+        r#"error: 1 mistake in the configuration
 
   2.toml:4:1  store.password
     is written out, and a secret must only be referred to
     help: write { env = "NAME" } or { file = "path" }; a secret itself never stands here
 "#,
-        ),
-        (
-            "a password in a URL",
-            r#"[store]
+    ),
+    (
+        "a password in a URL",
+        r#"[store]
 kind = "redis"
 url = "redis://:hunter2@127.0.0.1:6379"
 "#,
-            r#"error: 1 mistake in the configuration
+        r#"error: 1 mistake in the configuration
 
   2.toml:3:1  store.url
     has a password in it, and a secret must only be referred to
     help: remove it and write password = { env = "NAME" } or { file = "path" }
 "#,
-        ),
-        (
-            "a variable that is not set",
-            r#"[store]
+    ),
+    (
+        "a variable that is not set",
+        r#"[store]
 kind = "redis"
 url = "redis://127.0.0.1:6379"
 password = { env = "NOT_SET" }
 "#,
-            r#"error: 1 mistake in the configuration
+        r"error: 1 mistake in the configuration
 
   2.toml:4:1  store.password
     refers to the environment variable NOT_SET, which is not set
     help: set NOT_SET before the start, or refer to a file
-"#,
-        ),
-        (
-            "a variable that is empty",
-            r#"[store]
+",
+    ),
+    (
+        "a variable that is empty",
+        r#"[store]
 kind = "redis"
 url = "redis://127.0.0.1:6379"
 password = { env = "EMPTY" }
 "#,
-            r#"error: 1 mistake in the configuration
+        r"error: 1 mistake in the configuration
 
   2.toml:4:1  store.password
     refers to a secret that is empty
     help: put the secret there
-"#,
-        ),
-        (
-            "a file that is not there",
-            r#"[store]
+",
+    ),
+    (
+        "a file that is not there",
+        r#"[store]
 kind = "redis"
 url = "redis://127.0.0.1:6379"
 password = { file = "nowhere" }
 "#,
-            r#"error: 1 mistake in the configuration
+        r#"error: 1 mistake in the configuration
 
   2.toml:4:1  store.password
     names the file "nowhere", which can't be read: No such file or directory (os error 2)
     help: check the path (it is relative to the working directory) and its permissions
 "#,
-        ),
-        (
-            "two places",
-            r#"[store]
+    ),
+    (
+        "two places",
+        r#"[store]
 kind = "redis"
 url = "redis://127.0.0.1:6379"
 password = { env = "WEAK", file = "server.key" }
 "#,
-            r#"error: 1 mistake in the configuration
+        r#"error: 1 mistake in the configuration
 
   2.toml:4:1  store.password
     must have exactly one of `env` and `file`
     help: write { env = "NAME" } or { file = "path" }; a secret itself never stands here
 "#,
-        ),
-        (
-            "a digest that is a key",
-            r#"[api_keys.reader]
+    ),
+    (
+        "a digest that is a key",
+        r#"[api_keys.reader]
 digest = "mgk_reader_hunter2"
 "#,
-            r#"error: 1 mistake in the configuration
+        r#"error: 1 mistake in the configuration
 
   2.toml:2:1  api_keys.reader.digest
     is not a SHA-256 digest
     help: write "sha256:" and 64 lower-case hexadecimal digits, as `gateway key new` prints it
 "#,
-        ),
-        (
-            "a digest that is a password",
-            r#"[users.bob]
+    ),
+    (
+        "a digest that is a password",
+        r#"[users.bob]
 digest = "hunter2"
 "#,
-            r#"error: 1 mistake in the configuration
+        r"error: 1 mistake in the configuration
 
   2.toml:2:1  users.bob.digest
     is not a password digest
     help: paste the line that `gateway password hash` printed
-"#,
-        ),
-        (
-            "no place",
-            r#"[store]
+",
+    ),
+    (
+        "no place",
+        r#"[store]
 kind = "redis"
 url = "redis://127.0.0.1:6379"
 password = { variable = "WEAK" }
 "#,
-            r#"error: 2 mistakes in the configuration
+        r#"error: 2 mistakes in the configuration
 
   2.toml:4:14  store.password.variable
     is not a key that is known here
@@ -325,18 +337,18 @@ password = { variable = "WEAK" }
     must have exactly one of `env` and `file`
     help: write { env = "NAME" } or { file = "path" }; a secret itself never stands here
 "#,
-        ),
-    ] {
-        assert_mistakes(what, &world().policy(overlay), expected);
-    }
-}
+    ),
+];
 
 #[test]
 fn a_value_of_the_wrong_form_is_told_with_the_right_one() {
-    for (what, overlay, expected) in [
-        (
-            "types",
-            r#"[listener]
+    assert_each(WRONG_FORMS);
+}
+
+const WRONG_FORMS: &[Case] = &[
+    (
+        "types",
+        r#"[listener]
 threads = "two"
 hsts = "yes"
 max_head = 16384
@@ -348,7 +360,7 @@ window = "1 minute"
 by = ["address", "adress"]
 store_lost = "denied"
 "#,
-            r#"error: 9 mistakes in the configuration
+        r#"error: 9 mistakes in the configuration
 
   2.toml:6:1  listener.address
     is "localhost:8443", which is not an address and port
@@ -386,10 +398,10 @@ store_lost = "denied"
     is "denied", which is not one of its choices
     help: write "deny", "allow" or "local"
 "#,
-        ),
-        (
-            "bounds",
-            r#"[listener]
+    ),
+    (
+        "bounds",
+        r#"[listener]
 threads = 0
 max_head = "1KiB"
 [limits.other]
@@ -403,7 +415,7 @@ max = "1GiB"
 [token]
 lifetime = "48h"
 "#,
-            r#"error: 7 mistakes in the configuration
+        r#"error: 7 mistakes in the configuration
 
   2.toml:2:1  listener.threads
     is 0
@@ -433,59 +445,59 @@ lifetime = "48h"
     is more than 16 MiB, and a JSON body is held in memory whole
     help: lower it, or write format = "opaque"
 "#,
-        ),
-        (
-            "a table for a word",
-            r#"[routes.predict.pool]
+    ),
+    (
+        "a table for a word",
+        r#"[routes.predict.pool]
 name = "models"
 "#,
-            r#"error: 1 mistake in the configuration
+        r"error: 1 mistake in the configuration
 
   2.toml:1:17  routes.predict.pool
     is a table, not a string
     help: write a string
-"#,
-        ),
-        (
-            "a word for a table",
-            r#"[routes.predict]
+",
+    ),
+    (
+        "a word for a table",
+        r#"[routes.predict]
 body = "json"
 "#,
-            r#"error: 1 mistake in the configuration
+        r"error: 1 mistake in the configuration
 
   2.toml:2:1  routes.predict.body
     is a string, not a table
     help: write a table: [routes.predict.body]
-"#,
-        ),
-    ] {
-        assert_mistakes(what, &world().policy(overlay), expected);
-    }
-}
+",
+    ),
+];
 
 #[test]
 fn what_weakens_security_is_refused_or_must_be_called_dangerous() {
-    for (what, overlay, expected) in [
-        (
-            "credentials for every origin",
-            r#"[cors.browser]
+    assert_each(DANGERS);
+}
+
+const DANGERS: &[Case] = &[
+    (
+        "credentials for every origin",
+        r#"[cors.browser]
 origins = ["*"]
 credentials = true
 "#,
-            r#"error: 1 mistake in the configuration
+        r#"error: 1 mistake in the configuration
 
   2.toml:2:12  cors.browser.origins.0
     is "*" while credentials = true, so that every page could act as its visitor
     help: list the origins, or remove `credentials`
 "#,
-        ),
-        (
-            "origins that browsers never send",
-            r#"[cors.browser]
+    ),
+    (
+        "origins that browsers never send",
+        r#"[cors.browser]
 origins = ["https://app.example.com/", "app.example.com", "https://*.example.com", "https://app.example.com:443"]
 headers = ["*"]
 "#,
-            r#"error: 5 mistakes in the configuration
+        r#"error: 5 mistakes in the configuration
 
   2.toml:2:12  cors.browser.origins.0
     is "https://app.example.com/", which is not an origin as browsers send it
@@ -507,13 +519,13 @@ headers = ["*"]
     is "*", which is not a header name
     help: list header names; "*" is not offered
 "#,
-        ),
-        (
-            "everybody is a proxy",
-            r#"[client_address]
+    ),
+    (
+        "everybody is a proxy",
+        r#"[client_address]
 trusted_proxies = ["0.0.0.0/0", "::/0", "10.0.0.0/40"]
 "#,
-            r#"error: 3 mistakes in the configuration
+        r#"error: 3 mistakes in the configuration
 
   2.toml:2:41  client_address.trusted_proxies.2
     is "10.0.0.0/40", which is not a network
@@ -527,25 +539,25 @@ trusted_proxies = ["0.0.0.0/0", "::/0", "10.0.0.0/40"]
     trusts every address, so that any client could choose its own
     help: list the addresses of your proxies
 "#,
-        ),
-        (
-            "operators' answers for everybody",
-            r#"[admin]
+    ),
+    (
+        "operators' answers for everybody",
+        r#"[admin]
 address = "0.0.0.0:9443"
 "#,
-            r#"error: 1 mistake in the configuration
+        r"error: 1 mistake in the configuration
 
   2.toml:2:1  admin.address
     is not a loopback address, and this listener asks for no credential
     help: use 127.0.0.1, or say that you know with danger_public = true
-"#,
-        ),
-        (
-            "plain text through the open",
-            r#"[pools.models]
+",
+    ),
+    (
+        "plain text through the open",
+        r#"[pools.models]
 workers = ["http://127.0.0.1:9001", "http://8.8.8.8:80", "https://127.0.0.1", "127.0.0.1:9001", "http://127.0.0.1/predict", "unix:worker.sock"]
 "#,
-            r#"error: 5 mistakes in the configuration
+        r#"error: 5 mistakes in the configuration
 
   2.toml:2:37  pools.models.workers.1
     is "http://8.8.8.8:80": plain text to a public address, where others can read and change it
@@ -567,40 +579,40 @@ workers = ["http://127.0.0.1:9001", "http://8.8.8.8:80", "https://127.0.0.1", "1
     is "unix:worker.sock", which has a socket path that is not absolute
     help: write one such as "http://127.0.0.1:9001" or "unix:/run/worker.sock"
 "#,
-        ),
-        (
-            "the password grant",
-            r#"[token]
+    ),
+    (
+        "the password grant",
+        r"[token]
 danger_password_grant = false
-"#,
-            r#"error: 1 mistake in the configuration
+",
+        r"error: 1 mistake in the configuration
 
   2.toml:2:1  token.danger_password_grant
     is not true, and the password grant is the only one that this version offers
     help: write danger_password_grant = true if first-party clients need it (RFC 9700 §2.4 advises against it), or remove [token]
-"#,
-        ),
-        (
-            "a digest that is cheap to guess",
-            r#"[users.dave]
+",
+    ),
+    (
+        "a digest that is cheap to guess",
+        r#"[users.dave]
 digest = "$argon2id$v=19$m=8,t=1,p=1$4+wVHGQLC6+n61U46RxAmw$NLqTAJyfqOc9yxRuOqvDv+Js7TG3DcxtYS+LJ4W6P1s"
 "#,
-            r#"error: 1 mistake in the configuration
+        r"error: 1 mistake in the configuration
 
   2.toml:2:1  users.dave.digest
     uses less than 7 MiB, which is too cheap to guess
     help: paste the line that `gateway password hash` printed
-"#,
-        ),
-        (
-            "published secrets",
-            r#"[issuers.corp]
+",
+    ),
+    (
+        "published secrets",
+        r#"[issuers.corp]
 issuer = "https://idp.example.com"
 audience = "modelgate"
 algorithms = ["none", "HS256"]
 jwks_url = "http://idp.example.com/keys"
 "#,
-            r#"error: 3 mistakes in the configuration
+        r#"error: 3 mistakes in the configuration
 
   2.toml:4:15  issuers.corp.algorithms.0
     is "none", which is not one of its choices
@@ -614,18 +626,18 @@ jwks_url = "http://idp.example.com/keys"
     has an HMAC algorithm beside published keys, and what is published is no secret
     help: list the issuer's asymmetric algorithms
 "#,
-        ),
-    ] {
-        assert_mistakes(what, &world().policy(overlay), expected);
-    }
-}
+    ),
+];
 
 #[test]
 fn anonymous_is_written_out_on_both_sides_or_not_at_all() {
-    for (what, overlay, expected) in [
-        (
-            "contradictions",
-            r#"[routes.open]
+    assert_each(CONTRADICTIONS);
+}
+
+const CONTRADICTIONS: &[Case] = &[
+    (
+        "contradictions",
+        r#"[routes.open]
 authorize = ["reader"]
 [routes.known]
 authorize = "anonymous"
@@ -638,7 +650,7 @@ authenticate = "none"
 [routes.model]
 authenticate = []
 "#,
-            r#"error: 6 mistakes in the configuration
+        r#"error: 6 mistakes in the configuration
 
   2.toml:8:1  routes.admin.authorize
     is "nobody", which is not one of its words
@@ -664,10 +676,10 @@ authenticate = []
     is "authenticated" while `authenticate` is "anonymous", so nobody could call it
     help: ask for credentials, or write "anonymous" here too
 "#,
-        ),
-        (
-            "a limit by principal",
-            r#"[limits.each]
+    ),
+    (
+        "a limit by principal",
+        r#"[limits.each]
 quota = 1
 window = "1s"
 by = ["principal"]
@@ -675,29 +687,29 @@ store_lost = "deny"
 [routes.open]
 limits = ["each"]
 "#,
-            r#"error: 1 mistake in the configuration
+        r#"error: 1 mistake in the configuration
 
   2.toml:7:1  routes.open.limits
     names "each", which counts by principal, and this route proves none
     help: use a limit by "address" or "route"
 "#,
-        ),
-    ] {
-        assert_mistakes(what, &world().policy(overlay), expected);
-    }
-}
+    ),
+];
 
 #[test]
 fn what_must_be_there_is_asked_for() {
-    for (what, overlay, expected) in [
-        (
-            "empty tables",
-            r#"[routes.empty]
+    assert_each(MISSING);
+}
+
+const MISSING: &[Case] = &[
+    (
+        "empty tables",
+        r"[routes.empty]
 [limits.empty]
 [cors.empty]
 [pools.empty]
-"#,
-            r#"error: 10 mistakes in the configuration
+",
+        r#"error: 10 mistakes in the configuration
 
   2.toml:4:8  pools.empty.workers
     is missing
@@ -739,69 +751,69 @@ fn what_must_be_there_is_asked_for() {
     is missing
     help: list the roles that may call it: authorize = ["predictor"]; "authenticated" means every proven principal, "anonymous" everybody
 "#,
-        ),
-        (
-            "nothing to authorize",
-            r#"[routes.predict]
+    ),
+    (
+        "nothing to authorize",
+        r"[routes.predict]
 authorize = []
-"#,
-            r#"error: 1 mistake in the configuration
+",
+        r#"error: 1 mistake in the configuration
 
   2.toml:2:1  routes.predict.authorize
     names no role, so nobody could call it
     help: list the roles that may call it: authorize = ["predictor"]; "authenticated" means every proven principal, "anonymous" everybody
 "#,
-        ),
-        (
-            "a key without an owner",
-            r#"[api_keys.team-a]
+    ),
+    (
+        "a key without an owner",
+        r#"[api_keys.team-a]
 digest = "sha256:0000000000000000000000000000000000000000000000000000000000000000"
 "#,
-            r#"error: 1 mistake in the configuration
+        r"error: 1 mistake in the configuration
 
   2.toml:1:11  api_keys.team-a.owner
     is missing
     help: write who holds the key, to know whom to ask
-"#,
-        ),
-        (
-            "a Redis without a place",
-            r#"[store]
+",
+    ),
+    (
+        "a Redis without a place",
+        r#"[store]
 kind = "redis"
 "#,
-            r#"error: 1 mistake in the configuration
+        r#"error: 1 mistake in the configuration
 
   2.toml:1:2  store.url
     is missing
     help: write where Redis is, such as "redis://redis:6379"
 "#,
-        ),
-    ] {
-        assert_mistakes(what, &world().policy(overlay), expected);
-    }
-}
+    ),
+];
 
 #[test]
 fn rules_that_can_not_be_kept_are_refused() {
-    for (what, overlay, expected) in [
-        (
-            "two routes for one request",
-            r#"[routes.again]
+    assert_each(CAN_NOT_BE_KEPT);
+}
+
+const CAN_NOT_BE_KEPT: &[Case] = &[
+    (
+        "two routes for one request",
+        r#"[routes.again]
 path = "/predict"
 methods = ["POST"]
 pool = "models"
 authorize = ["reader"]
 "#,
-            r#"error: 1 mistake in the configuration
+        r"error: 1 mistake in the configuration
 
   1.toml:31:9  routes.predict
     has the same host, path and method as another route, so one of them could never be reached
     help: change its path, hosts or methods, or remove one of the two
-"#,
-        ),
-        (
-            "paths",
-            r#"[routes.a]
+",
+    ),
+    (
+        "paths",
+        r#"[routes.a]
 path = "predict"
 methods = ["POST", "get"]
 pool = "models"
@@ -813,7 +825,7 @@ pool = "models"
 authorize = ["reader"]
 worker_path = "//x"
 "#,
-            r#"error: 5 mistakes in the configuration
+        r#"error: 5 mistakes in the configuration
 
   2.toml:3:20  routes.a.methods.1
     is "get", which is not a method in upper case
@@ -835,15 +847,15 @@ worker_path = "//x"
     is not a path in its normal form
     help: write one such as "/predict"
 "#,
-        ),
-        (
-            "keys",
-            r#"[api_keys.Team_A]
+    ),
+    (
+        "keys",
+        r#"[api_keys.Team_A]
 digest = "sha256:0000000000000000000000000000000000000000000000000000000000000000"
 owner = "Team A"
 expires = "tomorrow"
 "#,
-            r#"error: 2 mistakes in the configuration
+        r#"error: 2 mistakes in the configuration
 
   2.toml:1:11  api_keys.Team_A
     has an id that can't stand in a key
@@ -853,17 +865,17 @@ expires = "tomorrow"
     is "tomorrow", which is not an instant
     help: write one such as "2027-01-31T00:00:00Z"
 "#,
-        ),
-        (
-            "schemas",
-            r#"[schemas.wrong]
+    ),
+    (
+        "schemas",
+        r#"[schemas.wrong]
 type = "objekt"
 [schemas.away]
 file = "away.json"
 [schemas.bad]
 file = "bad.json"
 "#,
-            r#"error: 3 mistakes in the configuration
+        r#"error: 3 mistakes in the configuration
 
   2.toml:4:1  schemas.away.file
     names the file "away.json", which can't be read: No such file or directory (os error 2)
@@ -877,82 +889,79 @@ file = "bad.json"
     is not a JSON Schema: "objekt" is not valid under any of the schemas listed in the 'anyOf' keyword
     help: see JSON Schema, draft 2020-12
 "#,
-        ),
-        (
-            "a schema for what is not read",
-            r#"[routes.upload.body]
+    ),
+    (
+        "a schema for what is not read",
+        r#"[routes.upload.body]
 schema = "iris"
 "#,
-            r#"error: 1 mistake in the configuration
+        r#"error: 1 mistake in the configuration
 
   1.toml:106:1  routes.upload.body.format
     is "opaque", so no rule about the content could be kept
     help: write format = "json", or remove `schema`, `depth` and `clean_text`
 "#,
-        ),
-        (
-            "a place for a store in memory",
-            r#"[store]
+    ),
+    (
+        "a place for a store in memory",
+        r#"[store]
 kind = "memory"
 url = "redis://127.0.0.1"
 "#,
-            r#"error: 1 mistake in the configuration
+        r#"error: 1 mistake in the configuration
 
   2.toml:3:1  store.url
     is written while the store is in memory
     help: write kind = "redis", or remove `url`
 "#,
-        ),
-        (
-            "a certificate that is none",
-            r#"[listener]
+    ),
+    (
+        "a certificate that is none",
+        r#"[listener]
 certificate = "server.key"
 "#,
-            r#"error: 1 mistake in the configuration
+        r"error: 1 mistake in the configuration
 
   2.toml:2:1  listener.certificate
     names a file without a certificate in PEM
     help: name the file that begins with -----BEGIN CERTIFICATE-----
-"#,
-        ),
-    ] {
-        assert_mistakes(what, &world().policy(overlay), expected);
-    }
-}
+",
+    ),
+];
 
 #[test]
 fn a_file_that_is_not_toml_is_told_with_the_line() {
-    for (what, overlay, expected) in [
-        (
-            "a typo",
-            r#"[routes.predict]
+    assert_each(NOT_TOML);
+}
+
+const NOT_TOML: &[Case] = &[
+    (
+        "a typo",
+        r#"[routes.predict]
 pool = = "models"
 "#,
-            r#"error: 1 mistake in the configuration
+        r#"error: 1 mistake in the configuration
 
   2.toml:2:8
     is not TOML: invalid string; expected `"`, `'`
     help: correct the line; TOML is described at toml.io
 "#,
-        ),
-        (
-            "a table twice",
-            r#"[limits.wide]
+    ),
+    (
+        "a table twice",
+        r"[limits.wide]
 quota = 1
 [limits.wide]
 quota = 2
-"#,
-            r#"error: 1 mistake in the configuration
+",
+        r"error: 1 mistake in the configuration
 
   2.toml:3:1
     is not TOML: invalid table header; duplicate key `wide` in table `limits`
     help: correct the line; TOML is described at toml.io
-"#,
-        ),
-    ] {
-        assert_mistakes(what, &world().policy(overlay), expected);
-    }
-}
+",
+    ),
+];
 
 #[test]
 fn mistakes_in_several_files_and_in_a_variable_come_all_at_once() {

@@ -2,6 +2,7 @@
 
 use harness::client::flower;
 use harness::identity::key;
+use harness::wire::in_chunks;
 use harness::{Client, Gateway, Recorder, Reply, Seen, Wire};
 
 /// The lines of a head, the first one first and the others sorted, with what changes from run to run masked.
@@ -424,15 +425,11 @@ async fn a_connection_to_the_worker_is_used_again() {
 #[tokio::test]
 async fn a_large_answer_streams_whole() {
     let body = "0123456789abcdef".repeat(40_000);
-    let chunks: String = body
-        .as_bytes()
-        .chunks(9999)
-        .map(|part| format!("{:x}\r\n{}\r\n", part.len(), String::from_utf8_lossy(part)))
-        .collect();
+    let chunks = in_chunks(&body, 9999);
     let length = body.len();
     let replies = [
         format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{body}"),
-        format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{chunks}0\r\n\r\n"),
+        format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{chunks}"),
         format!("HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n{body}"),
     ];
     let worker = Recorder::scripted(move |number, _| {

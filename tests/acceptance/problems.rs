@@ -60,41 +60,8 @@ async fn assert_problem(gateway: &Gateway, answer: &Answer, status: u16, slug: &
     );
 }
 
-#[tokio::test]
-async fn every_reason_has_its_answer_and_its_record() {
-    let (worker, silent, broken, failing, busy) = (
-        Recorder::start(),
-        Recorder::replying(Reply::never()),
-        Recorder::replying(Reply::raw("garbage\r\n\r\n").close()),
-        Recorder::replying(Reply::with(500, "", b"")),
-        Recorder::replying(Reply::with(503, "", b"")),
-    );
-    let lost = Recorder::refusing();
-    let mut policy = format!(
-        "[listener]\nthreads = 1\nbody_timeout = \"300ms\"\n\
-         [store]\nkind = \"redis\"\nurl = \"redis://{}\"\n\
-         [limits.once]\nquota = 1\nwindow = \"1h\"\nby = [\"principal\"]\nstore_lost = \"local\"\n\
-         [limits.strict]\nquota = 1\nwindow = \"1h\"\nby = [\"address\"]\nstore_lost = \"deny\"\n\
-         [issuers.away]\nissuer = \"https://away.example.com\"\naudience = \"modelgate\"\nalgorithms = [\"ES256\"]\n\
-         jwks_url = \"https://127.0.0.1:{}/jwks\"\n",
-        lost.address(),
-        lost.address().port(),
-    );
-    for (name, address, limit) in [
-        ("unreachable", lost.address(), "wide"),
-        ("silent", silent.address(), "wide"),
-        ("broken", broken.address(), "wide"),
-        ("failing", failing.address(), "wide"),
-        ("busy", busy.address(), "wide"),
-        ("limited", worker.address(), "once"),
-        ("uncountable", worker.address(), "strict"),
-    ] {
-        policy += &format!(
-            "[pools.{name}]\nworkers = [\"http://{address}\"]\nanswer_timeout = \"300ms\"\n\
-             [routes.{name}]\npath = \"/{name}\"\nmethods = [\"GET\"]\npool = \"{name}\"\nlimits = [\"{limit}\"]\nauthorize = [\"reader\"]\n"
-        );
-    }
-    let gateway = Gateway::builder().worker(&worker).policy(policy).start().await;
+/// Each reason that one request provokes, its status, and that request.
+fn provocations(gateway: &Gateway) -> Vec<(&'static str, u16, String)> {
     let reader = api_key("reader");
     let get = |path: &str| request("GET", path, &reader, "");
     let bearer = |token: &str| format!("Authorization: Bearer {token}\r\n");
@@ -105,9 +72,7 @@ async fn every_reason_has_its_answer_and_its_record() {
     let by = api_key("predictor");
     let typed = |extra: &str| format!("{by}{extra}");
 
-    assert!(gateway.client().raw(get("/limited")).await.starts_with("HTTP/1.1 200"), "the one that is admitted");
-    let served = worker.seen().len();
-    let cases: Vec<(&str, u16, String)> = vec![
+    vec![
         ("head-malformed", 400, get("/known").replace("Host: localhost\r\n", "")),
         ("path-ambiguous", 400, get("/known/../models")),
         ("framing-unsupported", 501, request("POST", "/predict", &typed("Transfer-Encoding: gzip, chunked\r\n"), "")),
@@ -155,16 +120,11 @@ async fn every_reason_has_its_answer_and_its_record() {
         ("worker-slow", 504, get("/silent")),
         ("token-request", 400, form("grant_type=client_credentials")),
         ("token-grant", 400, form("grant_type=password&username=alice&password=wrong")),
-    ];
-    let mut provoked: BTreeSet<&str> = BTreeSet::new();
-    for (slug, status, octets) in &cases {
-        let answer = only_answer(&gateway.client().raw(octets).await);
-        assert_problem(&gateway, &answer, *status, slug).await;
-        provoked.insert(slug);
-    }
-    assert_eq!(worker.seen().len(), served, "none of them reached a worker that serves");
+    ]
+}
 
-    // One thread checks one password at a time.
+/// Provokes `token-busy`: one thread checks one password at a time.
+async fn too_many_passwords(gateway: &Gateway) {
     let form = format!("grant_type=password&username=alice&password={}", ALICE.replace(' ', "+"));
     let connection = gateway.http2().connect().await;
     let asking: Vec<_> = (0..8)
@@ -184,11 +144,64 @@ async fn every_reason_has_its_answer_and_its_record() {
         (busy.json()["error"].as_str(), busy.header("retry-after").as_str()),
         (Some("temporarily_unavailable"), "1")
     );
-    assert_problem(&gateway, &busy, 503, "token-busy").await;
-    provoked.insert("token-busy");
+    assert_problem(gateway, &busy, 503, "token-busy").await;
+}
 
+/// A route for each kind of worker and limit that goes wrong.
+fn wrong_routes(routes: &[(&str, std::net::SocketAddr, &str)]) -> String {
+    let route = |(name, address, limit): &(&str, std::net::SocketAddr, &str)| {
+        format!(
+            "[pools.{name}]\nworkers = [\"http://{address}\"]\nanswer_timeout = \"300ms\"\n\
+             [routes.{name}]\npath = \"/{name}\"\nmethods = [\"GET\"]\npool = \"{name}\"\nlimits = [\"{limit}\"]\nauthorize = [\"reader\"]\n"
+        )
+    };
+    routes.iter().map(route).collect::<Vec<_>>().concat()
+}
+
+#[tokio::test]
+async fn every_reason_has_its_answer_and_its_record() {
+    let (worker, silent, broken, failing, busy) = (
+        Recorder::start(),
+        Recorder::replying(Reply::never()),
+        Recorder::replying(Reply::raw("garbage\r\n\r\n").close()),
+        Recorder::replying(Reply::with(500, "", b"")),
+        Recorder::replying(Reply::with(503, "", b"")),
+    );
+    let lost = Recorder::refusing();
+    let policy = format!(
+        "[listener]\nthreads = 1\nbody_timeout = \"300ms\"\n\
+         [store]\nkind = \"redis\"\nurl = \"redis://{}\"\n\
+         [limits.once]\nquota = 1\nwindow = \"1h\"\nby = [\"principal\"]\nstore_lost = \"local\"\n\
+         [limits.strict]\nquota = 1\nwindow = \"1h\"\nby = [\"address\"]\nstore_lost = \"deny\"\n\
+         [issuers.away]\nissuer = \"https://away.example.com\"\naudience = \"modelgate\"\nalgorithms = [\"ES256\"]\n\
+         jwks_url = \"https://127.0.0.1:{}/jwks\"\n",
+        lost.address(),
+        lost.address().port(),
+    );
+    let routes = wrong_routes(&[
+        ("unreachable", lost.address(), "wide"),
+        ("silent", silent.address(), "wide"),
+        ("broken", broken.address(), "wide"),
+        ("failing", failing.address(), "wide"),
+        ("busy", busy.address(), "wide"),
+        ("limited", worker.address(), "once"),
+        ("uncountable", worker.address(), "strict"),
+    ]);
+    let gateway = Gateway::builder().worker(&worker).policy(policy).policy(routes).start().await;
+    let limited = request("GET", "/limited", &api_key("reader"), "");
+    assert!(gateway.client().raw(limited).await.starts_with("HTTP/1.1 200"), "the one that is admitted");
+    let served = worker.seen().len();
+    let mut provoked: BTreeSet<&str> = BTreeSet::new();
+    for (slug, status, octets) in provocations(&gateway) {
+        let answer = only_answer(&gateway.client().raw(octets).await);
+        assert_problem(&gateway, &answer, status, slug).await;
+        provoked.insert(slug);
+    }
+    assert_eq!(worker.seen().len(), served, "none of them reached a worker that serves");
+
+    too_many_passwords(&gateway).await;
     // Nobody is there to read the one, and the other is what the tests are here to never see.
-    provoked.extend(["client-gone", "internal"]);
+    provoked.extend(["token-busy", "client-gone", "internal"]);
     let all: BTreeSet<&str> = Reason::SLUGS.iter().copied().collect();
     assert_eq!(provoked, all, "a reason without a test");
 }
@@ -474,7 +487,7 @@ async fn a_head_that_is_too_large_is_431() {
     let worker = Recorder::start();
     let gateway = Gateway::before(&worker).await;
     let key = api_key("reader");
-    let many: String = (0..100).map(|index| format!("X-{index}: 1\r\n")).collect();
+    let many = "X-A: 1\r\n".repeat(100);
     let long = format!("X-Long: {}\r\n", "x".repeat(20_000));
     let heads = [long, many].map(|extra| format!("GET /known HTTP/1.1\r\nHost: localhost\r\n{key}{extra}\r\n"));
     assert_refused_for_good(&gateway, &heads, &[431]).await;

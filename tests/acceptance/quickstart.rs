@@ -45,21 +45,21 @@ async fn every_printed_command_works_and_a_second_run_keeps_what_the_first_made(
     let directory = TempDir::new().expect("a directory");
     let first = start(directory.path(), &[]);
     let lines = guide(&first).await;
-    let made: Vec<&String> = lines.iter().filter(|line| line.starts_with("  made ")).collect();
-    assert_eq!(made.len(), 4, "{lines:#?}");
+    let steps: Vec<&String> = lines.iter().filter(|line| line.starts_with("  made ")).collect();
+    assert_eq!(steps.len(), 4, "{lines:#?}");
     let curls: Vec<&String> = lines.iter().filter(|line| line.starts_with("curl ")).collect();
-    let [predict, token, with_token, sentiment, no_key, wrong] = curls[..] else {
+    let [by_key, log_in, by_token, sentiment, no_key, bad_body] = curls[..] else {
         panic!("six commands in {lines:#?}")
     };
-    for (command, label) in [(predict, "setosa"), (with_token, "setosa"), (sentiment, "positive")] {
+    for (command, label) in [(by_key, "setosa"), (by_token, "setosa"), (sentiment, "positive")] {
         let answer = try_out(directory.path(), command);
         assert_eq!(answer["label"], label, "{command}\n{answer}");
     }
-    let answer = try_out(directory.path(), token);
+    let answer = try_out(directory.path(), log_in);
     assert_eq!((&answer["token_type"], answer["access_token"].is_string()), (&json!("Bearer"), true), "{answer}");
     let answer = try_out(directory.path(), no_key);
     assert_eq!((&answer["status"], &answer["type"]), (&json!(401), &json!("urn:modelgate:problem:credential-missing")));
-    let answer = try_out(directory.path(), wrong);
+    let answer = try_out(directory.path(), bad_body);
     assert_eq!((&answer["status"], &answer["type"]), (&json!(422), &json!("urn:modelgate:problem:body-invalid")));
     stop(first, &lines).await;
 
@@ -92,10 +92,10 @@ async fn what_it_makes_is_for_its_owner_alone() {
     let mut process = start(directory.path(), &["--once"]);
     assert_eq!(process.ended().await.code(), Some(0), "{}", process.log().text());
     let made = directory.path().join("made");
-    let mode = |path: &Path| std::fs::metadata(path).expect("it was made").permissions().mode() & 0o777;
-    assert_eq!(mode(&made), 0o700);
+    let rights = |path: &Path| std::fs::metadata(path).expect("it was made").permissions().mode() & 0o777;
+    assert_eq!(rights(&made), 0o700);
     for name in ["server.key", "token.key", "api-key", "password", "identities.toml", "redis-password"] {
-        assert_eq!(mode(&made.join(name)), 0o600, "{name}");
+        assert_eq!(rights(&made.join(name)), 0o600, "{name}");
     }
     let identities = std::fs::read_to_string(made.join("identities.toml")).expect("it was made");
     for name in ["api-key", "password"] {

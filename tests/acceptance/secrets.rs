@@ -3,7 +3,7 @@
 use harness::client::flower;
 use harness::identity::{ALICE, SECRET, key};
 use harness::wire::plain;
-use harness::{Answer, Gateway, Recorder, Redis, Reply, Signer};
+use harness::{Answer, Client, Gateway, Recorder, Redis, Reply, Request, Signer};
 use serde_json::json;
 
 const REDIS_PASSWORD: &str = "canary-redis-password";
@@ -16,6 +16,55 @@ const WORKER: &str = "canary-of-the-worker";
 /// All that an answer shows.
 fn shown(answer: &Answer) -> String {
     format!("{} {:?} {}", answer.status, answer.headers, answer.text())
+}
+
+/// Every way through the gateway, and every way to be refused, each with canaries.
+fn requests(client: &Client, token: &str, foreign: &str, mistyped: &str) -> Vec<Request> {
+    let predict = || client.post(&format!("/predict?token={QUERY}&x={QUERY}")).json(&flower());
+    let dressed = |id: &str| {
+        let request = client.get(&format!("/known?q={QUERY}")).key(id).header("x-custom", HEADER);
+        let request = request.header("cookie", &format!("session={HEADER}")).header("user-agent", HEADER);
+        request
+            .header("referer", &format!("https://{HEADER}.example.com"))
+            .header("origin", &format!("https://{HEADER}.example.com"))
+    };
+    vec![
+        predict().key("predictor"),
+        predict().bearer(token),
+        predict().key("predictor").bearer(token),
+        predict().header("x-api-key", mistyped),
+        predict().header("x-api-key", &key("unknown")),
+        predict().header("x-api-key", HEADER),
+        predict().bearer(foreign),
+        predict().bearer(HEADER),
+        predict().header("authorization", &format!("Bearer {token} {token}")),
+        predict().header("authorization", &format!("Basic {HEADER}")),
+        predict(),
+        dressed("reader"),
+        dressed("reader"),
+        dressed("reader"),
+        client.get(&format!("/admin?{QUERY}")).key("reader"),
+        client.get(&format!("/nowhere?{QUERY}")).key("reader"),
+        client.post(&format!("/known?{QUERY}")).key("reader"),
+        client.get(&format!("/models//x?{QUERY}")).key("reader"),
+        client.get(&format!("/models/fail?{QUERY}")).key("reader"),
+        client.get(&format!("/models/break?{QUERY}")).key("reader"),
+        client.post("/sentiment").key("predictor").json(&json!({ "text": format!("{BODY} cafe\u{301}") })),
+        client.post("/sentiment").key("predictor").json(&json!(null)).body(format!("{{\"text\":\"{BODY}\"")),
+        client
+            .post("/sentiment")
+            .key("predictor")
+            .json(&json!(null))
+            .body(format!("{{\"text\":\"{BODY}\",\"text\":\"{BODY}\"}}")),
+        client.post("/sentiment").key("predictor").json(&json!(null)).body(BODY.repeat(4000)),
+        client.post("/sentiment").key("predictor").header("content-type", HEADER).body(BODY),
+        client.post("/sentiment").key("predictor").json(&json!(null)).header("content-encoding", HEADER).body(BODY),
+        client.token(&format!("grant_type=password&username=alice&password={WRONG_PASSWORD}")),
+        client.token(&format!("grant_type=password&username={QUERY}&password={WRONG_PASSWORD}")),
+        client.token(&format!("grant_type=password&password={WRONG_PASSWORD}")),
+        client.token(&format!("grant_type=x&client_secret={WRONG_PASSWORD}&client_id={QUERY}")),
+        client.token(&format!("password={WRONG_PASSWORD}&password={WRONG_PASSWORD}")),
+    ]
 }
 
 async fn no_canary_comes_out(format: &str) {
@@ -46,51 +95,7 @@ async fn no_canary_comes_out(format: &str) {
     let unknown = key("unknown");
     let mut answers = Vec::new();
     for client in [gateway.client(), gateway.http2()] {
-        let predict = || client.post(&format!("/predict?token={QUERY}&x={QUERY}")).json(&flower());
-        let dressed = |id: &str| {
-            let request = client.get(&format!("/known?q={QUERY}")).key(id).header("x-custom", HEADER);
-            let request = request.header("cookie", &format!("session={HEADER}")).header("user-agent", HEADER);
-            request
-                .header("referer", &format!("https://{HEADER}.example.com"))
-                .header("origin", &format!("https://{HEADER}.example.com"))
-        };
-        for request in [
-            predict().key("predictor"),
-            predict().bearer(&token),
-            predict().key("predictor").bearer(&token),
-            predict().header("x-api-key", &mistyped),
-            predict().header("x-api-key", &unknown),
-            predict().header("x-api-key", HEADER),
-            predict().bearer(&foreign),
-            predict().bearer(HEADER),
-            predict().header("authorization", &format!("Bearer {token} {token}")),
-            predict().header("authorization", &format!("Basic {HEADER}")),
-            predict(),
-            dressed("reader"),
-            dressed("reader"),
-            dressed("reader"),
-            client.get(&format!("/admin?{QUERY}")).key("reader"),
-            client.get(&format!("/nowhere?{QUERY}")).key("reader"),
-            client.post(&format!("/known?{QUERY}")).key("reader"),
-            client.get(&format!("/models//x?{QUERY}")).key("reader"),
-            client.get(&format!("/models/fail?{QUERY}")).key("reader"),
-            client.get(&format!("/models/break?{QUERY}")).key("reader"),
-            client.post("/sentiment").key("predictor").json(&json!({ "text": format!("{BODY} cafe\u{301}") })),
-            client.post("/sentiment").key("predictor").json(&json!(null)).body(format!("{{\"text\":\"{BODY}\"")),
-            client
-                .post("/sentiment")
-                .key("predictor")
-                .json(&json!(null))
-                .body(format!("{{\"text\":\"{BODY}\",\"text\":\"{BODY}\"}}")),
-            client.post("/sentiment").key("predictor").json(&json!(null)).body(BODY.repeat(4000)),
-            client.post("/sentiment").key("predictor").header("content-type", HEADER).body(BODY),
-            client.post("/sentiment").key("predictor").json(&json!(null)).header("content-encoding", HEADER).body(BODY),
-            client.token(&format!("grant_type=password&username=alice&password={WRONG_PASSWORD}")),
-            client.token(&format!("grant_type=password&username={QUERY}&password={WRONG_PASSWORD}")),
-            client.token(&format!("grant_type=password&password={WRONG_PASSWORD}")),
-            client.token(&format!("grant_type=x&client_secret={WRONG_PASSWORD}&client_id={QUERY}")),
-            client.token(&format!("password={WRONG_PASSWORD}&password={WRONG_PASSWORD}")),
-        ] {
+        for request in requests(&client, &token, &foreign, &mistyped) {
             answers.push(shown(&request.send().await));
         }
     }

@@ -84,7 +84,7 @@ async fn ask_until_told_to_stop(client: Client) -> usize {
     let mut answers = 0;
     loop {
         wire.send(&prediction).await;
-        let answer = wire.try_answer().await.unwrap_or_else(|reason| panic!("after {answers} answers: {reason}"));
+        let answer = wire.try_answer().await.expect("what was sent is answered");
         assert_eq!(answer.status, 200, "{}", answer.text());
         answers += 1;
         if answer.header("connection") == "close" {

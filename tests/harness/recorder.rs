@@ -282,7 +282,8 @@ impl Recorder {
     async fn wait_for(&self, what: &str, reached: impl Fn(&State) -> bool) {
         let mut receiver = self.state.subscribe();
         let waited = tokio::time::timeout(PATIENCE, receiver.wait_for(|state| reached(state))).await.is_ok();
-        assert!(waited, "the recorder waited in vain for {what}; it saw {:#?}", self.seen());
+        let seen = self.seen().iter().map(Seen::text).collect::<String>();
+        assert!(waited, "the recorder waited in vain for {what}; it saw\n{seen}");
     }
 
     /// Closes every connection and the port.

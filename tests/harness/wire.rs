@@ -170,3 +170,11 @@ pub async fn plain(address: SocketAddr, method: &str, path: &str) -> Answer {
     wire.send(format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")).await;
     wire.answer().await
 }
+
+/// A body in chunks of at most so many octets, with the last one behind them.
+#[must_use]
+pub fn in_chunks(body: &str, most: usize) -> String {
+    body.as_bytes().chunks(most).fold(String::new(), |chunks, chunk| {
+        chunks + &format!("{:x}\r\n{}\r\n", chunk.len(), String::from_utf8_lossy(chunk))
+    }) + "0\r\n\r\n"
+}
