@@ -151,15 +151,12 @@ pub enum Stop {
 }
 
 impl Stop {
-    /// The same, as the token endpoint says it: a body that is not taken is `invalid_request` there.
+    /// The same, as the token endpoint says it: a body that is no form is `invalid_request` there.
     #[must_use]
     pub fn into_oauth(self) -> Self {
         match self {
             Self::Body(body::Refusal::Type { .. } | body::Refusal::Encoding) => {
                 Self::Token(token::Refusal::Request("send the parameters as application/x-www-form-urlencoded"))
-            }
-            Self::Body(body::Refusal::TooLarge { .. }) | Self::BodyRead(ClientFault::TooLarge, _) => {
-                Self::Token(token::Refusal::Request("the form is too large"))
             }
             other => other,
         }
