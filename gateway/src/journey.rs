@@ -141,7 +141,7 @@ async fn travel(
     match &route.destination {
         Destination::Token => {
             let issuer = policy.issuer.as_ref().ok_or(Stop::Internal("a token route without an issuer"))?;
-            let form = body.form(&headers, core.snapshot.body_timeout).await?;
+            let form = body.form(&headers, core.snapshot.body_timeout).await.map_err(Stop::into_oauth)?;
             let minted = token_endpoint::answer(&core, issuer, &form, exchange.id, now).await?;
             exchange.rate = admission.into_headers();
             Ok(Answer::Own(minted))

@@ -150,6 +150,19 @@ pub enum Stop {
     Internal(&'static str),
 }
 
+impl Stop {
+    /// The same, as the token endpoint says it: a body that is no form is `invalid_request` there.
+    #[must_use]
+    pub fn into_oauth(self) -> Self {
+        match self {
+            Self::Body(body::Refusal::Type { .. } | body::Refusal::Encoding) => {
+                Self::Token(token::Refusal::Request("send the parameters as application/x-www-form-urlencoded"))
+            }
+            other => other,
+        }
+    }
+}
+
 /// A stop, ready to be sent and recorded.
 #[derive(Debug)]
 pub struct Problem {

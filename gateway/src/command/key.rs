@@ -1,10 +1,9 @@
 //! `gateway key new`.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "printing is what commands are for")]
 
-use aws_lc_rs::rand;
 use clap::Args;
 
-use super::Failure;
+use super::{Failure, random};
 use gateway::policy::authenticate::api_key;
 use gateway::types::Sha256;
 
@@ -34,9 +33,7 @@ pub(crate) fn make(id: &str, owner: &str, roles: &[String], expires: Option<&str
     if !api_key::is_id(id) {
         return Err(Failure::usage(format!("{id:?} can't be an id: use 1 to 64 lower-case letters, digits and -")));
     }
-    let mut secret = [0; 20];
-    rand::fill(&mut secret).map_err(|_| Failure::unavailable("the system gives no random bytes"))?;
-    let key = api_key::compose(id, secret);
+    let key = api_key::compose(id, random()?);
     let digest = Sha256::of(key.as_bytes());
     let expires = expires.map_or_else(String::new, |expires| format!("expires = {expires:?}\n"));
     let toml = format!("[api_keys.{id}]\ndigest = \"{digest}\"\nowner = {owner:?}\nroles = {roles:?}\n{expires}");

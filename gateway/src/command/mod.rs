@@ -49,6 +49,13 @@ pub(crate) fn complain(message: &str) {
     eprintln!("{word}: {message}");
 }
 
+/// Random bytes from the system.
+fn random<const N: usize>() -> Result<[u8; N], Failure> {
+    let mut bytes = [0; N];
+    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| Failure::unavailable("the system gives no random bytes"))?;
+    Ok(bytes)
+}
+
 /// `gateway check`.
 pub(crate) fn check(files: &[ConfigFile]) -> Result<(), Failure> {
     let config = Config::load(files, false)?;
@@ -72,7 +79,7 @@ pub(crate) fn password() -> Result<(), Failure> {
         .lock()
         .read_line(&mut line)
         .map_err(|error| Failure::usage(format!("the password can't be read: {error}")))?;
-    let digest = hash_password(line.trim_end_matches(['\r', '\n']).as_bytes()).map_err(Failure::usage)?;
+    let digest = hash_password(line.trim_end_matches(['\r', '\n']).as_bytes(), random()?).map_err(Failure::usage)?;
     println!("digest = \"{digest}\"");
     Ok(())
 }

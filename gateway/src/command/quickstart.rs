@@ -13,16 +13,15 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use aws_lc_rs::rand;
 use clap::Args;
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
     KeyUsagePurpose,
 };
 
-use super::Failure;
 use super::key;
 use super::run::Gateway;
+use super::{Failure, random};
 use gateway::config::{Config, ConfigFile};
 use gateway::edge::keys::https_client;
 use gateway::edge::log::LogWriter;
@@ -208,7 +207,7 @@ impl Directory {
         }
         let made = key::make("demo", "quickstart", &["predictor".into()], None)?;
         let password = random_word()?;
-        let digest = hash_password(password.as_bytes()).map_err(Failure::unavailable)?;
+        let digest = hash_password(password.as_bytes(), random()?).map_err(Failure::unavailable)?;
         let identities = format!(
             "# Made by `gateway quickstart`.\n{}\n[users.alice]\ndigest = \"{digest}\"\nroles = [\"predictor\"]\n",
             made.toml
@@ -239,9 +238,7 @@ impl Directory {
 
 /// 24 hexadecimal digits that nobody can guess.
 fn random_word() -> Result<String, Failure> {
-    let mut random = [0; 12];
-    rand::fill(&mut random).map_err(|_| Failure::unavailable("the system gives no random bytes"))?;
-    Ok(random.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}")))
+    Ok(random::<12>()?.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}")))
 }
 
 /// Who may call, for development.

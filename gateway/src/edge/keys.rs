@@ -12,7 +12,7 @@ use jsonwebtoken::DecodingKey;
 use jsonwebtoken::jwk::{Jwk, PublicKeyUse};
 
 use super::tls;
-use crate::policy::authenticate::jwt::{Issuers, JwtAlgorithm, Keys, Published, VerifyKey};
+use crate::policy::authenticate::jwt::{Issuers, JwtAlgorithm, Keys, Published, VerifyKey, fits};
 use crate::policy::json;
 use crate::types::Name;
 
@@ -136,7 +136,8 @@ fn read_set(body: &[u8], algorithms: &[JwtAlgorithm]) -> Result<Vec<VerifyKey>, 
         let stated = jwk.common.key_algorithm.map(|algorithm| algorithm.to_string());
         for &algorithm in algorithms {
             let name = format!("{:?}", algorithm.0);
-            let fits = key.family() == algorithm.family() && key.family() != jsonwebtoken::AlgorithmFamily::Hmac;
+            let asymmetric = key.family() != jsonwebtoken::AlgorithmFamily::Hmac;
+            let fits = asymmetric && key.family() == algorithm.family() && fits(algorithm, &key).is_ok();
             if fits && stated.as_ref().is_none_or(|stated| *stated == name) {
                 keys.push(VerifyKey { kid: jwk.common.key_id.as_deref().map(Into::into), algorithm, key: key.clone() });
             }

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use argon2::password_hash::phc::PasswordHash;
-use argon2::password_hash::{PasswordHasher, PasswordVerifier};
+use argon2::password_hash::{PasswordHasher as _, PasswordVerifier as _};
 use argon2::{Algorithm as Argon2Algorithm, Argon2, Params, Version};
 use jsonwebtoken::jwk::Jwk;
 use jsonwebtoken::{AlgorithmFamily, DecodingKey, EncodingKey, Header};
@@ -192,7 +192,7 @@ fn nobody(users: &HashMap<Name, User>) -> Option<String> {
     let costs = users.values().filter_map(|user| Params::try_from(&PasswordHash::new(&user.digest).ok()?).ok());
     let dearest = costs.max_by_key(|params| u64::from(params.m_cost()) * u64::from(params.t_cost()));
     let argon2 = Argon2::new(Argon2Algorithm::Argon2id, Version::V0x13, dearest.unwrap_or(Params::DEFAULT));
-    argon2.hash_password(b"nobody's password").map(|digest| digest.to_string()).ok()
+    argon2.hash_password_with_salt(b"nobody's password", b"nobody's own salt").map(|digest| digest.to_string()).ok()
 }
 
 /// Argon2id with OWASP's first choice of cost: 19 MiB, two passes, one lane.
@@ -200,15 +200,15 @@ fn argon2() -> Argon2<'static> {
     Argon2::new(Argon2Algorithm::Argon2id, Version::V0x13, Params::DEFAULT)
 }
 
-/// The digest of a password, in PHC form, with a random salt.
+/// The digest of a password, in PHC form. The salt must be random: it is what makes equal passwords differ.
 ///
 /// # Errors
 /// A reason, without the password.
-pub fn hash_password(password: &[u8]) -> Result<String, String> {
+pub fn hash_password(password: &[u8], salt: [u8; 16]) -> Result<String, String> {
     if password.is_empty() || password.len() > MOST_PASSWORD {
         return Err(format!("a password has 1 to {MOST_PASSWORD} bytes"));
     }
-    argon2().hash_password(password).map(|hash| hash.to_string()).map_err(|error| error.to_string())
+    argon2().hash_password_with_salt(password, &salt).map(|hash| hash.to_string()).map_err(|error| error.to_string())
 }
 
 fn check_digest(text: &str) -> Result<(), &'static str> {
@@ -373,14 +373,14 @@ mod tests {
     fn an_unknown_user_costs_what_a_known_one_does() {
         let cheap =
             Argon2::new(Argon2Algorithm::Argon2id, Version::V0x13, Params::new(7168, 1, 1, None).expect("legal"));
-        let digest = cheap.hash_password(b"x").expect("it can be hashed").to_string();
+        let digest = cheap.hash_password_with_salt(b"x", b"a salt of sixteen").expect("it can be hashed").to_string();
         let users = HashMap::from([("alice".into(), User { digest: digest.into(), roles: RoleSet::default() })]);
         assert!(nobody(&users).is_some_and(|digest| digest.contains("m=7168,t=1,p=1")));
     }
 
     #[test]
     fn digests_that_are_too_cheap_or_too_dear_are_refused() {
-        let good = hash_password(b"correct horse").expect("it can be hashed");
+        let good = hash_password(b"correct horse", [7; 16]).expect("it can be hashed");
         assert_eq!(check_digest(&good), Ok(()));
         for wrong in [
             "hunter2".to_owned(),

@@ -92,8 +92,8 @@ impl Scheme {
 pub struct Principal {
     /// How it was proven.
     pub scheme: Scheme,
-    /// Unique among all principals: `key:<id>`, or `<issuer>#<subject>` (RFC 7519 §4.1.2: a subject
-    /// is unique only within its issuer).
+    /// Unique among all principals: `key:<id>`, or `<issuer's name>:<subject>` (RFC 7519 §4.1.2: a
+    /// subject is unique only within its issuer).
     pub id: Name,
     /// The roles, with those that they include.
     pub roles: RoleSet,

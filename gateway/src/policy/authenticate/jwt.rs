@@ -11,7 +11,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use http::HeaderValue;
-use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey};
+use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey, DecodingKeyKind};
 use serde_json::{Map, Value};
 
 use crate::policy::authorize::Roles;
@@ -435,7 +435,35 @@ pub fn public_key(algorithm: JwtAlgorithm, pem: &[u8]) -> Result<DecodingKey, St
             return Err("is a public key beside an HMAC algorithm, for which it would be no secret".into());
         }
     };
-    key.map_err(|error| format!("is not a key for {:?}: {error}", algorithm.0))
+    let key = key.map_err(|error| format!("is not a key for {:?}: {error}", algorithm.0))?;
+    fits(algorithm, &key)?;
+    Ok(key)
+}
+
+/// Whether a key has the size that its algorithm needs; one that has not would only ever refuse.
+///
+/// # Errors
+/// Why not.
+pub fn fits(algorithm: JwtAlgorithm, key: &DecodingKey) -> Result<(), String> {
+    let length = match key.kind() {
+        DecodingKeyKind::RsaModulusExponent { n, .. } => n.len(),
+        // RFC 8017 §A.1.1 in DER: the modulus with 14 octets around it.
+        DecodingKeyKind::SecretOrDer(der) if algorithm.family() == AlgorithmFamily::Rsa => der.len().saturating_sub(14),
+        DecodingKeyKind::SecretOrDer(bytes) => bytes.len(),
+    };
+    // Elliptic keys are uncompressed points: one octet and two coordinates (SEC 1 §2.3.3).
+    let right = match algorithm.0 {
+        Algorithm::ES256 => length == 65,
+        Algorithm::ES384 => length == 97,
+        Algorithm::EdDSA => length == 32,
+        Algorithm::RS256 | Algorithm::PS256 => (256..=1024).contains(&length),
+        _ => true,
+    };
+    if right {
+        Ok(())
+    } else {
+        Err(format!("has a size that {:?} does not take (RSA: 2048 bits at least)", algorithm.0))
+    }
 }
 
 /// Whether an HMAC secret is one that can't be guessed (RFC 8725 §3.5).
