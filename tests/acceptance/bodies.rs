@@ -99,7 +99,7 @@ async fn a_body_may_be_as_long_as_the_bound_and_not_one_octet_longer() {
 async fn an_announced_length_is_refused_before_the_body_comes() {
     let worker = Recorder::start();
     let gateway = Gateway::before(&worker).await;
-    for length in ["16385", "999999999999", "18446744073709551613"] {
+    for length in ["16385", "999999999999", "999999999999999999"] {
         let mut wire = Wire::open(&gateway.client()).await;
         wire.send(head(&format!("Content-Length: {length}\r\n\r\n"))).await;
         wire.answer().await.assert_problem(413, "body-too-large");

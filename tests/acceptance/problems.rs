@@ -6,7 +6,8 @@ use gateway::problem::Reason;
 use harness::client::flower;
 use harness::identity::{ALICE, key};
 use harness::wire::only_answer;
-use harness::{Answer, Gateway, Recorder, Reply, Signer};
+use harness::{Answer, Gate, Gateway, Recorder, Reply, Signer, Wire};
+use http::Version;
 use serde_json::{Value, json};
 
 /// One request on one connection, in octets.
@@ -76,6 +77,8 @@ fn provocations(gateway: &Gateway) -> Vec<(&'static str, u16, String)> {
         ("head-malformed", 400, get("/known").replace("Host: localhost\r\n", "")),
         ("path-ambiguous", 400, get("/known/../models")),
         ("framing-unsupported", 501, request("POST", "/predict", &typed("Transfer-Encoding: gzip, chunked\r\n"), "")),
+        ("head-too-large", 431, request("GET", "/known", &format!("{reader}X-Long: {}\r\n", "x".repeat(20_000)), "")),
+        ("target-too-long", 414, get(&format!("/{}", "x".repeat(9_000)))),
         ("not-found", 404, get("/nowhere")),
         ("method-not-allowed", 405, request("DELETE", "/predict", &by, "")),
         (
@@ -318,15 +321,26 @@ fn statuses(text: &str) -> Vec<u16> {
 }
 
 /// Sends heads that must be refused, each with a second request behind it, which must not be answered, much
-/// less served: one answer, with one of these statuses, and a closed connection. Fails with all that are not.
+/// less served: one problem, with one of these statuses, a closed connection and a record. Fails with all
+/// that are taken otherwise.
 async fn assert_refused_for_good(gateway: &Gateway, heads: &[String], allowed: &[u16]) {
     let smuggled = format!("GET /known HTTP/1.1\r\nHost: localhost\r\n{}Connection: close\r\n\r\n", api_key("admin"));
     let mut taken = Vec::new();
     for octets in heads {
-        let statuses = statuses(&gateway.client().raw(octets.to_owned() + &smuggled).await);
+        let text = gateway.client().raw(octets.to_owned() + &smuggled).await;
+        let statuses = statuses(&text);
         if statuses.len() != 1 || !allowed.contains(&statuses[0]) {
             taken.push(format!("{statuses:?} for {octets:?}"));
+            continue;
         }
+        let answer = only_answer(&text);
+        if answer.body.is_empty() {
+            taken.push(format!("{statuses:?} without a word for {octets:?}"));
+            continue;
+        }
+        let slug = answer.problem();
+        assert!(answer.header("connection") == "close" || answer.version == Version::HTTP_10, "{octets:?}: {text}");
+        assert_problem(gateway, &answer, statuses[0], &slug).await;
     }
     assert!(taken.is_empty(), "each must be refused once, with one of {allowed:?}:\n{}", taken.join("\n"));
 }
@@ -445,8 +459,12 @@ async fn a_head_that_can_not_be_read_is_refused() {
         head("GET /kn own HTTP/1.1", ""),
         head("G@T /known HTTP/1.1", ""),
         head("GET known HTTP/1.1", ""),
-        head("GET /models/a`b HTTP/1.1", ""),
-        head("GET /models/a<b HTTP/1.1", ""),
+        head("GET /models/a#b HTTP/1.1", ""),
+        head("GET /models/\u{e4} HTTP/1.1", ""),
+        head("PRI * HTTP/2.0", ""),
+        head("GET models/iris HTTP/1.1", ""),
+        head("GET localhost HTTP/1.1", ""),
+        head("GET localhost:443 HTTP/1.1", ""),
         head("GET /kn\u{1}own HTTP/1.1", ""),
         head(good, "No-Colon\r\n"),
         head(good, ": no name\r\n"),
@@ -464,6 +482,31 @@ async fn a_head_that_can_not_be_read_is_refused() {
         assert!(matches!(statuses(&text)[..], [404 | 405]), "{text}");
         assert!(!text.contains(&key), "nothing is echoed");
     }
+    worker.assert_untouched();
+}
+
+#[tokio::test]
+async fn a_target_that_is_no_target_is_refused_with_a_word() {
+    let worker = Recorder::start();
+    let gateway = Gateway::before(&worker).await;
+    let targets = [
+        "/models/a`b",
+        "/models/a<b",
+        "/models/a>b",
+        "/models?a=<b>",
+        "/models?a=\"b\"",
+        "https://",
+        "https:///models",
+        "https://[::1/models",
+        "https://a:b:c/models",
+        "https://a@b@c/models",
+        "://a/models",
+        "[::1",
+        "a:b:c",
+        "?a=b",
+    ];
+    let heads = targets.map(|target| format!("GET {target} HTTP/1.1\r\nHost: localhost\r\n{}\r\n", api_key("reader")));
+    assert_refused_for_good(&gateway, &heads, &[400]).await;
     worker.assert_untouched();
 }
 
@@ -492,10 +535,87 @@ async fn a_head_that_is_too_large_is_431() {
     let heads = [long, many].map(|extra| format!("GET /known HTTP/1.1\r\nHost: localhost\r\n{key}{extra}\r\n"));
     assert_refused_for_good(&gateway, &heads, &[431]).await;
     let target = format!("GET /{} HTTP/1.1\r\nHost: localhost\r\n\r\n", "x".repeat(20_000));
-    assert_refused_for_good(&gateway, &[target], &[414, 431]).await;
+    assert_refused_for_good(&gateway, &[target], &[414]).await;
     worker.assert_untouched();
     let answer = gateway.http2().get("/known").key("reader").header("x-long", &"x".repeat(20_000)).try_send().await;
     assert!(answer.is_err() || answer.is_ok_and(|answer| answer.status == 431));
+    worker.assert_untouched();
+}
+
+/// A prediction in chunks, with an extension, trailers, and another line end than usual before it.
+fn in_pieces() -> String {
+    let (body, key) = (flower().to_string(), api_key("predictor"));
+    let (first, second) = body.split_at(20);
+    format!(
+        "\r\nPOST /predict?x=1 HTTP/1.1\r\nHost: localhost\r\n{key}Content-Type: application/json\r\n\
+         Transfer-Encoding: chunked\r\nX-Empty:\r\n\r\n14;a=b\r\n{first}\r\n{:X}\r\n{second}\r\n0\r\nX-Late: 1\r\n\r\n",
+        second.len()
+    )
+}
+
+#[tokio::test]
+async fn a_request_may_come_in_any_pieces() {
+    let worker = Recorder::start();
+    let gateway = Gateway::before(&worker).await;
+    let request = in_pieces();
+    let mut wire = Wire::open(&gateway.client()).await;
+    for at in 1..request.len() {
+        let (first, second) = request.split_at(at);
+        wire.send(first).await;
+        wire.send(second).await;
+        let answer = wire.answer().await;
+        assert_eq!(answer.status, 200, "in two pieces, the second {second:?}: {}", answer.text());
+    }
+    for octet in request.as_bytes() {
+        wire.send([*octet]).await;
+    }
+    assert_eq!(wire.answer().await.status, 200, "octet by octet");
+    assert_eq!(worker.seen().len(), request.len());
+    for seen in worker.seen() {
+        assert_eq!((seen.json(), seen.header("x-late")), (flower(), None));
+    }
+}
+
+#[tokio::test]
+async fn what_is_wrong_behind_a_request_leaves_it_its_answer() {
+    for (wrong, status, slug) in [
+        ("GARBAGE\r\n\r\n", 400, "head-malformed"),
+        ("GET /known HTTP/1.1\nHost: localhost\r\n\r\n", 400, "head-malformed"),
+        (
+            "GET /known HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+            400,
+            "head-malformed",
+        ),
+        ("GET /known HTTP/1.1\r\n\r\n", 400, "head-malformed"),
+        ("POST /known HTTP/1.1\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", 501, "framing-unsupported"),
+    ] {
+        let gate = Gate::default();
+        let reply = Reply::early().read_body().wait(&gate).write("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}");
+        let worker = Recorder::replying(reply);
+        let gateway = Gateway::before(&worker).await;
+        for request in [in_pieces(), format!("GET /known HTTP/1.1\r\nHost: localhost\r\n{}\r\n", api_key("reader"))] {
+            let mut wire = Wire::open(&gateway.client()).await;
+            let before = worker.seen().len();
+            wire.send(request + wrong).await;
+            worker.wait_for_requests(before + 1).await;
+            gate.open();
+            let answer = wire.answer().await;
+            assert_eq!((answer.status, answer.text().as_str()), (200, "{}"), "{wrong:?}");
+            wire.answer().await.assert_problem(status, slug);
+            wire.closed().await.expect("nothing more");
+            assert_eq!(worker.seen().len(), before + 1);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_head_that_never_ends_is_given_up() {
+    let worker = Recorder::start();
+    let gateway = Gateway::builder().worker(&worker).policy("[listener]\nhead_timeout = \"200ms\"\n").start().await;
+    let mut wire = Wire::open(&gateway.client()).await;
+    wire.send("GET /known HTTP/1.1\r\nHost: localhost\r\nX-A: ").await;
+    let rest = wire.rest().await;
+    assert!(rest.is_empty() || statuses(&rest) == [408], "{rest}");
     worker.assert_untouched();
 }
 

@@ -138,15 +138,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
 fn parse_head(text: &str) -> Result<Answer, String> {
     let mut lines = text.split("\r\n");
     let status = lines.next().unwrap_or_default();
-    let code = status.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3)).and_then(|code| code.parse().ok());
-    let status = code.ok_or_else(|| format!("{text:?} is no answer"))?;
+    let versions = [("HTTP/1.1 ", Version::HTTP_11), ("HTTP/1.0 ", Version::HTTP_10)];
+    let parsed = versions.iter().find_map(|(name, version)| {
+        let code = status.strip_prefix(name)?.get(..3)?.parse().ok()?;
+        Some((code, *version))
+    });
+    let (status, version) = parsed.ok_or_else(|| format!("{text:?} is no answer"))?;
     let mut headers = HeaderMap::new();
     for line in lines.filter(|line| !line.is_empty()) {
         let (name, value) = line.split_once(':').ok_or_else(|| format!("{line:?} is no header"))?;
         let name = HeaderName::from_bytes(name.as_bytes()).map_err(|error| error.to_string())?;
         headers.append(name, HeaderValue::from_str(value.trim()).map_err(|error| error.to_string())?);
     }
-    Ok(Answer { status, version: Version::HTTP_11, headers, body: Bytes::new() })
+    Ok(Answer { status, version, headers, body: Bytes::new() })
 }
 
 /// The one answer in a text that a connection gave until it was closed.
