@@ -462,8 +462,6 @@ async fn a_head_that_can_not_be_read_is_refused() {
         head("GET /models/a#b HTTP/1.1", ""),
         head("GET /models/\u{e4} HTTP/1.1", ""),
         head("PRI * HTTP/2.0", ""),
-        head("GET models/iris HTTP/1.1", ""),
-        head("GET localhost HTTP/1.1", ""),
         head("GET localhost:443 HTTP/1.1", ""),
         head("GET /kn\u{1}own HTTP/1.1", ""),
         head(good, "No-Colon\r\n"),
@@ -504,6 +502,7 @@ async fn a_target_that_is_no_target_is_refused_with_a_word() {
         "[::1",
         "a:b:c",
         "?a=b",
+        "models/iris",
     ];
     let heads = targets.map(|target| format!("GET {target} HTTP/1.1\r\nHost: localhost\r\n{}\r\n", api_key("reader")));
     assert_refused_for_good(&gateway, &heads, &[400]).await;
