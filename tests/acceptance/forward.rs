@@ -1,9 +1,11 @@
 //! Exactly what the worker gets, and exactly what of its answer the client gets.
 
+use std::process::Command;
+
 use harness::client::flower;
 use harness::identity::key;
 use harness::wire::in_chunks;
-use harness::{Client, Gateway, Recorder, Reply, Seen, Wire};
+use harness::{Client, Gateway, Process, Recorder, Reply, Seen, Wire, binary};
 
 /// The lines of a head, the first one first and the others sorted, with what changes from run to run masked.
 fn lines(text: &str, masks: &[(&str, &str)]) -> Vec<String> {
@@ -485,4 +487,28 @@ async fn behind_trusted_proxies_the_client_is_the_first_stranger_from_the_right(
         let found = client_address(&gateway, &worker, &gateway.client(), lines).await;
         assert_eq!(found, (client.to_owned(), client.to_owned()), "{lines:?}");
     }
+}
+
+#[tokio::test]
+async fn a_worker_may_listen_on_a_unix_socket() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let socket = format!("unix:{}", directory.path().join("worker.sock").display());
+    let mut command = Command::new(binary("model-worker"));
+    command.args(["serve", "--listen", &socket, "--models"]).arg(directory.path()).env_clear();
+    let worker = Process::start(&mut command);
+    worker.log().event("listening").await;
+    let overlay = format!("[pools.models]\nworkers = [\"{socket}\"]\n");
+    let gateway = Gateway::builder().policy(overlay).start().await;
+    let text = serde_json::json!({ "text": "What a lovely day" });
+    let answer = gateway.client().post("/sentiment").key("predictor").json(&text).send().await;
+    assert_eq!((answer.status, answer.json()["label"].as_str()), (200, Some("positive")), "{}", answer.text());
+    assert_eq!(gateway.log().access(&answer.request_id()).await["worker"], socket);
+}
+
+#[tokio::test]
+async fn strict_transport_security_can_be_switched_off() {
+    let worker = Recorder::start();
+    let gateway = Gateway::builder().worker(&worker).policy("[listener]\nhsts = false\n").start().await;
+    let answer = gateway.client().get("/open").send().await;
+    assert_eq!((answer.status, answer.header("strict-transport-security").as_str()), (200, ""));
 }

@@ -633,3 +633,40 @@ async fn requests_in_one_go_are_answered_in_their_order() {
         (text.find("GET /models/a ").expect("the first"), text.find("GET /models/b ").expect("the last"));
     assert!(first < second, "{text}");
 }
+
+#[tokio::test]
+async fn a_route_may_belong_to_hosts() {
+    let worker = Recorder::start();
+    let overlay = "[routes.open]\nhosts = [\"api.example.com\", \"[::1]\"]\n\
+                   [routes.elsewhere]\npath = \"/open\"\nmethods = [\"GET\"]\nhosts = [\"other.example.com\"]\npool = \"models\"\nauthorize = [\"reader\"]\n";
+    let gateway = Gateway::builder().worker(&worker).policy(overlay).start().await;
+    for (host, status) in [
+        ("api.example.com", 200),
+        ("API.example.COM:8443", 200),
+        ("[::1]:8443", 200),
+        ("localhost", 404),
+        ("api.example.com.evil.net", 404),
+        ("xapi.example.com", 404),
+        ("api.example.com.", 404),
+        // The other host's route has rules of its own.
+        ("other.example.com", 401),
+    ] {
+        let answer = gateway.client().get("/open").header("host", host).send().await;
+        assert_eq!(answer.status, status, "{host}: {}", answer.text());
+    }
+    assert_eq!(worker.seen().len(), 3);
+    assert_eq!(worker.seen()[1].header("x-forwarded-host").as_deref(), Some("API.example.COM:8443"));
+}
+
+#[tokio::test]
+async fn over_http_2_a_length_that_is_not_the_bodys_is_never_forwarded() {
+    let worker = Recorder::start();
+    let gateway = Gateway::before(&worker).await;
+    for length in ["10", "76", "1000", "0"] {
+        let ended = gateway.http2().predict("predictor").header("content-length", length).try_send().await;
+        // RFC 9113 §8.1.1: malformed, so a stream error, or a refusal before the body was looked at.
+        assert!(ended.as_ref().map_or(true, |answer| answer.status == 400), "{length}: {ended:?}");
+    }
+    worker.assert_untouched();
+    assert_eq!(gateway.http2().predict("predictor").header("content-length", "75").send().await.status, 200);
+}
