@@ -1,10 +1,11 @@
 //! What one connection is doing, so that its time limits can be kept without a timer per request.
 
 use std::cell::Cell;
+use std::future::Future as _;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -64,15 +65,9 @@ impl Activity {
         Busy(Rc::clone(self))
     }
 
-    /// The gateway is stopping: the next answer is the connection's last.
+    /// The gateway is stopping: a connection without a request is closed after a while.
     pub fn drain(&self) {
         self.draining.set(Some(Instant::now()));
-    }
-
-    /// Whether the gateway is stopping.
-    #[must_use]
-    pub fn is_draining(&self) -> bool {
-        self.draining.get().is_some()
     }
 
     /// Whether a bound was passed.
@@ -95,14 +90,6 @@ impl Activity {
 #[derive(Debug)]
 pub struct Busy(Rc<Activity>);
 
-impl Busy {
-    /// Whether the gateway is stopping.
-    #[must_use]
-    pub fn is_draining(&self) -> bool {
-        self.0.is_draining()
-    }
-}
-
 impl Drop for Busy {
     fn drop(&mut self) {
         self.0.requests.set(self.0.requests.get().saturating_sub(1));
@@ -110,22 +97,38 @@ impl Drop for Busy {
     }
 }
 
+/// A stream whose other end can be asked whether it is still there.
+pub trait Peer {
+    /// Sends something that a client takes no notice of, where the protocol has such a thing.
+    fn ask(&mut self, cx: &mut Context<'_>);
+    /// Whether the other end has said that it is gone.
+    fn is_gone(&self) -> bool;
+}
+
 /// A connection's stream, watched.
 pub struct Watched<S> {
     stream: S,
     activity: Rc<Activity>,
     wire: Option<Wire>,
+    asked: Option<Pin<Box<tokio::time::Sleep>>>,
 }
+
+/// How often a client that has stopped sending is asked whether it still listens.
+const ASK: Duration = Duration::from_millis(500);
 
 impl<S> Watched<S> {
     /// Watches a stream. `wire` reads along where it is HTTP/1.
     pub fn new(stream: S, activity: Rc<Activity>, wire: Option<Wire>) -> Self {
-        Self { stream, activity, wire }
+        Self { stream, activity, wire, asked: None }
     }
 
     /// The stream, and what was wrong with the last head.
     pub fn into_inner(self) -> (S, Option<Fault>) {
         (self.stream, self.wire.and_then(|wire| wire.fault()))
+    }
+
+    fn is_serving(&self) -> bool {
+        self.activity.requests.get() > 0
     }
 
     fn wrote<T>(&self, written: Poll<T>) -> Poll<T> {
@@ -139,25 +142,50 @@ impl<S> Watched<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
+impl<S: Peer> Watched<S> {
+    /// A client that sends no more may still wait for its answer, or be gone: the end of its stream looks the
+    /// same. Only what is sent to it tells, because nobody answers for a socket that was closed.
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.asked.is_none() {
+            self.stream.ask(cx);
+        }
+        let timer = self.asked.get_or_insert_with(|| Box::pin(tokio::time::sleep(ASK)));
+        loop {
+            ready!(timer.as_mut().poll(cx));
+            if self.stream.is_gone() {
+                return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+            }
+            self.stream.ask(cx);
+            timer.as_mut().reset(tokio::time::Instant::now() + ASK);
+        }
+    }
+}
+
+impl<S: AsyncRead + Peer + Unpin> AsyncRead for Watched<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         if this.wire.as_ref().is_some_and(Wire::is_ended) {
-            return Poll::Ready(Ok(()));
+            // The request before the one that is wrong gets its answer first; hyper asks again after it.
+            return if this.is_serving() { Poll::Pending } else { Poll::Ready(Ok(())) };
         }
         let before = buf.filled().len();
-        let read = Pin::new(&mut this.stream).poll_read(cx, buf);
-        if let Some(wire) = &mut this.wire
-            && let Some(octets) = buf.filled_mut().get_mut(before..).filter(|octets| !octets.is_empty())
-        {
-            let passed = wire.follow(octets);
-            buf.set_filled(before + passed);
-            let activity = &this.activity;
-            if activity.requests.get() == 0 && activity.head_began.get().is_none() {
-                activity.head_began.set(Some(Instant::now()));
-            }
+        let read = ready!(Pin::new(&mut this.stream).poll_read(cx, buf));
+        let octets = buf.filled_mut().get_mut(before..).unwrap_or_default();
+        let Some(wire) = &mut this.wire else { return Poll::Ready(read) };
+        if octets.is_empty() {
+            let ended = read.is_ok() || read.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::UnexpectedEof);
+            return if ended && wire.is_between() && this.is_serving() {
+                this.poll_gone(cx)
+            } else {
+                Poll::Ready(read)
+            };
         }
-        read
+        let passed = wire.follow(octets);
+        buf.set_filled(before + passed);
+        if !this.is_serving() && this.activity.head_began.get().is_none() {
+            this.activity.head_began.set(Some(Instant::now()));
+        }
+        if passed == 0 && this.is_serving() { Poll::Pending } else { Poll::Ready(read) }
     }
 }
 

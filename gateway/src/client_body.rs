@@ -23,13 +23,15 @@ const DRAIN_TIME: Duration = Duration::from_secs(1);
 pub struct ClientBody {
     incoming: Option<Incoming>,
     read: Rc<Cell<u64>>,
+    expects: bool,
 }
 
 impl ClientBody {
-    /// A body that nobody has read from; `read` counts its bytes.
+    /// A body that nobody has read from; `read` counts its bytes. Where its client waits for a word before it
+    /// sends (`expects`), the first attempt to read gives it (RFC 9110 §10.1.1).
     #[must_use]
-    pub fn new(incoming: Incoming, read: Rc<Cell<u64>>) -> Self {
-        Self { incoming: Some(incoming), read }
+    pub fn new(incoming: Incoming, read: Rc<Cell<u64>>, expects: bool) -> Self {
+        Self { incoming: Some(incoming), read, expects }
     }
 
     /// Takes the body away, to be passed on as it comes; `None` where there is none.
@@ -99,6 +101,10 @@ impl ClientBody {
         let Some(incoming) = self.incoming.as_mut() else { return true };
         if incoming.is_end_stream() {
             return true;
+        }
+        if self.expects {
+            // To read would ask for the body that is refused.
+            return !http1;
         }
         // HTTP/2 could end the stream alone (RFC 9113 §8.1), which clients of some years take for an error.
         if incoming.size_hint().exact().is_some_and(|length| length > DRAINED as u64) {

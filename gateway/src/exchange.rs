@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 use bytes::Bytes;
 use http::Version;
 use http_body::{Frame, SizeHint};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use crate::activity::Busy;
 use crate::edge::counter::Counter;
@@ -59,13 +59,15 @@ pub struct Core {
     pub ids: RequestIds,
     /// How many passwords may be checked at once, in all threads.
     pub passwords: Arc<Semaphore>,
+    /// Whether the gateway is stopping, so that each connection's next answer is its last.
+    pub stopping: watch::Receiver<bool>,
 }
 
 /// What is known about one request; written down when it ends, however it ends.
 #[derive(Debug)]
 pub struct Exchange {
     pub(crate) core: Rc<Core>,
-    pub(crate) busy: Busy,
+    _busy: Busy,
     pub(crate) id: RequestId,
     pub(crate) began: SystemTime,
     pub(crate) clock: Instant,
@@ -95,7 +97,7 @@ impl Exchange {
         Box::new(Self {
             id: core.ids.next(),
             core,
-            busy,
+            _busy: busy,
             began: SystemTime::now(),
             clock: Instant::now(),
             peer,

@@ -46,7 +46,7 @@ pub async fn serve(
 ) -> Result<Response<AnswerBody>, Infallible> {
     let (parts, incoming) = request.into_parts();
     let mut exchange = Exchange::begin(core, peer, busy, &parts);
-    let mut body = ClientBody::new(incoming, Rc::clone(&exchange.bytes_in));
+    let mut body = ClientBody::new(incoming, Rc::clone(&exchange.bytes_in), parts.headers.contains_key(header::EXPECT));
     let arrived = Arrived { method: parts.method, uri: parts.uri, version: parts.version };
     let outcome = travel(&mut exchange, arrived, parts.headers, &mut body).await;
     let outcome = match outcome {
@@ -307,7 +307,7 @@ fn finish(mut exchange: Box<Exchange>, outcome: Result<Answer, Problem>) -> Resp
     );
     headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
-    if exchange.http1 && exchange.busy.is_draining() {
+    if exchange.http1 && *exchange.core.stopping.borrow() {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     if exchange.core.snapshot.hsts {

@@ -12,7 +12,7 @@ use crate::edge::counter::Denied;
 use crate::edge::upstream::{ClientFault, Fault};
 use crate::policy::authenticate::{self, api_key, jwt};
 use crate::policy::path::Ambiguous;
-use crate::policy::{authorize, body, limit, route, token};
+use crate::policy::{authorize, body, cors, limit, route, token};
 use crate::types::RequestId;
 use crate::wire;
 
@@ -266,7 +266,8 @@ impl From<Stop> for Problem {
             Stop::Origin => Self::new(
                 Reason::OriginRefused,
                 "Browsers may not call this from the page's origin. The operator allows origins in the route's CORS rule.",
-            ),
+            )
+            .header(header::VARY, cors::PREFLIGHT_VARY),
             Stop::Authenticate(refusal, challenges) => {
                 let mut problem = credential(&refusal);
                 for challenge in challenges {

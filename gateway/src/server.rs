@@ -10,6 +10,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener as StdListener};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Context;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -22,14 +23,14 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::ServerConfig;
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncReadExt as _, AsyncWrite as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{Notify, watch};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use crate::activity::{Activity, Patience, Watched};
+use crate::activity::{Activity, Patience, Peer, Watched};
 use crate::edge::tls;
 use crate::exchange::{AnswerBody, Core};
 use crate::journey;
@@ -311,7 +312,6 @@ impl Thread {
         let activity = Activity::new();
         let wire = Wire::new(Bounds { head: self.settings.max_head, headers: self.settings.max_headers });
         let connection = http1::Builder::new()
-            .half_close(true)
             .max_headers(self.settings.max_headers + 1)
             // Above the bounds that `wire` keeps, whose answers say why.
             .max_header_size(self.settings.max_head * 2)
@@ -381,6 +381,19 @@ impl Thread {
                 }
             }
         }
+    }
+}
+
+impl Peer for TlsStream<TcpStream> {
+    fn ask(&mut self, cx: &mut Context<'_>) {
+        // A change of keys is seen by TLS alone (RFC 8446 §4.6.3). TLS 1.2 has nothing like it; there a client
+        // that is gone is noticed when its answer is sent.
+        let _ = self.get_mut().1.refresh_traffic_keys();
+        let _ = Pin::new(self).poll_flush(cx);
+    }
+
+    fn is_gone(&self) -> bool {
+        !matches!(self.get_ref().0.take_error(), Ok(None))
     }
 }
 

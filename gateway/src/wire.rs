@@ -83,6 +83,12 @@ impl Wire {
         self.fault
     }
 
+    /// Whether the last message is whole and no other has begun.
+    #[must_use]
+    pub fn is_between(&self) -> bool {
+        self.state == State::RequestLine && self.head.octets == 0
+    }
+
     /// Whether nothing more is to be passed on.
     #[must_use]
     pub fn is_ended(&self) -> bool {
@@ -252,13 +258,31 @@ fn request_line(line: &[u8]) -> Result<bool, Fault> {
     if target.len() > MOST_TARGET {
         return Err(Fault::TargetTooLong);
     }
-    if target.is_empty() || !target.iter().all(|&b| b.is_ascii_graphic() && b != b'#') {
-        return Err(Fault::Malformed("its target has a character that must be escaped, or a fragment"));
+    if !is_target(target) {
+        return Err(Fault::Malformed("its target is malformed, has a character that must be escaped, or a fragment"));
     }
     match version {
         b"HTTP/1.1" => Ok(false),
         b"HTTP/1.0" => Ok(true),
         _ => Err(Fault::Malformed("its version is not HTTP/1.1")),
+    }
+}
+
+/// A request target that hyper takes too (RFC 9112 §3.2). In a query browsers leave the grave accent as it is.
+fn is_target(target: &[u8]) -> bool {
+    let query = target.iter().position(|&b| b == b'?').unwrap_or(target.len());
+    let written = |(at, &b): (usize, &u8)| {
+        b.is_ascii_graphic() && !matches!(b, b'"' | b'<' | b'>' | b'#') && (b != b'`' || at > query)
+    };
+    if !target.iter().enumerate().all(written) {
+        return false;
+    }
+    match target.first() {
+        None => false,
+        Some(b'/') => true,
+        Some(_) => http::Uri::try_from(target).is_ok_and(|uri| {
+            uri.path().starts_with('/') || target == b"*" || uri.scheme().is_none() && uri.port().is_some()
+        }),
     }
 }
 

@@ -87,6 +87,7 @@ impl Gateway {
             }
         };
         let core = {
+            let stopping = stopped.clone();
             let (log, snapshot, store, metrics) =
                 (log.clone(), Arc::clone(&snapshot), Arc::clone(&store), Arc::clone(&metrics));
             move |thread| {
@@ -102,6 +103,7 @@ impl Gateway {
                     thread,
                     ids: RequestIds::new(seed),
                     passwords: Arc::clone(&passwords),
+                    stopping: stopping.clone(),
                 }
             }
         };
@@ -154,12 +156,13 @@ impl Gateway {
             tokio::task::spawn_local(refresh);
             tokio::task::spawn_local(sweep);
             tokio::task::spawn_local(admin::serve(admin, admin_listener));
-            tokio::select! {
-                _ = terminate.recv() => log.event("stopping", &[("signal", "SIGTERM")]),
-                _ = interrupt.recv() => log.event("stopping", &[("signal", "SIGINT")]),
-                _ = stopped.wait_for(|stop| *stop) => log.event("stopping", &[]),
-            }
+            let signal = tokio::select! {
+                _ = terminate.recv() => "SIGTERM",
+                _ = interrupt.recv() => "SIGINT",
+                _ = stopped.wait_for(|stop| *stop) => "",
+            };
             stop.send_replace(true);
+            log.event("stopping", &[("signal", signal)]);
             // Liveness and readiness are answered while requests finish.
             let finished = tokio::task::spawn_blocking(move || serving.join());
             finished.await.map_err(|error| Failure::unavailable(error.to_string()))?.map_err(wrong)

@@ -173,9 +173,14 @@ fn referred_variables(dict: &Dict, found: &mut Vec<String>) {
     }
 }
 
+/// The variable that sets a key.
+fn variable_name(path: &[String]) -> String {
+    format!("{PREFIX}{}", path.join("__").to_uppercase())
+}
+
 impl Source for Sources {
     fn locate(&self, path: &[String]) -> String {
-        let name = format!("{PREFIX}{}", path.join("__").to_uppercase());
+        let name = variable_name(path);
         if std::env::var_os(&name).is_some() {
             return format!("{name} (environment)");
         }
@@ -188,6 +193,13 @@ impl Source for Sources {
             }
         }
         self.documents.last().map_or_else(|| "(no file)".into(), |document| document.name().to_owned())
+    }
+
+    fn rank(&self, path: &[String]) -> Option<usize> {
+        if std::env::var_os(variable_name(path)).is_some() {
+            return Some(self.documents.len());
+        }
+        self.documents.iter().rposition(|document| document.locate(path).is_some())
     }
 
     fn file(&self, name: &str) -> Result<Vec<u8>, String> {

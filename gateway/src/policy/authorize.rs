@@ -95,7 +95,7 @@ impl Roles {
                 set = set.with(role);
             } else {
                 let defined: Vec<&str> = self.names.iter().map(|name| &**name).collect();
-                section.undefined(key, Some(index), "role", &name, &defined);
+                section.undefined(key, Some(index), ("role", "roles"), &name, &defined);
             }
         }
         set

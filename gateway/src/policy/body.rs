@@ -120,7 +120,7 @@ impl BodyRule {
             let found = schemas.0.get(name.as_str()).cloned();
             if found.is_none() {
                 let defined: Vec<&str> = schemas.0.keys().map(|name| &**name).collect();
-                section.undefined("schema", None, "schema", &name, &defined);
+                section.undefined("schema", None, ("schema", "schemas"), &name, &defined);
             }
             found
         });

@@ -21,6 +21,9 @@ use crate::types::Name;
 /// The headers of ours that a page may always read, beside those that the rule names.
 const EXPOSED: &str = "X-Request-Id, Retry-After, RateLimit, RateLimit-Policy, WWW-Authenticate, X-Normalized";
 
+/// What the answer to a preflight depends on.
+pub const PREFLIGHT_VARY: &str = "Origin, Access-Control-Request-Method, Access-Control-Request-Headers";
+
 /// One `[cors.NAME]`, compiled.
 #[derive(Debug)]
 pub struct Cors {
@@ -173,10 +176,7 @@ impl Earned {
 
     /// Puts the headers of a preflight's answer in place. `asked` is the method that the route takes.
     pub fn apply_preflight(self, asked: &Method, headers: &mut HeaderMap) {
-        headers.append(
-            VARY,
-            HeaderValue::from_static("Origin, Access-Control-Request-Method, Access-Control-Request-Headers"),
-        );
+        headers.append(VARY, HeaderValue::from_static(PREFLIGHT_VARY));
         let Self { cors, allow_origin } = self;
         let Some(origin) = allow_origin else { return };
         headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);

@@ -118,7 +118,7 @@ pub fn references(section: &Section<'_>, limits: &Limits) -> Option<Vec<Arc<Limi
             Some(limit) => found.push(Arc::clone(limit)),
             None => {
                 let defined: Vec<&str> = limits.keys().map(|name| &**name).collect();
-                section.undefined("limits", Some(index), "limit", &name, &defined);
+                section.undefined("limits", Some(index), ("limit", "limits"), &name, &defined);
             }
         }
     }
@@ -418,7 +418,7 @@ pub(crate) mod tests {
             ("quota = 100001\nwindow = \"1s\"\nby = [\"route\"]\nstore_lost = \"deny\"", 1),
             ("quota = 1\nwindow = \"1500ms\"\nby = [\"route\"]\nstore_lost = \"deny\"", 1),
             ("quota = 1\nwindow = \"32d\"\nby = [\"route\"]\nstore_lost = \"deny\"", 1),
-            ("quota = 1\nwindow = \"1s\"\nby = [\"adress\"]\nstore_lost = \"denied\"", 3),
+            ("quota = 1\nwindow = \"1s\"\nby = [\"adress\"]\nstore_lost = \"denied\"", 2),
             ("", 4),
         ] {
             let (_, mistakes) = with_section(&format!("[limits.test]\n{toml}"), compile_all);

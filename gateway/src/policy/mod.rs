@@ -110,7 +110,7 @@ impl Policy {
             limits: &limits,
             cors: &cors,
             schemas: &schemas,
-            tokens: issuer.is_some(),
+            tokens: root.has("token"),
             default_authenticate,
             default_limits,
         };
@@ -172,7 +172,7 @@ impl Parts<'_> {
             let found = self.cors.get(name.as_str()).cloned();
             if found.is_none() {
                 let defined: Vec<&str> = self.cors.keys().map(|name| &**name).collect();
-                section.undefined("cors", None, "CORS rule", &name, &defined);
+                section.undefined("cors", None, ("CORS rule", "cors"), &name, &defined);
             }
             found
         });
@@ -223,7 +223,7 @@ impl Parts<'_> {
                 let found = self.pools.iter().position(|pool| **pool == *name);
                 if found.is_none() {
                     let defined: Vec<&str> = self.pools.iter().map(|name| &**name).collect();
-                    section.undefined("pool", None, "pool", &name, &defined);
+                    section.undefined("pool", None, ("pool", "pools"), &name, &defined);
                 }
                 found.map(Destination::Pool)
             }

@@ -41,6 +41,15 @@ impl Mistakes {
         }
     }
 
+    /// Whether one was noted at a key or below it.
+    #[must_use]
+    pub fn is_any_below(&self, key: &str) -> bool {
+        self.0
+            .borrow()
+            .iter()
+            .any(|mistake| mistake.key.strip_prefix(key).is_some_and(|rest| rest.is_empty() || rest.starts_with('.')))
+    }
+
     /// Whether there is none so far.
     #[must_use]
     pub fn is_empty(&self) -> bool {

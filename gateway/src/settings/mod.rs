@@ -11,6 +11,7 @@ mod mistake;
 mod value;
 
 use std::cell::RefCell;
+use std::cmp::Ordering;
 use std::sync::Arc;
 
 use figment::value::{Dict, Value};
@@ -24,6 +25,8 @@ use crate::types::Secret;
 pub trait Source {
     /// Where `path` was written, as `file:line:column` or a variable's name.
     fn locate(&self, path: &[String]) -> String;
+    /// How late the source is that says something about `path`: what is later wins. `None` where none does.
+    fn rank(&self, path: &[String]) -> Option<usize>;
     /// The content of a file that a setting names. `Err` says why not.
     ///
     /// # Errors
@@ -97,9 +100,12 @@ impl<'a> Section<'a> {
         self.optional(key)
     }
 
-    /// Notes that a key must be there and is not.
+    /// Notes that a key must be there and is not, or is there and empty. What is there and wrong was noted.
     pub fn missing(&self, key: &str, remedy: &str) {
-        self.mistake(key, "is missing", remedy);
+        let reason = if self.dict.contains_key(key) { "is empty" } else { "is missing" };
+        if !self.mistakes.is_any_below(&self.key_path(key).join(".")) {
+            self.mistake(key, reason, remedy);
+        }
     }
 
     /// A list, each element with its position; empty where the key is absent.
@@ -186,7 +192,14 @@ impl<'a> Section<'a> {
             }
         }
         let reference = self.section(key)?;
-        let (variable, file) = (reference.optional::<String>("env"), reference.optional::<String>("file"));
+        let (mut variable, mut file) = (reference.optional::<String>("env"), reference.optional::<String>("file"));
+        // Tables of several sources merge; of two references the later one is meant.
+        let rank = |name: &str| self.source.rank(&reference.key_path(name));
+        match rank("env").cmp(&rank("file")) {
+            Ordering::Less => variable = None,
+            Ordering::Greater => file = None,
+            Ordering::Equal => {}
+        }
         reference.finish();
         let bytes = match (variable, file) {
             (Some(name), None) => {
@@ -263,8 +276,22 @@ impl<'a> Section<'a> {
         self.mistakes.add(Mistake { place, key: path.join("."), reason, remedy });
     }
 
-    /// Says which name was meant: the mistake for a reference to something undefined.
-    pub fn undefined(&self, key: &str, index: Option<usize>, what: &str, name: &str, defined: &[&str]) {
+    /// Says which name was meant: the mistake for a reference to something undefined. What is written under
+    /// `[group.NAME]` and wrong is no such mistake; it has one of its own.
+    pub fn undefined(
+        &self,
+        key: &str,
+        index: Option<usize>,
+        (what, group): (&str, &str),
+        name: &str,
+        defined: &[&str],
+    ) {
+        if self.source.rank(&[group.to_owned(), name.to_owned()]).is_some() {
+            return;
+        }
+        let mut defined = defined.to_vec();
+        defined.sort_unstable();
+        let defined = defined.as_slice();
         let reason = format!("names the {what} {name:?}, which is not defined");
         let remedy = match nearest(name, defined) {
             Some(near) => format!("did you mean {near:?}?"),
@@ -322,6 +349,9 @@ pub(crate) mod tests {
     impl Source for Nowhere {
         fn locate(&self, _: &[String]) -> String {
             "test".into()
+        }
+        fn rank(&self, _: &[String]) -> Option<usize> {
+            None
         }
         fn file(&self, _: &str) -> Result<Vec<u8>, String> {
             Err("there are no files here".into())
