@@ -50,6 +50,9 @@ impl Source for Nowhere {
     fn locate(&self, _: &[String]) -> String {
         String::new()
     }
+    fn rank(&self, _: &[String]) -> Option<usize> {
+        None
+    }
     fn file(&self, _: &str) -> Result<Vec<u8>, String> {
         Err(String::new())
     }
