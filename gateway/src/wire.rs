@@ -268,11 +268,15 @@ fn request_line(line: &[u8]) -> Result<bool, Fault> {
     }
 }
 
-/// A request target that hyper takes too (RFC 9112 §3.2). In a query browsers leave the grave accent as it is.
+/// A request target that hyper takes too (RFC 9112 §3.2). Where a quotation mark or a grave
+/// accent may stand is hyper's choice; the normal form of paths refuses both.
 fn is_target(target: &[u8]) -> bool {
     let query = target.iter().position(|&b| b == b'?').unwrap_or(target.len());
     let written = |(at, &b): (usize, &u8)| {
-        b.is_ascii_graphic() && !matches!(b, b'"' | b'<' | b'>' | b'#') && (b != b'`' || at > query)
+        b.is_ascii_graphic()
+            && !matches!(b, b'<' | b'>' | b'#')
+            && (b != b'`' || at > query)
+            && (b != b'"' || at < query)
     };
     if !target.iter().enumerate().all(written) {
         return false;
