@@ -1,6 +1,6 @@
 //! What one connection is doing, so that its time limits can be kept without a timer per request.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::future::Future as _;
 use std::io;
 use std::pin::Pin;
@@ -33,6 +33,17 @@ impl Patience {
     }
 }
 
+/// What one answer has for the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Offer {
+    /// There is no such answer.
+    Free,
+    /// Nothing: the worker is waited for.
+    Nothing,
+    /// Something, since then.
+    Since(Instant),
+}
+
 /// One connection's state.
 #[derive(Debug)]
 pub struct Activity {
@@ -40,20 +51,29 @@ pub struct Activity {
     since: Cell<Instant>,
     head_began: Cell<Option<Instant>>,
     write_stalled: Cell<Option<Instant>>,
+    /// Something was written and not yet flushed.
+    unflushed: Cell<bool>,
+    /// What the client could take of each answer; as many as there ever were requests at once.
+    offers: RefCell<Vec<Offer>>,
     draining: Cell<Option<Instant>>,
+    /// Whether a request may still come after the sign to stop.
+    lingers: bool,
 }
 
 impl Activity {
-    /// A connection that was just made.
+    /// A connection that was just made. One that `lingers` may bring a request after the sign to stop.
     #[must_use]
-    pub fn new() -> Rc<Self> {
+    pub fn new(lingers: bool) -> Rc<Self> {
         Rc::new(Self {
             requests: Cell::new(0),
             since: Cell::new(Instant::now()),
             // The first head is awaited from the start: a client that connects has something to ask.
             head_began: Cell::new(Some(Instant::now())),
             write_stalled: Cell::default(),
+            unflushed: Cell::default(),
+            offers: RefCell::default(),
             draining: Cell::default(),
+            lingers,
         })
     }
 
@@ -62,7 +82,15 @@ impl Activity {
     pub fn begin(self: &Rc<Self>) -> Busy {
         self.requests.set(self.requests.get() + 1);
         self.head_began.set(None);
-        Busy(Rc::clone(self))
+        let mut offers = self.offers.borrow_mut();
+        let place = offers.iter().position(|offer| *offer == Offer::Free).unwrap_or_else(|| {
+            offers.push(Offer::Free);
+            offers.len() - 1
+        });
+        if let Some(offer) = offers.get_mut(place) {
+            *offer = Offer::Nothing;
+        }
+        Busy { activity: Rc::clone(self), place }
     }
 
     /// The gateway is stopping: a connection without a request is closed after a while.
@@ -70,30 +98,57 @@ impl Activity {
         self.draining.set(Some(Instant::now()));
     }
 
+    /// Whether the client leaves an answer where it is. HTTP/2 can refuse one stream's octets and take all
+    /// others, so its socket does not tell; for HTTP/1 it does, whatever lies in buffers.
+    fn is_refused(&self, bound: Duration) -> bool {
+        let refused = |offer: &Offer| matches!(offer, Offer::Since(since) if since.elapsed() >= bound);
+        !self.lingers && self.offers.borrow().iter().any(refused)
+    }
+
     /// Whether a bound was passed.
     #[must_use]
     pub fn is_over(&self, patience: &Patience) -> bool {
         let past = |since: Option<Instant>, bound: Duration| since.is_some_and(|since| since.elapsed() >= bound);
-        if past(self.write_stalled.get(), patience.stalled) {
+        if past(self.write_stalled.get(), patience.stalled) || self.is_refused(patience.stalled) {
             return true;
         }
-        if self.requests.get() > 0 {
+        // What the client still takes is not cut off, though its request has ended for us.
+        if self.requests.get() > 0 || self.unflushed.get() || self.write_stalled.get().is_some() {
             return false;
         }
         past(self.head_began.get(), patience.head)
             || past(Some(self.since.get()), patience.idle)
-            || past(self.draining.get(), patience.linger)
+            // HTTP/2 ends by itself once it was told to (GOAWAY) and its last answer is out.
+            || (self.lingers && past(self.draining.get(), patience.linger))
     }
 }
 
 /// A request that is being served.
 #[derive(Debug)]
-pub struct Busy(Rc<Activity>);
+pub struct Busy {
+    activity: Rc<Activity>,
+    place: usize,
+}
+
+impl Busy {
+    /// The client has something to take, or (`false`) waits for the worker as we do.
+    pub fn offer(&self, something: bool) {
+        self.set(if something { Offer::Since(Instant::now()) } else { Offer::Nothing });
+    }
+
+    fn set(&self, offer: Offer) {
+        if let Some(place) = self.activity.offers.borrow_mut().get_mut(self.place) {
+            *place = offer;
+        }
+    }
+}
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        self.0.requests.set(self.0.requests.get().saturating_sub(1));
-        self.0.since.set(Instant::now());
+        self.set(Offer::Free);
+        let activity = &self.activity;
+        activity.requests.set(activity.requests.get().saturating_sub(1));
+        activity.since.set(Instant::now());
     }
 }
 
@@ -192,6 +247,7 @@ impl<S: AsyncRead + Peer + Unpin> AsyncRead for Watched<S> {
 impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.activity.unflushed.set(true);
         self.wrote(written)
     }
 
@@ -201,6 +257,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.activity.unflushed.set(true);
         self.wrote(written)
     }
 
@@ -210,6 +267,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = Pin::new(&mut self.stream).poll_flush(cx);
+        if flushed.is_ready() && self.activity.unflushed.replace(false) {
+            self.activity.since.set(Instant::now());
+        }
         self.wrote(flushed)
     }
 

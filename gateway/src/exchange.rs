@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use http::Version;
-use http_body::{Frame, SizeHint};
+use http_body::{Body as _, Frame, SizeHint};
 use tokio::sync::{Semaphore, watch};
 
 use crate::activity::Busy;
@@ -39,6 +39,30 @@ pub struct Snapshot {
     pub body_timeout: Duration,
 }
 
+/// How many passwords are checked at once, and how many wait for it. Each check takes megabytes of memory
+/// and a core for tens of milliseconds.
+#[derive(Debug)]
+pub struct PasswordRoom {
+    /// Checks that run.
+    pub running: Arc<Semaphore>,
+    /// Checks that run or wait.
+    pub admitted: Arc<Semaphore>,
+}
+
+impl PasswordRoom {
+    /// The most checks at once, however many cores there are: their memory is what is bounded.
+    const MOST: usize = 4;
+    /// How many may wait.
+    const WAITING: usize = 32;
+
+    /// Room for a gateway with so many threads.
+    #[must_use]
+    pub fn new(threads: usize) -> Self {
+        let running = threads.min(Self::MOST);
+        Self { running: Arc::new(Semaphore::new(running)), admitted: Arc::new(Semaphore::new(running + Self::WAITING)) }
+    }
+}
+
 /// What one thread needs for its requests. Threads share nothing that is written on a request's way
 /// but the windows of the in-process store.
 #[derive(Debug)]
@@ -57,8 +81,8 @@ pub struct Core {
     pub thread: usize,
     /// Names for requests.
     pub ids: RequestIds,
-    /// How many passwords may be checked at once, in all threads.
-    pub passwords: Arc<Semaphore>,
+    /// Room for checking passwords, in all threads.
+    pub passwords: Arc<PasswordRoom>,
     /// Whether the gateway is stopping, so that each connection's next answer is its last.
     pub stopping: watch::Receiver<bool>,
 }
@@ -67,7 +91,7 @@ pub struct Core {
 #[derive(Debug)]
 pub struct Exchange {
     pub(crate) core: Rc<Core>,
-    _busy: Busy,
+    busy: Busy,
     pub(crate) id: RequestId,
     pub(crate) began: SystemTime,
     pub(crate) clock: Instant,
@@ -97,7 +121,7 @@ impl Exchange {
         Box::new(Self {
             id: core.ids.next(),
             core,
-            _busy: busy,
+            busy,
             began: SystemTime::now(),
             clock: Instant::now(),
             peer,
@@ -168,7 +192,17 @@ pub struct AnswerBody {
 
 impl AnswerBody {
     pub(crate) fn new(content: Content, exchange: Box<Exchange>) -> Self {
+        exchange.busy.offer(true);
         Self { content, exchange }
+    }
+}
+
+impl Drop for AnswerBody {
+    fn drop(&mut self) {
+        // Dropped before its end, and not because the worker broke off: nobody is there to take it.
+        if self.exchange.reason.is_none() && !self.is_end_stream() && self.exchange.method != "HEAD" {
+            self.exchange.reason = Some(Reason::ClientGone);
+        }
     }
 }
 
@@ -188,6 +222,8 @@ impl http_body::Body for AnswerBody {
             Content::Whole(bytes) => Poll::Ready(bytes.take().filter(|bytes| !bytes.is_empty()).map(Ok)),
             Content::Worker(body) => body.poll_data(cx),
         };
+        // While the worker's next part is awaited, the client has nothing to take.
+        this.exchange.busy.offer(data.is_ready());
         data.map(|part| {
             part.map(|part| match part {
                 Ok(bytes) => {

@@ -16,6 +16,11 @@ pub fn read<'r>(method: &Method, uri: &'r Uri, headers: &'r HeaderMap) -> Result
     if *method == Method::CONNECT {
         return Err(HeadFault::Target);
     }
+    // HTTP/2 has no grammar of its own for targets (RFC 9113 §8.3.1); what HTTP/1 could not say is refused.
+    let written = |query: &str| query.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'"' | b'<' | b'>'));
+    if !uri.query().is_none_or(written) {
+        return Err(HeadFault::Target);
+    }
     host(uri, headers)
 }
 

@@ -29,10 +29,10 @@ use crate::head;
 use crate::policy::body::{self, BodyRule};
 use crate::policy::cors::{self, Earned};
 use crate::policy::limit::{Admission, Limit, Subject};
-use crate::policy::{Destination, Route, path};
+use crate::policy::{Destination, Route, authenticate, path};
 use crate::problem::{HeadFault, Problem, Stop};
 use crate::token_endpoint;
-use crate::types::{AddressBucket, Name, Principal, Timestamp};
+use crate::types::{AddressBucket, Name, Principal, Scheme, Timestamp};
 
 /// One request on one connection. Always gives an answer.
 ///
@@ -119,7 +119,10 @@ async fn travel(
     let principal = match decided {
         Ok(principal) => principal,
         Err(refusal) => {
-            charge_guess(exchange, route).await?;
+            // Nobody guesses by sending what can't be checked for our own reasons.
+            if refusal != authenticate::Refusal::IssuerUnavailable {
+                charge_guess(exchange, route).await?;
+            }
             let challenges = policy.authenticator.challenges(&route.authenticate, &refusal).collect();
             return Err(Stop::Authenticate(refusal, challenges));
         }
@@ -152,7 +155,7 @@ async fn travel(
             let (admission, rate) = admission.split();
             exchange.rate = rate;
             let upload = Rc::<Upload>::default();
-            let outgoing = read_body(exchange, route, &headers, body, &upload).await?;
+            let outgoing = read_body(exchange, route, &arrived.method, &headers, body, &upload).await?;
             let target = route.worker_path.as_deref().unwrap_or(&path);
             let request = worker_request(exchange, route, &arrived, target, headers, &principal, outgoing)?;
             let tally = core.metrics.tally(core.thread);
@@ -194,6 +197,7 @@ async fn admit(exchange: &Exchange, route: &Route, limits: &[Arc<Limit>], princi
 async fn read_body(
     exchange: &mut Exchange,
     route: &Route,
+    method: &Method,
     headers: &HeaderMap,
     body: &mut ClientBody,
     upload: &Rc<Upload>,
@@ -201,6 +205,10 @@ async fn read_body(
     let Some(rule) = &route.body else {
         return if body.is_empty() { Ok(Outgoing::Empty) } else { Err(Stop::Body(body::Refusal::NotTaken)) };
     };
+    // A route may list methods without a body beside those with one (RFC 9110 §9.3.1).
+    if body.is_empty() && matches!(*method, Method::GET | Method::HEAD) {
+        return Ok(Outgoing::Empty);
+    }
     rule.decide_head(headers).map_err(Stop::Body)?;
     let idle = exchange.core.snapshot.body_timeout;
     if !rule.needs_whole() {
@@ -306,7 +314,11 @@ fn finish(mut exchange: Box<Exchange>, outcome: Result<Answer, Problem>) -> Resp
         HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'"),
     );
     headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
-    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    // An answer to a proven caller is that caller's alone; caches know that of Authorization, not of API keys.
+    let public = exchange.principal.as_ref().is_some_and(|principal| principal.scheme == Scheme::Anonymous);
+    if !(public && headers.contains_key(header::CACHE_CONTROL)) {
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    }
     if exchange.http1 && *exchange.core.stopping.borrow() {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }

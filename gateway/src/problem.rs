@@ -303,7 +303,7 @@ fn head(fault: HeadFault) -> Problem {
                 .closing()
         }
         HeadFault::Target => {
-            Problem::new(Reason::HeadMalformed, "The request target must be a path, such as /predict (RFC 9112 §3.2).")
+            Problem::new(Reason::HeadMalformed, "The request target must be a path such as /predict, with what must be escaped in it escaped (RFC 9112 §3.2).")
                 .closing()
         }
         HeadFault::Wire(wire::Fault::Malformed(why)) => {

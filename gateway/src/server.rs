@@ -226,6 +226,28 @@ struct Open {
     ended: Notify,
 }
 
+/// One connection's place, given back however its task ends.
+struct Place {
+    core: Rc<Core>,
+    open: Rc<Open>,
+}
+
+impl Place {
+    fn take(thread: &Thread) -> Self {
+        thread.open.count.set(thread.open.count.get() + 1);
+        thread.core.metrics.tally(thread.core.thread).connection_opened();
+        Self { core: Rc::clone(&thread.core), open: Rc::clone(&thread.open) }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.core.metrics.tally(self.core.thread).connection_closed();
+        self.open.count.set(self.open.count.get() - 1);
+        self.open.ended.notify_one();
+    }
+}
+
 #[derive(Clone)]
 struct Thread {
     core: Rc<Core>,
@@ -238,16 +260,16 @@ struct Thread {
 impl Thread {
     async fn accept(mut self, listener: TcpListener) {
         let most = self.settings.max_connections.div_ceil(self.settings.threads);
-        let upkeep = tokio::task::spawn_local(upkeep(Rc::clone(&self.core)));
+        tokio::task::spawn_local(upkeep(Rc::clone(&self.core)));
+        tokio::task::spawn_local(self.core.log.clone().keep_flushing());
         loop {
             // A place before a connection: what can't be served stays in the kernel's queue.
-            while self.open.count.get() >= most {
-                self.open.ended.notified().await;
-            }
+            let full = self.open.count.get() >= most;
             let accepted = tokio::select! {
                 biased;
                 _ = self.stop.wait_for(|stop| *stop) => break,
-                accepted = listener.accept() => accepted,
+                () = self.open.ended.notified(), if full => continue,
+                accepted = listener.accept(), if !full => accepted,
             };
             self.admit(accepted).await;
         }
@@ -261,9 +283,9 @@ impl Thread {
                 self.open.ended.notified().await;
             }
         };
+        // Requests that are cut off after that have their records too: the last of the batch's owners, which
+        // are these requests' tasks, sends it.
         let _ = tokio::time::timeout(self.settings.drain, drained).await;
-        upkeep.abort();
-        self.core.log.flush();
     }
 
     async fn admit(&self, accepted: io::Result<(TcpStream, SocketAddr)>) {
@@ -272,15 +294,10 @@ impl Thread {
             tokio::time::sleep(ACCEPT_BACK_OFF).await;
             return;
         };
-        self.open.count.set(self.open.count.get() + 1);
-        let this = self.clone();
+        let (this, place) = (self.clone(), Place::take(self));
         tokio::task::spawn_local(async move {
-            let tally = this.core.metrics.tally(this.core.thread);
-            tally.connection_opened();
             this.connection(stream, peer.ip()).await;
-            tally.connection_closed();
-            this.open.count.set(this.open.count.get() - 1);
-            this.open.ended.notify_one();
+            drop(place);
         });
     }
 
@@ -309,7 +326,7 @@ impl Thread {
     }
 
     async fn http1(&self, stream: TlsStream<TcpStream>, peer: IpAddr) {
-        let activity = Activity::new();
+        let activity = Activity::new(true);
         let wire = Wire::new(Bounds { head: self.settings.max_head, headers: self.settings.max_headers });
         let connection = http1::Builder::new()
             .max_headers(self.settings.max_headers + 1)
@@ -337,7 +354,7 @@ impl Thread {
     }
 
     async fn http2(&self, stream: TlsStream<TcpStream>, peer: IpAddr) {
-        let activity = Activity::new();
+        let activity = Activity::new(false);
         let connection = http2::Builder::new(LocalExecutor)
             .timer(TokioTimer::new())
             .max_concurrent_streams(self.settings.max_streams)
@@ -376,6 +393,9 @@ impl Thread {
                 }
                 _ = clock.tick() => {
                     if activity.is_over(patience) {
+                        // HTTP/2 says which requests were not looked at; HTTP/1 has no word for it.
+                        graceful(connection.as_mut());
+                        let _ = tokio::time::timeout(LINGER, connection).await;
                         return;
                     }
                 }

@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, header};
@@ -10,6 +11,9 @@ use crate::exchange::Core;
 use crate::policy::token::{PasswordGrant, Refusal, TokenIssuer};
 use crate::problem::Stop;
 use crate::types::{RequestId, Timestamp};
+
+/// How long a request waits for its password to be checked.
+const LONGEST_WAIT: Duration = Duration::from_secs(2);
 
 /// Answers a token request (RFC 6749 §4.3.2).
 ///
@@ -25,8 +29,9 @@ pub async fn answer(
 ) -> Result<Response<Bytes>, Stop> {
     let grant = PasswordGrant::parse(form).map_err(Stop::Token)?;
     let user = grant.username.clone();
-    // A bound on memory and time: each check takes megabytes and a core for tens of milliseconds.
-    let Ok(place) = Arc::clone(&core.passwords).try_acquire_owned() else { return Err(Stop::TokenBusy) };
+    let Ok(_admitted) = core.passwords.admitted.try_acquire() else { return Err(Stop::TokenBusy) };
+    let running = tokio::time::timeout(LONGEST_WAIT, Arc::clone(&core.passwords.running).acquire_owned());
+    let Ok(Ok(place)) = running.await else { return Err(Stop::TokenBusy) };
     let snapshot = Arc::clone(&core.snapshot);
     let checked = tokio::task::spawn_blocking(move || {
         let _place = place;

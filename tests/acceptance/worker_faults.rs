@@ -354,4 +354,5 @@ async fn a_client_that_leaves_in_the_middle_of_an_answer_frees_the_worker() {
     worker.wait_for_hang_ups(1).await;
     let record = gateway.log().access(&head.request_id()).await;
     assert_eq!((&record["status"], &record["bytes_out"]), (&json!(200), &json!(5)));
+    assert_eq!(record["reason"], "client-gone");
 }

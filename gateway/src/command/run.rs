@@ -8,7 +8,7 @@ use std::time::Duration;
 use aws_lc_rs::rand;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
 use super::Failure;
 use gateway::admin::{self, Admin};
@@ -18,7 +18,7 @@ use gateway::edge::keys::KeyRing;
 use gateway::edge::log::{BatchLog, Log, LogWriter};
 use gateway::edge::metrics::Metrics;
 use gateway::edge::upstream::Pool;
-use gateway::exchange::{Core, Snapshot};
+use gateway::exchange::{Core, PasswordRoom, Snapshot};
 use gateway::problem::Reason;
 use gateway::server::{self, Serving};
 use gateway::types::RequestIds;
@@ -67,7 +67,7 @@ impl Gateway {
         let store = Arc::new(SharedStore::new(store));
         let keys = KeyRing::new(policy.authenticator.issuers());
         let snapshot = Arc::new(Snapshot { keys, hsts: listener.hsts, body_timeout: listener.body_timeout, policy });
-        let passwords = Arc::new(Semaphore::new(threads));
+        let passwords = Arc::new(PasswordRoom::new(threads));
         let pools = Arc::new(pools);
         let (stop, stopped) = watch::channel(false);
 

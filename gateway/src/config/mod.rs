@@ -146,8 +146,11 @@ impl Sources {
         if let Ok(dict) = figment.extract::<Dict>() {
             referred_variables(&dict, &mut secrets);
         }
-        let env =
-            Env::prefixed(PREFIX).filter(move |key| !secrets.iter().any(|name| *key == name.as_str())).split("__");
+        // Kubernetes sets GATEWAY_PORT and the like for a service that is called `gateway`.
+        let foreign = |key: &str| key.starts_with("service_") || key == "port" || key.starts_with("port_");
+        let env = Env::prefixed(PREFIX)
+            .filter(move |key| !secrets.iter().any(|name| *key == name.as_str()) && !foreign(key.as_str()))
+            .split("__");
         figment.merge(env).extract().map_err(|error| {
             let mistakes = error.into_iter().map(|error| Mistake {
                 place: error.metadata.as_ref().map_or_else(String::new, |metadata| metadata.name.to_string()),

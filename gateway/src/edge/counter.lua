@@ -15,12 +15,19 @@ local oldest, used, admitted = {}, {}, 1
 for i, key in ipairs(KEYS) do
   local edge = now - ARGV[2 * i]
   local first = tonumber(redis.call('LINDEX', key, 0))
-  while first and first <= edge do
-    redis.call('LPOP', key)
+  local low, high = 0, first and redis.call('LLEN', key) or 0
+  used[i] = high
+  if first and first <= edge then
+    -- Times never fall along the list, so the first that still counts is found by halving.
+    while low < high do
+      local middle = math.floor((low + high) / 2)
+      if tonumber(redis.call('LINDEX', key, middle)) <= edge then low = middle + 1 else high = middle end
+    end
+    redis.call('LTRIM', key, low, -1)
+    used[i] = used[i] - low
     first = tonumber(redis.call('LINDEX', key, 0))
   end
   oldest[i] = first
-  used[i] = first and redis.call('LLEN', key) or 0
   if used[i] >= tonumber(ARGV[2 * i - 1]) then
     admitted = 0
   end

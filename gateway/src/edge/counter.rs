@@ -305,6 +305,7 @@ pub struct Counter {
     shared: Arc<SharedStore>,
     script: Script,
     connection: RefCell<Option<MultiplexedConnection>>,
+    generation: Cell<u64>,
     ask_again: Cell<Option<Instant>>,
 }
 
@@ -337,7 +338,7 @@ impl Counter {
     #[must_use]
     pub fn new(shared: Arc<SharedStore>) -> Self {
         let script = Script::new(include_str!("counter.lua"));
-        Self { shared, script, connection: RefCell::default(), ask_again: Cell::default() }
+        Self { shared, script, connection: RefCell::default(), generation: Cell::default(), ask_again: Cell::default() }
     }
 
     /// Decides all limits at once. `changed` is told when the store is lost or back.
@@ -387,7 +388,8 @@ impl Counter {
             return None;
         }
         let timeout = self.shared.settings.timeout;
-        let failure = match tokio::time::timeout(timeout, self.decide_in_redis(limits, subject)).await {
+        let used = Cell::new(self.generation.get());
+        let failure = match tokio::time::timeout(timeout, self.decide_in_redis(limits, subject, &used)).await {
             Ok(Ok(decision)) => {
                 self.ask_again.set(None);
                 if self.shared.lost.load(Ordering::Relaxed) && self.shared.lost.swap(false, Ordering::Relaxed) {
@@ -398,8 +400,11 @@ impl Counter {
             Ok(Err(error)) => describe(&error),
             Err(_) => format!("no answer within {timeout:?}"),
         };
-        // The connection's state is in doubt; the next attempt begins with a new one.
-        self.connection.replace(None);
+        // The connection's state is in doubt; the next attempt begins with a new one. Another call may have
+        // begun with one already.
+        if self.generation.get() == used.get() {
+            self.connection.replace(None);
+        }
         self.ask_again.set(Some(Instant::now() + BACK_OFF));
         if !self.shared.lost.swap(true, Ordering::Relaxed) {
             changed(StoreChange::Lost(failure));
@@ -407,7 +412,12 @@ impl Counter {
         None
     }
 
-    async fn decide_in_redis(&self, limits: &[Arc<Limit>], subject: &Subject<'_>) -> redis::RedisResult<Decision> {
+    async fn decide_in_redis(
+        &self,
+        limits: &[Arc<Limit>],
+        subject: &Subject<'_>,
+        used: &Cell<u64>,
+    ) -> redis::RedisResult<Decision> {
         let held = self.connection.borrow().clone();
         if let Some(connection) = held {
             match self.call(connection, limits, subject).await {
@@ -419,6 +429,9 @@ impl Counter {
         }
         let Some(info) = &self.shared.settings.redis else { return Ok(Decision::default()) };
         let connection = connect(info, self.shared.settings.timeout).await?;
+        used.set(self.generation.get() + 1);
+        self.generation.set(used.get());
+        self.connection.replace(Some(connection.clone()));
         self.call(connection, limits, subject).await
     }
 
@@ -428,8 +441,6 @@ impl Counter {
         limits: &[Arc<Limit>],
         subject: &Subject<'_>,
     ) -> redis::RedisResult<Decision> {
-        // Others of this thread use it while this call waits.
-        self.connection.replace(Some(connection.clone()));
         let mut call = self.script.prepare_invoke();
         for limit in limits {
             call.key(self.key(limit, subject)).arg(limit.quota).arg(limit.window);

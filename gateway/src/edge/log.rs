@@ -4,7 +4,7 @@
 //! way to it is bounded: what does not fit is dropped and counted, never waited for. JSON for machines,
 //! one readable line for people. Never sees a header, a body or a query, so no secret can pass through.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt::Write as _;
 use std::io;
 use std::rc::Rc;
@@ -12,10 +12,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use tokio::sync::Notify;
 
 use crate::settings::{Named, Section};
 use crate::types::RequestId;
@@ -24,6 +25,8 @@ use crate::types::RequestId;
 const MOST_WAITING: usize = 256;
 /// A batch that is sent at once, in bytes.
 const FULL_BATCH: usize = 32 << 10;
+/// How long the end waits for a sink that takes nothing.
+const LONGEST_FINISH: Duration = Duration::from_secs(2);
 /// How long a record may wait for others.
 const LONGEST_WAIT: Duration = Duration::from_millis(10);
 /// The longest path that is written, in bytes.
@@ -97,11 +100,22 @@ impl LogWriter {
         self.log.clone()
     }
 
-    /// Writes what is waiting and ends. An empty batch is the sign to stop.
+    /// Writes what is waiting and ends; gives up on a sink that takes nothing. An empty batch is the sign to
+    /// stop.
     pub fn finish(mut self) {
-        let _ = self.log.sender.send(Vec::new());
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
+        let deadline = Instant::now() + LONGEST_FINISH;
+        let mut stop = Some(Vec::new());
+        while let Some(thread) = self.thread.take_if(|thread| !thread.is_finished()) {
+            if let Some(batch) = stop.take()
+                && let Err(TrySendError::Full(batch)) = self.log.sender.try_send(batch)
+            {
+                stop = Some(batch);
+            }
+            if Instant::now() >= deadline {
+                return;
+            }
+            self.thread = Some(thread);
+            std::thread::sleep(Duration::from_millis(1));
         }
     }
 }
@@ -154,53 +168,71 @@ impl Log {
     }
 }
 
-/// A thread's own batch.
+/// A thread's own batch. Sent when it is full, when its oldest record has waited long enough, and when the
+/// last of its owners goes.
 #[derive(Clone, Debug)]
-pub struct BatchLog {
+pub struct BatchLog(Rc<Batch>);
+
+#[derive(Debug)]
+struct Batch {
     log: Log,
-    batch: Rc<RefCell<(String, u64)>>,
+    text: RefCell<String>,
+    records: Cell<u64>,
+    begun: Notify,
 }
 
 impl BatchLog {
     /// A batch of one thread.
     #[must_use]
     pub fn new(log: Log) -> Self {
-        Self { log, batch: Rc::default() }
+        Self(Rc::new(Batch { log, text: RefCell::default(), records: Cell::default(), begun: Notify::new() }))
     }
 
-    /// Adds a request's records. Needs a `LocalSet` or local runtime around it for the time bound.
+    /// Adds a request's records.
     pub fn request(&self, record: &Record<'_>) {
-        let mut batch = self.batch.borrow_mut();
-        let first = batch.0.is_empty();
-        let mut line = Line { format: self.log.format, out: std::mem::take(&mut batch.0) };
+        let batch = &*self.0;
+        let mut text = batch.text.borrow_mut();
+        if text.is_empty() {
+            batch.begun.notify_one();
+        }
+        let mut line = Line { format: batch.log.format, out: std::mem::take(&mut text) };
         record.write(&mut line);
-        batch.0 = line.out;
-        batch.1 += 1;
-        let full = batch.0.len() >= FULL_BATCH;
-        drop(batch);
-        if full {
-            self.flush();
-        } else if first {
-            let this = self.clone();
-            tokio::task::spawn_local(async move {
-                tokio::time::sleep(LONGEST_WAIT).await;
-                this.flush();
-            });
+        *text = line.out;
+        batch.records.set(batch.records.get() + 1);
+        if text.len() >= FULL_BATCH {
+            drop(text);
+            batch.flush();
         }
     }
 
-    /// Sends what was gathered.
-    pub fn flush(&self) {
-        let (batch, records) = self.batch.take();
-        if !batch.is_empty() {
-            self.log.send(batch.into_bytes(), records);
+    /// Sends batches whose oldest record has waited long enough, for ever.
+    pub async fn keep_flushing(self) {
+        loop {
+            self.0.begun.notified().await;
+            tokio::time::sleep(LONGEST_WAIT).await;
+            self.0.flush();
         }
     }
 
     /// The way past the batch, for changes of state.
     #[must_use]
     pub fn log(&self) -> &Log {
-        &self.log
+        &self.0.log
+    }
+}
+
+impl Batch {
+    fn flush(&self) {
+        let text = self.text.take();
+        if !text.is_empty() {
+            self.log.send(text.into_bytes(), self.records.take());
+        }
+    }
+}
+
+impl Drop for Batch {
+    fn drop(&mut self) {
+        self.flush();
     }
 }
 

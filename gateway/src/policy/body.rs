@@ -272,8 +272,8 @@ impl CleanText {
             at.strip_prefix('/')
                 .map(|rest| rest.split('/').map(|p| p.replace("~1", "/").replace("~0", "~").into()).collect())
         };
-        if parts.is_none() {
-            section.mistake("at", format!("is {at:?}, which is not a JSON pointer"), "begin it with a slash");
+        if parts.is_none() || !at.is_ascii() {
+            section.mistake("at", format!("is {at:?}, which is not a JSON pointer in ASCII"), "begin it with a slash");
         }
         section.finish();
         Some(Self { at: parts?, nfc, controls, max_chars })

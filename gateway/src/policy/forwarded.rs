@@ -22,11 +22,11 @@ impl TrustedProxies {
     pub fn compile(section: &Section<'_>) -> Self {
         let mut networks = Vec::new();
         for (index, network) in section.list::<Network>("trusted_proxies") {
-            if network.is_everything() {
+            if network.is_too_large() {
                 section.mistake_at(
                     "trusted_proxies",
                     index,
-                    "trusts every address, so that any client could choose its own",
+                    "trusts more addresses than one network has, so that any client there could choose its own",
                     "list the addresses of your proxies",
                 );
             }

@@ -139,9 +139,15 @@ impl Limit {
             section.mistake("quota", format!("is {quota}"), format!("write a number from 1 to {MOST_QUOTA}"));
         }
         let window: Option<Duration> = section.required("window", "write the window's length, such as \"60s\"");
-        if let Some(window) = window.filter(|window| window.subsec_millis() != 0 || window.as_secs() > 31 * 86_400) {
-            let reason = format!("is {window:?}, and headers give windows in whole seconds");
-            section.mistake("window", reason, "write whole seconds, up to \"31d\"");
+        match window {
+            Some(window) if window.subsec_millis() != 0 => {
+                let reason = format!("is {window:?}, and headers give windows in whole seconds");
+                section.mistake("window", reason, "write whole seconds");
+            }
+            Some(window) if window.as_secs() > 31 * 86_400 => {
+                section.mistake("window", "is longer than 31 days", "write at most \"31d\"");
+            }
+            Some(_) | None => {}
         }
         let mut scope = Scope::default();
         for by in section.all::<By>("by") {

@@ -235,6 +235,9 @@ impl Parts<'_> {
                         "define [token], or remove the route",
                     );
                 }
+                for key in ["worker_path", "body"].into_iter().filter(|key| section.has(key)) {
+                    section.mistake(key, "stands beside builtin = \"token\", which has its own", "remove it");
+                }
                 Some(Destination::Token)
             }
             (None, None) => {

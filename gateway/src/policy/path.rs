@@ -10,8 +10,8 @@ use std::borrow::Cow;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ambiguous(pub &'static str);
 
-/// The path in its normal form: begins with `/`; unreserved octets unescaped and all other escapes in
-/// upper case (RFC 3986 §6.2.2). Applied twice it changes nothing.
+/// The path in its normal form: begins with `/`; every octet that may stand there itself does, and
+/// all other escapes are in upper case (RFC 3986 §6.2.2), so that one decoded path has one spelling. Applied twice it changes nothing.
 ///
 /// # Errors
 /// [`Ambiguous`], with what was found.
@@ -64,7 +64,7 @@ fn unescape(path: &str) -> Result<String, Ambiguous> {
             b'%' => return Err(Ambiguous("it is escaped twice")),
             b';' => return Err(Ambiguous("it has a path parameter")),
             0..=0x1f | 0x7f => return Err(Ambiguous("it has a control character")),
-            octet if is_unreserved(octet) => normal.push(octet),
+            octet if is_plain(octet) => normal.push(octet),
             octet => normal.extend_from_slice(format!("%{octet:02X}").as_bytes()),
         }
         decoded.push(octet);
@@ -87,6 +87,7 @@ mod tests {
             ("/predict", "/predict"),
             ("/predict/", "/predict/"),
             ("/a%2Db", "/a-b"),
+            ("/v1/iris%3Apredict%40%21%24%26%27%28%29%2A%2b%2C%3d", "/v1/iris:predict@!$&'()*+,="),
             ("/%7euser", "/~user"),
             ("/caf%c3%a9", "/caf%C3%A9"),
             ("/a%20b", "/a%20b"),
@@ -139,6 +140,14 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn every_spelling_of_a_path_has_one_normal_form(path in "/[a-z:@!$&'()*+,=~-]{1,12}", escape in prop::collection::vec(any::<bool>(), 12)) {
+            let spelled: String = path.chars().skip(1).zip(escape).fold("/".into(), |spelled: String, (c, escape)| {
+                if escape { spelled + &format!("%{:02x}", u32::from(c)) } else { spelled + &c.to_string() }
+            });
+            prop_assert_eq!(normalize(&spelled), normalize(&path));
+        }
+
         #[test]
         fn twice_changes_nothing(path in "/[a-zA-Z0-9%./;~é-]{0,24}") {
             if let Ok(once) = normalize(&path) {

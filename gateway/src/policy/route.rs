@@ -89,6 +89,11 @@ impl Match {
         Some(Self { hosts: hosts.map(Into::into), path, methods: methods.into() })
     }
 
+    /// Whether both match the same path, and either both name hosts or neither does.
+    fn is_beside(&self, other: &Self) -> bool {
+        self.path.segments == other.path.segments && self.hosts.is_some() == other.hosts.is_some()
+    }
+
     fn takes_host(&self, host: &str) -> bool {
         // A host is compared without its port: the listener decides which ports there are.
         self.hosts.as_ref().is_none_or(|hosts| hosts.iter().any(|h| h.eq_ignore_ascii_case(without_port(host))))
@@ -196,14 +201,9 @@ impl RouteTable {
         }
     }
 
-    /// Puts the routes in their order of precedence: routes with named hosts first, then what says more.
+    /// Puts the routes in their order of precedence: what says more goes first.
     pub fn seal(&mut self) {
-        for routes in self.exact.values_mut() {
-            routes.sort_by_key(|(matched, _)| matched.hosts.is_none());
-        }
-        self.patterns.sort_by(|(a, _), (b, _)| {
-            (a.hosts.is_none(), &a.path.segments).cmp(&(b.hosts.is_none(), &b.path.segments))
-        });
+        self.patterns.sort_by(|(a, _), (b, _)| a.path.segments.cmp(&b.path.segments));
     }
 
     /// The route of a request. `host` is the authority, `path` is normal; a preflight passes the method
@@ -212,13 +212,17 @@ impl RouteTable {
     /// # Errors
     /// [`Refusal`].
     pub fn find(&self, host: &str, path: &str, method: &Method) -> Result<RouteId, Refusal> {
+        let exact = || self.exact.get(path).into_iter().flatten();
+        let patterns = || self.patterns.iter().filter(|(matched, _)| matched.path.matches(path));
+        // Routes that name their hosts go before those for every host, whatever their paths.
+        let named = exact().chain(patterns()).filter(|(matched, _)| matched.hosts.is_some());
+        let unnamed = exact().chain(patterns()).filter(|(matched, _)| matched.hosts.is_none());
+        let mut here = named.chain(unnamed).filter(|(matched, _)| matched.takes_host(host)).peekable();
+        // The first one owns the path: a method that it does not take must not lead to a broader route,
+        // whose rules are for other paths.
+        let owner = here.peek().map(|(matched, _)| matched);
         let mut allow = Vec::new();
-        let exact = self.exact.get(path).into_iter().flatten();
-        let patterns = self.patterns.iter().filter(|(matched, _)| matched.path.matches(path));
-        for (matched, id) in exact.chain(patterns) {
-            if !matched.takes_host(host) {
-                continue;
-            }
+        for (matched, id) in here.filter(|(matched, _)| owner.is_some_and(|owner| owner.is_beside(matched))) {
             if matched.methods.contains(method) {
                 return Ok(*id);
             }
@@ -247,7 +251,39 @@ pub enum Refusal {
 
 #[cfg(test)]
 mod tests {
-    use super::{Pattern, without_port};
+    use super::{Match, Pattern, Refusal, RouteId, RouteTable, without_port};
+    use http::Method;
+
+    #[test]
+    fn the_route_that_says_most_owns_the_path() {
+        let mut table = RouteTable::default();
+        for (position, toml) in [
+            "path = \"/*\"\nmethods = [\"GET\", \"POST\"]",
+            "path = \"/models/iris\"\nmethods = [\"GET\"]",
+            "path = \"/models/iris\"\nmethods = [\"PUT\"]",
+            "path = \"/*\"\nmethods = [\"GET\"]\nhosts = [\"inside.example\"]",
+        ]
+        .iter()
+        .enumerate()
+        {
+            let add = |section: &crate::settings::Section<'_>| {
+                table.add(section, Match::compile(section, None).expect("legal"), RouteId::new(position));
+            };
+            let ((), mistakes) = crate::settings::tests::with_section(toml, add);
+            assert_eq!(mistakes, []);
+        }
+        table.seal();
+        for (host, path, method, route) in [
+            ("a.example", "/models/iris", Method::GET, Ok(RouteId::new(1))),
+            ("a.example", "/models/iris", Method::PUT, Ok(RouteId::new(2))),
+            ("a.example", "/models/iris", Method::POST, Err(Refusal::Method { allow: "GET, PUT".into() })),
+            ("a.example", "/other", Method::POST, Ok(RouteId::new(0))),
+            ("inside.example", "/models/iris", Method::GET, Ok(RouteId::new(3))),
+            ("inside.example:8443", "/other", Method::POST, Err(Refusal::Method { allow: "GET".into() })),
+        ] {
+            assert_eq!(table.find(host, path, &method), route, "{host} {path} {method}");
+        }
+    }
 
     fn pattern(text: &str) -> Pattern {
         crate::settings::tests::with_section("", |section| Pattern::compile(section, text)).0.expect("a legal pattern")

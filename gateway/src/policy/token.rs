@@ -17,7 +17,7 @@ use serde::Serialize;
 use super::authenticate::jwt::{JwtAlgorithm, VerifyKey, strong_secret};
 use super::authorize::Roles;
 use crate::settings::Section;
-use crate::types::{Name, RequestId, RoleSet, Secret, Timestamp};
+use crate::types::{Name, RequestId, RoleSet, Secret, Sha256, Timestamp};
 
 /// The longest password in bytes: nothing is cut, and nothing is hashed that only costs time.
 const MOST_PASSWORD: usize = 1024;
@@ -39,7 +39,7 @@ pub struct TokenIssuer {
     verify_key: VerifyKey,
     users: HashMap<Name, User>,
     /// Checked for unknown users, so that they take the time of known ones.
-    nobody: Box<str>,
+    nobodies: Vec<Box<str>>,
 }
 
 impl std::fmt::Debug for TokenIssuer {
@@ -90,7 +90,7 @@ impl TokenIssuer {
                     section.mistake(
                         "signing_key",
                         reason,
-                        "make one as the README shows, in PEM (PKCS #8), or 32 random bytes or more for HS256",
+                        "make one as certs/README.md shows: PEM (PKCS #8), or 32 random bytes or more for HS256",
                     );
                 })
                 .ok()
@@ -103,7 +103,7 @@ impl TokenIssuer {
             lifetime,
             signing_key,
             verify_key,
-            nobody: nobody(&users)?.into(),
+            nobodies: nobodies(&users)?,
             users,
         })
     }
@@ -132,10 +132,16 @@ impl TokenIssuer {
     /// [`Refusal::Grant`] alike for an unknown user and a wrong password.
     pub fn check(&self, grant: &PasswordGrant) -> Result<(), Refusal> {
         let user = self.users.get(grant.username.as_str());
-        let digest = user.map_or(&*self.nobody, |user| &*user.digest);
+        let digest = user.map_or_else(|| self.nobody(&grant.username), |user| &*user.digest);
         let matches = PasswordHash::new(digest)
             .is_ok_and(|digest| argon2().verify_password(grant.password.expose(), &digest).is_ok());
         if matches && user.is_some() { Ok(()) } else { Err(Refusal::Grant) }
+    }
+
+    /// The digest that an unknown name is checked against: the same one each time.
+    fn nobody(&self, name: &str) -> &str {
+        let pick = u32::from_le_bytes(Sha256::of(name.as_bytes()).prefix()) as usize;
+        self.nobodies.get(pick % self.nobodies.len().max(1)).map_or("", |digest| digest)
     }
 
     /// Makes a token for a user whose password was checked. `id` becomes its `jti`.
@@ -186,13 +192,28 @@ fn compile_users(root: &Section<'_>, roles: &Roles) -> HashMap<Name, User> {
     users
 }
 
-/// A digest that no password has, as dear as the dearest of the users', so that time does not tell who
-/// exists.
-fn nobody(users: &HashMap<Name, User>) -> Option<String> {
+/// Digests that no password has, one at the cost of each user's, so that time does not tell who exists:
+/// every name that is unknown always costs what one of the known ones does.
+fn nobodies(users: &HashMap<Name, User>) -> Option<Vec<Box<str>>> {
     let costs = users.values().filter_map(|user| Params::try_from(&PasswordHash::new(&user.digest).ok()?).ok());
-    let dearest = costs.max_by_key(|params| u64::from(params.m_cost()) * u64::from(params.t_cost()));
-    let argon2 = Argon2::new(Argon2Algorithm::Argon2id, Version::V0x13, dearest.unwrap_or(Params::DEFAULT));
-    argon2.hash_password_with_salt(b"nobody's password", b"nobody's own salt").map(|digest| digest.to_string()).ok()
+    let mut costs: Vec<Params> = costs.collect();
+    costs.sort_by_key(|params| (params.m_cost(), params.t_cost(), params.p_cost()));
+    if costs.is_empty() {
+        costs.push(Params::DEFAULT);
+    }
+    let mut digests: Vec<(Params, Box<str>)> = Vec::new();
+    for cost in costs {
+        let known = digests.iter().find(|(known, _)| *known == cost).map(|(_, digest)| digest.clone());
+        let digest = if let Some(digest) = known {
+            digest
+        } else {
+            let argon2 = Argon2::new(Argon2Algorithm::Argon2id, Version::V0x13, cost.clone());
+            let digest = argon2.hash_password_with_salt(b"nobody's password", b"nobody's own salt");
+            digest.ok()?.to_string().into()
+        };
+        digests.push((cost, digest));
+    }
+    Some(digests.into_iter().map(|(_, digest)| digest).collect())
 }
 
 /// Argon2id with OWASP's first choice of cost: 19 MiB, two passes, one lane.
@@ -375,7 +396,8 @@ mod tests {
             Argon2::new(Argon2Algorithm::Argon2id, Version::V0x13, Params::new(7168, 1, 1, None).expect("legal"));
         let digest = cheap.hash_password_with_salt(b"x", b"a salt of sixteen").expect("it can be hashed").to_string();
         let users = HashMap::from([("alice".into(), User { digest: digest.into(), roles: RoleSet::default() })]);
-        assert!(nobody(&users).is_some_and(|digest| digest.contains("m=7168,t=1,p=1")));
+        let nobodies = nobodies(&users).expect("it can be hashed");
+        assert!(nobodies.len() == 1 && nobodies.iter().all(|digest| digest.contains("m=7168,t=1,p=1")));
     }
 
     #[test]

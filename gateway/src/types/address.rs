@@ -45,14 +45,20 @@ impl Network {
         };
         let base: IpAddr = address.parse().ok()?;
         let longest = if base.is_ipv4() { 32 } else { 128 };
-        let prefix = prefix.unwrap_or(longest);
-        (prefix <= longest).then_some(Self { base, prefix })
+        let prefix: u8 = prefix.unwrap_or(longest);
+        match base.to_canonical() {
+            // `::ffff:10.0.0.0/104` is 10.0.0.0/8; addresses are compared in that form.
+            v4 @ IpAddr::V4(_) if base.is_ipv6() => {
+                prefix.checked_sub(96).filter(|prefix| *prefix <= 32).map(|prefix| Self { base: v4, prefix })
+            }
+            _ => (prefix <= longest).then_some(Self { base, prefix }),
+        }
     }
 
-    /// Whether the block is every address there is.
+    /// Whether the block is larger than anybody's own network: more than a /8, or a /16 of IPv6.
     #[must_use]
-    pub fn is_everything(&self) -> bool {
-        self.prefix == 0
+    pub fn is_too_large(&self) -> bool {
+        self.prefix < if self.base.is_ipv4() { 8 } else { 16 }
     }
 
     /// Whether `address` lies in the block.
@@ -98,6 +104,7 @@ mod tests {
             ("10.0.0.1", "10.0.0.1", true),
             ("10.0.0.1", "10.0.0.2", false),
             ("10.0.0.0/8", "::ffff:10.1.1.1", true),
+            ("::ffff:10.0.0.0/104", "10.1.1.1", true),
             ("2001:db8::/32", "2001:db8:ffff::1", true),
             ("2001:db8::/32", "2001:db9::1", false),
             ("0.0.0.0/0", "203.0.113.1", true),

@@ -149,6 +149,13 @@ pub(super) fn clean_answer(headers: &mut HeaderMap) {
     for name in &NOT_THE_WORKERS {
         headers.remove(name);
     }
+    // An absolute address would name the worker's own network.
+    if headers
+        .get(header::LOCATION)
+        .is_some_and(|to| !to.as_bytes().starts_with(b"/") || to.as_bytes().starts_with(b"//"))
+    {
+        headers.remove(header::LOCATION);
+    }
     let foreign: Vec<HeaderName> = headers
         .keys()
         .filter(|name| {

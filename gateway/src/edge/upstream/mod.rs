@@ -214,7 +214,7 @@ impl Pool {
         *request.version_mut() = Version::HTTP_11;
         let exchange = self.in_time(upload, self.exchange(request, &connected)).await;
         // A client that broke its own body also breaks the connection to the worker; it is to blame.
-        if let Some(fault) = upload.fault.get() {
+        if let Some(fault) = upload.fault() {
             return Err(Fault::Client(fault));
         }
         let (response, worker, sender) = exchange?;
@@ -249,10 +249,9 @@ impl Pool {
     async fn in_time<T>(&self, upload: &Upload, exchange: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
         let mut exchange = std::pin::pin!(exchange);
         loop {
-            let uploading = upload.open.get();
             match timeout(self.settings.answer_timeout, exchange.as_mut()).await {
                 Ok(done) => return done,
-                Err(_) if uploading => {}
+                Err(_) if upload.is_on_its_way() => {}
                 Err(_) => return Err(Fault::Slow),
             }
         }

@@ -101,8 +101,24 @@ impl ClientFault {
 /// How a client's body fares, for whoever waits for the worker's answer meanwhile.
 #[derive(Debug, Default)]
 pub struct Upload {
-    pub(super) fault: Cell<Option<ClientFault>>,
-    pub(super) open: Cell<bool>,
+    fault: Cell<Option<ClientFault>>,
+    open: Cell<bool>,
+    awaited: Cell<bool>,
+    moved: Cell<bool>,
+}
+
+impl Upload {
+    /// Whether the client is what is waited for, or something of its body has moved since this was asked last.
+    /// While neither is so, the worker has stopped reading.
+    pub(super) fn is_on_its_way(&self) -> bool {
+        let moved = self.moved.replace(false);
+        self.open.get() && (moved || self.awaited.get())
+    }
+
+    /// What the client did wrong.
+    pub(super) fn fault(&self) -> Option<ClientFault> {
+        self.fault.get()
+    }
 }
 
 /// The slowest that a body may come as a whole, in bytes per second, beside the bound on each pause.
@@ -149,13 +165,18 @@ impl ClientStream {
                     self.left = left;
                     let next = tokio::time::Instant::now() + self.idle;
                     self.timer.as_mut().reset(next.min(self.last));
+                    self.upload.awaited.set(false);
+                    self.upload.moved.set(true);
                     return Poll::Ready(Some(Ok(Frame::data(data))));
                 }
                 Poll::Ready(Some(Err(error))) => break ClientFault::of(&error),
                 Poll::Ready(None) => return Poll::Ready(None),
                 Poll::Pending => match self.timer.as_mut().poll(cx) {
                     Poll::Ready(()) => break ClientFault::Slow,
-                    Poll::Pending => return Poll::Pending,
+                    Poll::Pending => {
+                        self.upload.awaited.set(true);
+                        return Poll::Pending;
+                    }
                 },
             }
         };
