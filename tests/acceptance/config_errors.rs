@@ -435,7 +435,7 @@ lifetime = "48h"
 
   2.toml:6:1  limits.other.window
     is 1.5s, and headers give windows in whole seconds
-    help: write whole seconds, up to "31d"
+    help: write whole seconds
 
   2.toml:10:1  routes.predict.body.depth
     is 0
@@ -532,11 +532,11 @@ trusted_proxies = ["0.0.0.0/0", "::/0", "10.0.0.0/40"]
     help: write a network such as "10.0.0.0/8" or one address
 
   2.toml:2:20  client_address.trusted_proxies.0
-    trusts every address, so that any client could choose its own
+    trusts more addresses than one network has, so that any client there could choose its own
     help: list the addresses of your proxies
 
   2.toml:2:33  client_address.trusted_proxies.1
-    trusts every address, so that any client could choose its own
+    trusts more addresses than one network has, so that any client there could choose its own
     help: list the addresses of your proxies
 "#,
     ),
