@@ -27,7 +27,13 @@ enum Command {
     /// Run the gateway.
     Run(Files),
     /// Say what is wrong with the configuration, all of it, and start nothing.
-    Check(Files),
+    Check {
+        #[command(flatten)]
+        files: Files,
+        /// For machines: a JSON object with every mistake.
+        #[arg(long)]
+        json: bool,
+    },
     /// API keys.
     #[command(subcommand)]
     Key(KeyCommand),
@@ -62,7 +68,7 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Quickstart(options) => command::quickstart::run(&options),
         Command::Run(files) => command::run::run(&files.into_config(), std::io::stdout().is_terminal()),
-        Command::Check(files) => command::check(&files.into_config()),
+        Command::Check { files, json } => command::check(&files.into_config(), json),
         Command::Key(KeyCommand::New(options)) => command::key::new(&options),
         Command::Password(PasswordCommand::Hash) => command::password(),
         Command::Health(options) => command::health::run(&options),

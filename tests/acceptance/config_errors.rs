@@ -1155,3 +1155,20 @@ async fn the_workers_file_that_is_shipped_loads() {
     let listening = worker.log().event("listening").await;
     assert!(listening["address"].as_str().is_some_and(|address| address.starts_with("127.0.0.1:")), "{listening}");
 }
+
+#[test]
+fn machines_read_the_same_mistakes_as_json() {
+    let said = |builder: &GatewayBuilder| {
+        let output = builder.command("check").arg("--json").output().expect("the gateway runs");
+        let said: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        (said, output.status.code())
+    };
+    assert_eq!(said(&world()), (serde_json::json!({ "good": true, "mistakes": [] }), Some(0)));
+    let expected = serde_json::json!({ "good": false, "mistakes": [{
+        "place": "2.toml:2:1",
+        "key": "routes.predict.pool",
+        "reason": "names the pool \"modelz\", which is not defined",
+        "remedy": "did you mean \"models\"?",
+    }] });
+    assert_eq!(said(&world().policy("[routes.predict]\npool = \"modelz\"\n")), (expected, Some(78)));
+}

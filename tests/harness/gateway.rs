@@ -115,7 +115,8 @@ impl GatewayBuilder {
     }
 
     /// The program with a command such as `run` or `check`, all files, and nothing else around it.
-    fn command(&self, command: &str) -> Command {
+    /// A command of the gateway on the configuration, ready to run.
+    pub fn command(&self, command: &str) -> Command {
         let directory = self.directory.path();
         let ca = TestCa::shared();
         write(directory, "server.pem", &ca.certificate);

@@ -57,8 +57,16 @@ fn random<const N: usize>() -> Result<[u8; N], Failure> {
 }
 
 /// `gateway check`.
-pub(crate) fn check(files: &[ConfigFile]) -> Result<(), Failure> {
-    let config = Config::load(files, false)?;
+pub(crate) fn check(files: &[ConfigFile], json: bool) -> Result<(), Failure> {
+    let loaded = Config::load(files, false);
+    if json {
+        let mistakes = loaded.as_ref().err().map_or(&[][..], |error| error.0.as_slice());
+        println!("{}", serde_json::json!({ "good": mistakes.is_empty(), "mistakes": mistakes }));
+    }
+    let config = loaded?;
+    if json {
+        return Ok(());
+    }
     println!(
         "The configuration is good: {} routes, {} pools, limits counted in {}.",
         config.policy.routes.len(),

@@ -3,8 +3,10 @@
 use std::cell::RefCell;
 use std::fmt;
 
+use serde::Serialize;
+
 /// One mistake: where, what, why and what to do. Never shows a secret.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Mistake {
     /// `file:line:column`, or the name of a variable.
     pub place: String,
