@@ -1,7 +1,18 @@
 //! What a review found to be wrong once: one test for each of those bugs, so that none comes back.
 
-use harness::{Gateway, GatewayBuilder, Recorder, Reply};
-use serde_json::json;
+use std::io::Read as _;
+use std::net::SocketAddr;
+use std::process::{Child, Command, Stdio};
+
+use harness::client::{handshake, tls_config};
+use harness::identity::{ALICE, SECRET, key};
+use harness::wire::{only_answer, plain};
+use harness::{Client, Gate, Gateway, GatewayBuilder, PATIENCE, Recorder, Reply, Wire, binary, eventually};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::client::TlsStream;
 
 /// A route for everybody and everything that no other route takes.
 const BROAD: &str = "[routes.broad]\npath = \"/*\"\nmethods = [\"GET\", \"POST\"]\npool = \"models\"\n\
@@ -193,4 +204,298 @@ fn a_builtin_route_has_no_path_at_a_worker() {
     help: remove it
 "#;
     assert_eq!((text.as_str(), code), (expected, Some(78)));
+}
+
+/// The value of one series.
+async fn number(gateway: &Gateway, series: &str) -> Option<String> {
+    let text = plain(gateway.admin(), "GET", "/metrics").await.text();
+    text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ').map(str::to_owned))
+}
+
+/// Until no client's connection is open.
+async fn every_place_is_free(gateway: &Gateway) {
+    eventually("every connection to end", async || {
+        number(gateway, "modelgate_connections").await.filter(|open| open == "0")
+    })
+    .await;
+}
+
+/// Bug: while every place was taken, accepting waited for a free one and heard nothing else, so that a hanging
+/// worker could keep the process alive for ever.
+#[tokio::test]
+async fn a_gateway_whose_places_are_all_taken_stops_in_its_time() {
+    let worker = Recorder::replying(Reply::never());
+    let overlay = "[listener]\nthreads = 1\nmax_connections = 2\ndrain = \"300ms\"\n\
+                   [pools.models]\nanswer_timeout = \"1h\"\n";
+    let mut gateway = Gateway::builder().worker(&worker).policy(overlay).start().await;
+    let asking: Vec<_> = (0..2).map(|_| tokio::spawn(gateway.client().get("/open").try_send())).collect();
+    worker.wait_for_requests(2).await;
+    // One that the kernel holds for later.
+    let _waiting = TcpStream::connect(gateway.address()).await.expect("the kernel takes it");
+    assert_eq!(gateway.stop().await.code(), Some(0));
+    for asking in asking {
+        assert!(asking.await.expect("it was asked").is_err(), "there was no answer to give");
+    }
+}
+
+/// Bug: what was cut off at the end of `drain` ended after the last batch of records had been sent.
+#[tokio::test]
+async fn a_request_that_is_cut_off_at_the_end_has_its_record() {
+    let worker = Recorder::replying(Reply::never());
+    let overlay = "[listener]\ndrain = \"300ms\"\n[pools.models]\nanswer_timeout = \"1h\"\n";
+    let mut gateway = Gateway::builder().worker(&worker).policy(overlay).start().await;
+    let asking: Vec<_> = [gateway.client(), gateway.http2()]
+        .map(|client| tokio::spawn(client.predict("predictor").try_send()))
+        .into_iter()
+        .collect();
+    worker.wait_for_requests(2).await;
+    assert_eq!(gateway.stop().await.code(), Some(0));
+    for asking in asking {
+        assert!(asking.await.expect("it was asked").is_err(), "there was no answer to give");
+    }
+    let log = gateway.log();
+    for protocol in ["HTTP/1.1", "HTTP/2"] {
+        let records = log.matching(|line| line["log"] == "access" && line["protocol"] == protocol);
+        assert_eq!(records.len(), 1, "{protocol}:\n{}", log.text());
+        assert_eq!((&records[0]["route"], &records[0]["status"]), (&json!("predict"), &json!(499)), "{protocol}");
+    }
+    assert_eq!(log.all().last().expect("lines")["event"], "stopped");
+}
+
+/// A program that is ended with its test.
+struct Unread(Child);
+
+impl Drop for Unread {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Bug: at its end the gateway waited for the writer of records, and that for a pipe that nobody empties.
+#[tokio::test]
+async fn a_gateway_whose_records_nobody_reads_still_stops() {
+    // What a pipe holds unless somebody asks for more (pipe(7)).
+    const PIPE: usize = 64 << 10;
+    let worker = Recorder::start();
+    // Another one, for its files.
+    let files = Gateway::before(&worker).await;
+    let mut command = Command::new(binary("gateway"));
+    command.args(["run", "--config", "0.toml", "--config", "1.toml"]).current_dir(files.directory());
+    command.env_clear().env("TOKEN_SECRET", SECRET).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut gateway = Unread(command.spawn().expect("it starts"));
+    let mut printed = gateway.0.stdout.take().expect("it is piped");
+    let mut line = Vec::new();
+    while !line.ends_with(b"\n") {
+        let mut octet = [0];
+        printed.read_exact(&mut octet).expect("it says where it listens");
+        line.push(octet[0]);
+    }
+    let line: Value = serde_json::from_slice(&line).expect("a record");
+    let address: SocketAddr = line["address"].as_str().and_then(|text| text.parse().ok()).expect("an address");
+    let client = Client::http1(address);
+    let mut connection = client.connect().await;
+    let path = format!("/{}", "x".repeat(255));
+    for _ in 0..2 * PIPE / path.len() {
+        connection.send(client.get(&path)).await.assert_problem(404, "not-found");
+    }
+    let signalled = Command::new("kill").arg(gateway.0.id().to_string()).status().expect("`kill` runs");
+    assert!(signalled.success());
+    let ended = eventually("the end of the gateway", async || gateway.0.try_wait().expect("a child can be waited for"));
+    assert_eq!(ended.await.code(), Some(0));
+    let mut rest = Vec::new();
+    printed.read_to_end(&mut rest).expect("a pipe can be read");
+    assert!(rest.len() + 4096 > PIPE, "the pipe was full: {}", rest.len());
+}
+
+/// Bug: a log-in that found another one's password being checked was sent away.
+#[tokio::test]
+async fn good_log_ins_wait_for_each_other() {
+    let gateway = Gateway::builder().policy("[listener]\nthreads = 1\n").start().await;
+    for count in 2..=8 {
+        let mut clients = tokio::task::JoinSet::new();
+        for _ in 0..count {
+            let client = gateway.client();
+            clients.spawn(async move { client.log_in("alice", ALICE).await });
+        }
+        assert_eq!(clients.join_all().await.len(), count);
+    }
+}
+
+/// The words that the client of an HTTP/2 connection begins with (RFC 9113 §3.4), with these settings.
+fn preface(settings: &[u8]) -> Vec<u8> {
+    [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &frame(SETTINGS, 0, 0, settings)[..]].concat()
+}
+
+/// One frame (RFC 9113 §4.1).
+fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
+    let length = u8::try_from(payload.len()).expect("a short payload");
+    [&[0, 0, length, kind, flags, 0, 0, 0, stream], payload].concat()
+}
+
+/// `GET /open`, whole, on the first stream: two names and values from the static table, and two literal
+/// values (RFC 7541 §6).
+fn get_open() -> Vec<u8> {
+    frame(HEADERS, 0x5, 1, b"\x82\x87\x01\x09localhost\x04\x05/open")
+}
+
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const SETTINGS: u8 = 4;
+const GOAWAY: u8 = 7;
+
+/// Everything that comes until the gateway closes, in frames: type, stream and payload.
+async fn frames(stream: &mut TlsStream<TcpStream>) -> Vec<(u8, u8, Vec<u8>)> {
+    let mut octets = Vec::new();
+    // However it ends, what came before it counts.
+    let ended = timeout(PATIENCE, stream.read_to_end(&mut octets)).await;
+    assert!(ended.is_ok(), "the connection stays open after {octets:?}");
+    let mut frames = Vec::new();
+    let mut rest = &octets[..];
+    while let [a, b, c, kind, _flags, _, _, _, id, tail @ ..] = rest {
+        let length = usize::from(*a) << 16 | usize::from(*b) << 8 | usize::from(*c);
+        frames.push((*kind, *id, tail[..length].to_vec()));
+        rest = &tail[length..];
+    }
+    frames
+}
+
+/// Bug: over HTTP/2 the socket takes everything while one stream's window takes nothing, so that a client with
+/// a window of nothing held its worker's connection for as long as it liked.
+#[tokio::test]
+async fn a_client_that_takes_nothing_of_its_answer_is_cut_off_and_nobody_else() {
+    let gate = Gate::default();
+    let open = gate.clone();
+    let worker = Recorder::scripted(move |number, _| match number {
+        0 => {
+            let chunk = format!("186a0\r\n{}\r\n", "x".repeat(100_000));
+            Reply::raw(format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{chunk}")).stall()
+        }
+        1 => Reply::early().read_body().wait(&open).write("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"),
+        _ => Reply::json(&json!({})),
+    });
+    let overlay = "[listener]\nthreads = 1\nbody_timeout = \"1s\"\n\
+                   [pools.models]\nanswer_timeout = \"1h\"\nbody_timeout = \"1h\"\n";
+    let gateway = Gateway::builder().worker(&worker).policy(overlay).start().await;
+    let mut stuck = gateway.http2().tls().await;
+    // SETTINGS_INITIAL_WINDOW_SIZE = 0.
+    stuck.write_all(&[preface(&[0, 4, 0, 0, 0, 0]), get_open()].concat()).await.expect("it takes them");
+    worker.wait_for_requests(1).await;
+    // One that waits for its worker, for longer than the other is borne with.
+    let honest = gateway.http2().connect().await;
+    let (mut stream, request) = (honest.beside(), gateway.http2().predict("predictor"));
+    let waiting = tokio::spawn(async move { stream.send(request).await });
+    worker.wait_for_requests(2).await;
+    assert_eq!(gateway.client().get("/open").send().await.status, 200, "others are served meanwhile");
+
+    worker.wait_for_hang_ups(1).await;
+    let frames = frames(&mut stuck).await;
+    let kinds: Vec<u8> = frames.iter().filter(|(_, stream, _)| *stream == 1).map(|(kind, ..)| *kind).collect();
+    assert!(kinds.contains(&HEADERS) && !kinds.contains(&DATA), "it has the head alone: {kinds:?}");
+    let record = gateway.log().wait_for(|line| line["log"] == "access" && line["reason"] == "client-gone").await;
+    assert_eq!((&record["route"], &record["status"]), (&json!("open"), &json!(200)));
+    assert!(!waiting.is_finished(), "it still waits");
+    gate.open();
+    assert_eq!(waiting.await.expect("it was asked").status, 200);
+}
+
+/// Bug: an idle HTTP/2 connection was closed without a word, so that its client could not tell whether a
+/// request on its way had been looked at.
+#[tokio::test]
+async fn an_idle_http_2_connection_is_told_goodbye() {
+    let worker = Recorder::start();
+    let gateway = Gateway::builder().worker(&worker).policy("[listener]\nidle_timeout = \"1s\"\n").start().await;
+    for (begin, requests) in [(preface(&[]), 0), ([preface(&[]), get_open()].concat(), 1)] {
+        let mut idle = gateway.http2().tls().await;
+        idle.write_all(&begin).await.expect("it takes them");
+        let frames = frames(&mut idle).await;
+        let kinds: Vec<u8> = frames.iter().map(|(kind, ..)| *kind).collect();
+        assert_eq!(kinds.iter().filter(|kind| **kind == HEADERS).count(), requests, "{kinds:?}");
+        let farewell = frames.iter().find(|(kind, ..)| *kind == GOAWAY);
+        let (_, _, payload) = farewell.expect("GOAWAY before the end");
+        assert_eq!(payload[4..8], [0; 4], "without an error (RFC 9113 §7)");
+    }
+}
+
+/// Bug: where the client's body was what moved last, a worker that had stopped reading was waited for without
+/// an end.
+#[tokio::test]
+async fn a_worker_that_stops_reading_a_body_is_504() {
+    let gate = Gate::default();
+    // It reads what comes with the head and no more.
+    let worker = Recorder::replying(Reply::early().wait(&gate));
+    // More than all buffers on the way can hold.
+    let overlay =
+        "[listener]\nthreads = 1\n[pools.models]\nanswer_timeout = \"300ms\"\n[routes.upload.body]\nmax = \"64MiB\"\n";
+    let gateway = Gateway::builder().worker(&worker).policy(overlay).start().await;
+    let body = vec![b'x'; 48 << 20];
+    let head = format!(
+        "POST /upload HTTP/1.1\r\nHost: localhost\r\nX-API-Key: {}\r\nContent-Type: application/octet-stream\r\n\
+         Content-Length: {}\r\n\r\n",
+        key("predictor"),
+        body.len()
+    );
+    let (mut reader, mut writer) = tokio::io::split(gateway.client().tls().await);
+    let uploading = tokio::spawn({
+        let body = body.clone();
+        async move {
+            writer.write_all(head.as_bytes()).await?;
+            writer.write_all(&body).await
+        }
+    });
+    let mut answer = Vec::new();
+    let read = timeout(PATIENCE, reader.read_to_end(&mut answer)).await;
+    assert!(
+        read.is_ok(),
+        "no end after {:?}:\n{}\n{:?}",
+        String::from_utf8_lossy(&answer),
+        gateway.log().text(),
+        (number(&gateway, "modelgate_connections").await, uploading.is_finished())
+    );
+    let answer = only_answer(&String::from_utf8_lossy(&answer));
+    answer.assert_problem(504, "worker-slow");
+    assert_eq!(answer.header("connection"), "close");
+    assert!(uploading.await.expect("it was sent").is_err(), "the rest is not taken");
+    every_place_is_free(&gateway).await;
+
+    let request = gateway.http2().post("/upload").key("predictor").header("content-type", "application/octet-stream");
+    request.body(body).send().await.assert_problem(504, "worker-slow");
+    every_place_is_free(&gateway).await;
+    assert_eq!(worker.seen().len(), 2, "each was sent once");
+    gate.open();
+    worker.wait_for_hang_ups(2).await;
+}
+
+/// Bug: the end of the client's stream was taken for the end of the client, though TLS 1.3 lets each side end
+/// its own (RFC 8446 §6.1).
+#[tokio::test]
+async fn a_client_that_only_stops_sending_gets_its_answer() {
+    let gate = Gate::default();
+    let open = gate.clone();
+    let answer = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}";
+    let worker = Recorder::scripted(move |number, _| match number {
+        0 => Reply::early().read_body().wait(&open).write(answer),
+        _ => Reply::never(),
+    });
+    let overlay = "[listener]\nthreads = 1\n[pools.models]\nanswer_timeout = \"1h\"\n";
+    let gateway = Gateway::builder().worker(&worker).policy(overlay).start().await;
+    let config = tls_config(&["http/1.1"], &[&rustls::version::TLS13]);
+    let mut half = handshake(gateway.address(), config).await.expect("it shakes hands");
+    half.write_all(b"GET /open HTTP/1.1\r\nHost: localhost\r\n\r\n").await.expect("it takes it");
+    worker.wait_for_requests(1).await;
+    half.shutdown().await.expect("it takes the end");
+    // One that is gone is known to be gone only after it was asked; by then the other was asked too.
+    let mut gone = Wire::open(&gateway.client()).await;
+    gone.send("GET /open HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+    worker.wait_for_requests(2).await;
+    drop(gone);
+    worker.wait_for_hang_ups(1).await;
+    gate.open();
+    let mut octets = Vec::new();
+    let read = timeout(PATIENCE, half.read_to_end(&mut octets)).await;
+    assert!(read.is_ok(), "it stays open");
+    let answer = only_answer(&String::from_utf8_lossy(&octets));
+    assert_eq!((answer.status, answer.text().as_str()), (200, "{}"));
+    let record = gateway.log().access(&answer.request_id()).await;
+    assert_eq!((&record["status"], &record["reason"]), (&json!(200), &Value::Null));
 }
