@@ -14,6 +14,7 @@ mod problems;
 mod quickstart;
 mod rate_limit;
 mod rbac;
+mod regression;
 mod secrets;
 mod shutdown;
 mod store_lost;
