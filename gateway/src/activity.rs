@@ -105,22 +105,32 @@ impl Activity {
         !self.lingers && self.offers.borrow().iter().any(refused)
     }
 
-    /// Whether a bound was passed.
+    /// Which bound was passed, if one was.
     #[must_use]
-    pub fn is_over(&self, patience: &Patience) -> bool {
+    pub fn over(&self, patience: &Patience) -> Option<Over> {
         let past = |since: Option<Instant>, bound: Duration| since.is_some_and(|since| since.elapsed() >= bound);
         if past(self.write_stalled.get(), patience.stalled) || self.is_refused(patience.stalled) {
-            return true;
+            return Some(Over::Stalled);
         }
         // What the client still takes is not cut off, though its request has ended for us.
         if self.requests.get() > 0 || self.unflushed.get() || self.write_stalled.get().is_some() {
-            return false;
+            return None;
         }
-        past(self.head_began.get(), patience.head)
+        let idle = past(self.head_began.get(), patience.head)
             || past(Some(self.since.get()), patience.idle)
             // HTTP/2 ends by itself once it was told to (GOAWAY) and its last answer is out.
-            || (self.lingers && past(self.draining.get(), patience.linger))
+            || (self.lingers && past(self.draining.get(), patience.linger));
+        idle.then_some(Over::Idle)
     }
+}
+
+/// Which kind of bound a connection has passed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Over {
+    /// It has nothing to do.
+    Idle,
+    /// Its client does not take what it asked for.
+    Stalled,
 }
 
 /// A request that is being served.

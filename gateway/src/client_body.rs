@@ -24,6 +24,7 @@ pub struct ClientBody {
     incoming: Option<Incoming>,
     read: Rc<Cell<u64>>,
     expects: bool,
+    passed_on: bool,
 }
 
 impl ClientBody {
@@ -31,11 +32,12 @@ impl ClientBody {
     /// sends (`expects`), the first attempt to read gives it (RFC 9110 §10.1.1).
     #[must_use]
     pub fn new(incoming: Incoming, read: Rc<Cell<u64>>, expects: bool) -> Self {
-        Self { incoming: Some(incoming), read, expects }
+        Self { incoming: Some(incoming), read, expects, passed_on: false }
     }
 
     /// Takes the body away, to be passed on as it comes; `None` where there is none.
     pub fn take(&mut self) -> Option<Incoming> {
+        self.passed_on = true;
         self.incoming.take().filter(|incoming| !incoming.is_end_stream())
     }
 
@@ -98,7 +100,8 @@ impl ClientBody {
     /// Reads on a little after a refusal, so that a client in the middle of sending sees the answer and
     /// not a reset. Gives back whether the connection can be used again.
     pub async fn drain(&mut self, http1: bool) -> bool {
-        let Some(incoming) = self.incoming.as_mut() else { return true };
+        // How much of a body that was passed on has been read, nobody here knows any more.
+        let Some(incoming) = self.incoming.as_mut() else { return !(http1 && self.passed_on) };
         if incoming.is_end_stream() {
             return true;
         }

@@ -30,7 +30,7 @@ use tokio::sync::{Notify, watch};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use crate::activity::{Activity, Patience, Peer, Watched};
+use crate::activity::{Activity, Over, Patience, Peer, Watched};
 use crate::edge::tls;
 use crate::exchange::{AnswerBody, Core};
 use crate::journey;
@@ -343,7 +343,7 @@ impl Thread {
         // An idle HTTP/1 connection is not told at once: a request may be on its way. Its next answer
         // says `Connection: close`, and after a while without one it is closed.
         let mut connection = connection;
-        self.drive(Pin::new(&mut connection), &activity, |_| {}).await;
+        self.drive(Pin::new(&mut connection), &activity, |_| false).await;
         let (mut stream, fault) = connection.into_parts().io.into_inner().into_inner();
         if let Some(fault) = fault {
             let answer = journey::refuse(Rc::clone(&self.core), peer, activity.begin(), HeadFault::Wire(fault));
@@ -371,11 +371,21 @@ impl Thread {
                     journey::serve(Rc::clone(&self.core), peer, activity.begin(), request)
                 }),
             );
-        self.drive(pin!(connection), &activity, http2::Connection::graceful_shutdown).await;
+        let graceful = |connection: Pin<&mut http2::Connection<_, _, _>>| {
+            connection.graceful_shutdown();
+            true
+        };
+        self.drive(pin!(connection), &activity, graceful).await;
     }
 
-    /// Runs a connection until it ends, breaks a bound, or is asked to stop.
-    async fn drive<C: Future>(&self, mut connection: Pin<&mut C>, activity: &Activity, graceful: impl Fn(Pin<&mut C>)) {
+    /// Runs a connection until it ends, breaks a bound, or is asked to stop. `graceful` tells the client, if the
+    /// protocol can, and says whether it can.
+    async fn drive<C: Future>(
+        &self,
+        mut connection: Pin<&mut C>,
+        activity: &Activity,
+        graceful: impl Fn(Pin<&mut C>) -> bool,
+    ) {
         let mut stop = self.stop.clone();
         let patience = &self.settings.patience;
         let mut clock = tokio::time::interval(patience.interval());
@@ -392,11 +402,17 @@ impl Thread {
                     clock = tokio::time::interval(patience.interval().min(LINGER));
                 }
                 _ = clock.tick() => {
-                    if activity.is_over(patience) {
-                        // HTTP/2 says which requests were not looked at; HTTP/1 has no word for it.
-                        graceful(connection.as_mut());
-                        let _ = tokio::time::timeout(LINGER, connection).await;
-                        return;
+                    match activity.over(patience) {
+                        None => {}
+                        Some(Over::Stalled) => return,
+                        Some(Over::Idle) => {
+                            // HTTP/2 says which requests were not looked at, and may still hold the end of an
+                            // answer that its client takes slowly. HTTP/1 has no word for it, and holds nothing.
+                            if graceful(connection.as_mut()) {
+                                let _ = tokio::time::timeout(patience.stalled, connection).await;
+                            }
+                            return;
+                        }
                     }
                 }
             }

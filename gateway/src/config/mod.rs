@@ -147,7 +147,10 @@ impl Sources {
             referred_variables(&dict, &mut secrets);
         }
         // Kubernetes sets GATEWAY_PORT and the like for a service that is called `gateway`.
-        let foreign = |key: &str| key.starts_with("service_") || key == "port" || key.starts_with("port_");
+        let foreign = |key: &str| {
+            let key = key.to_ascii_lowercase();
+            key.starts_with("service_") || key == "port" || key.starts_with("port_")
+        };
         let env = Env::prefixed(PREFIX)
             .filter(move |key| !secrets.iter().any(|name| *key == name.as_str()) && !foreign(key.as_str()))
             .split("__");
