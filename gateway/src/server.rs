@@ -42,6 +42,9 @@ use crate::wire::{Bounds, Wire};
 const BACKLOG: i32 = 1024;
 /// How long accepting rests after an error such as "too many open files".
 const ACCEPT_BACK_OFF: Duration = Duration::from_millis(100);
+/// How long an idle HTTP/2 connection may take to end after it was told to: a client that is there answers
+/// a ping, and takes what is left of its answers.
+const GOODBYE: Duration = Duration::from_secs(10);
 /// How much is read and thrown away at a connection's end.
 const MOST_LINGERED: usize = 256 << 10;
 /// How long a connection without a request is kept open after the sign to stop, for a request that is
@@ -409,7 +412,7 @@ impl Thread {
                             // HTTP/2 says which requests were not looked at, and may still hold the end of an
                             // answer that its client takes slowly. HTTP/1 has no word for it, and holds nothing.
                             if graceful(connection.as_mut()) {
-                                let _ = tokio::time::timeout(patience.stalled, connection).await;
+                                let _ = tokio::time::timeout(patience.stalled.min(GOODBYE), connection).await;
                             }
                             return;
                         }
