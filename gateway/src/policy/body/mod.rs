@@ -4,25 +4,23 @@
 //! is listed with its JSON pointer. Never changes a body except where the route asks for clean text,
 //! and then says what was changed.
 
+mod clean;
+mod fault;
+
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
 use http::{HeaderMap, header};
-use jsonschema::error::{TypeKind, ValidationErrorKind as Kind};
-use jsonschema::{ValidationError, Validator};
-use serde::Serialize;
-use serde_json::Value;
-use unicode_normalization::UnicodeNormalization as _;
+use jsonschema::Validator;
 
 use super::json;
 use crate::settings::{ByteSize, Named, Section};
 use crate::types::Name;
 
-/// How many faults one answer lists. More would only help somebody who sends garbage.
-const MOST_FAULTS: usize = 32;
-/// How much of a wrong value is shown back.
-const MOST_SHOWN: usize = 64;
+use clean::CleanText;
+pub use fault::Fault;
+use fault::{MOST_FAULTS, faults};
 
 /// The schemas of `[schemas.NAME]`, compiled once and shared.
 #[derive(Debug, Default)]
@@ -246,128 +244,6 @@ impl Checked {
     }
 }
 
-/// One `[clean_text.NAME]`: what is done to the strings at a place in the body.
-#[derive(Debug)]
-struct CleanText {
-    at: Box<[Box<str>]>,
-    nfc: bool,
-    controls: bool,
-    max_chars: Option<usize>,
-}
-
-impl CleanText {
-    fn compile(section: Section<'_>) -> Option<Self> {
-        let at: Option<String> =
-            section.required("at", "write a JSON pointer such as \"/text\"; `*` stands for every element");
-        let nfc = section.or("nfc", true);
-        let controls = section.or("remove_controls", true);
-        let max_chars = section.optional::<usize>("max_chars");
-        if max_chars == Some(0) {
-            section.mistake("max_chars", "is 0, so no text would be left", "write how many characters are kept");
-        }
-        let at = at?;
-        let parts: Option<Box<[Box<str>]>> = if at.is_empty() {
-            Some(Box::default())
-        } else {
-            at.strip_prefix('/')
-                .map(|rest| rest.split('/').map(|p| p.replace("~1", "/").replace("~0", "~").into()).collect())
-        };
-        if parts.is_none() || !at.is_ascii() {
-            section.mistake("at", format!("is {at:?}, which is not a JSON pointer in ASCII"), "begin it with a slash");
-        }
-        section.finish();
-        Some(Self { at: parts?, nfc, controls, max_chars })
-    }
-
-    fn apply(&self, value: &mut Value, changes: &mut Vec<Change>) {
-        self.descend(value, &self.at, &mut String::new(), changes);
-    }
-
-    fn descend(&self, value: &mut Value, at: &[Box<str>], pointer: &mut String, changes: &mut Vec<Change>) {
-        let length = pointer.len();
-        match (at.split_first(), value) {
-            (None, Value::String(text)) => changes.extend(self.clean(text, pointer)),
-            (Some((part, rest)), Value::Object(members)) => {
-                if let Some(member) = members.get_mut(&**part) {
-                    let _ = write!(pointer, "/{}", json::escape(part));
-                    self.descend(member, rest, pointer, changes);
-                }
-            }
-            (Some((part, rest)), Value::Array(elements)) if &**part == "*" => {
-                for (index, element) in elements.iter_mut().enumerate() {
-                    let _ = write!(pointer, "/{index}");
-                    self.descend(element, rest, pointer, changes);
-                    pointer.truncate(length);
-                }
-            }
-            _ => {}
-        }
-        pointer.truncate(length);
-    }
-
-    fn clean(&self, text: &mut String, pointer: &str) -> Option<Change> {
-        let mut change = Change { pointer: pointer.to_owned(), nfc: false, controls: 0, cut: 0 };
-        if self.controls {
-            let keep = |c: char| !c.is_control() || matches!(c, '\t' | '\n' | '\r');
-            change.controls = text.chars().filter(|&c| !keep(c)).count();
-            text.retain(keep);
-        }
-        if self.nfc && !unicode_normalization::is_nfc(text) {
-            *text = text.nfc().collect();
-            change.nfc = true;
-        }
-        if let Some(max) = self.max_chars
-            && let Some((end, _)) = text.char_indices().nth(max)
-        {
-            change.cut = text.get(end..).unwrap_or_default().chars().count();
-            text.truncate(end);
-        }
-        (change.nfc || change.controls > 0 || change.cut > 0).then_some(change)
-    }
-}
-
-/// What was done to one string.
-struct Change {
-    pointer: String,
-    nfc: bool,
-    controls: usize,
-    cut: usize,
-}
-
-impl std::fmt::Display for Change {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // The pointer's names come from the policy; only indexes come from the client.
-        write!(f, "{:?}", self.pointer)?;
-        if self.nfc {
-            f.write_str(";nfc")?;
-        }
-        if self.controls > 0 {
-            write!(f, ";controls={}", self.controls)?;
-        }
-        if self.cut > 0 {
-            write!(f, ";cut={}", self.cut)?;
-        }
-        Ok(())
-    }
-}
-
-/// One thing that is wrong with a body.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Fault {
-    /// Where (RFC 6901).
-    pub pointer: String,
-    /// Which rule, such as `maximum`.
-    pub code: &'static str,
-    /// What is wrong, in words.
-    pub detail: String,
-    /// What the rule allows.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub limit: Option<Value>,
-    /// What was sent, cut where it is long.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub sent: Option<Value>,
-}
-
 /// Why a body is refused.
 #[derive(Debug)]
 pub enum Refusal {
@@ -394,113 +270,11 @@ pub enum Refusal {
     },
 }
 
-fn faults(schema: &Validator, value: &Value) -> Vec<Fault> {
-    let mut faults = Vec::new();
-    for error in schema.iter_errors(value) {
-        explain(&error, &mut faults);
-        if faults.len() >= MOST_FAULTS {
-            faults.truncate(MOST_FAULTS);
-            break;
-        }
-    }
-    faults
-}
-
-fn explain(error: &ValidationError<'_>, faults: &mut Vec<Fault>) {
-    let pointer = error.instance_path().as_str();
-    let sent = Some(shown(error.instance()));
-    let mut add = |pointer: String, code, detail: String, limit: Option<Value>, sent| {
-        faults.push(Fault { pointer, code, detail, limit, sent });
-    };
-    let here = pointer.to_owned();
-    match error.kind() {
-        Kind::Required { property } => {
-            let name = property.as_str().unwrap_or_default();
-            add(format!("{pointer}/{}", json::escape(name)), "required", "is missing".into(), None, None);
-        }
-        Kind::AdditionalProperties { unexpected } | Kind::UnevaluatedProperties { unexpected } => {
-            for name in unexpected {
-                let at = format!("{pointer}/{}", json::escape(name));
-                add(at, "unknown_member", "is not a member that is known here".into(), None, None);
-            }
-        }
-        Kind::Type { kind } => {
-            let types = match kind {
-                TypeKind::Single(one) => Value::from(one.to_string()),
-                TypeKind::Multiple(many) => many.iter().map(|one| Value::from(one.to_string())).collect(),
-            };
-            let was = type_name(error.instance());
-            add(here, "type", format!("must be {}, was {was}", plain(&types)), Some(types), sent);
-        }
-        Kind::Minimum { limit } => add(here, "minimum", format!("must be at least {limit}"), Some(limit.clone()), sent),
-        Kind::Maximum { limit } => add(here, "maximum", format!("must be at most {limit}"), Some(limit.clone()), sent),
-        Kind::ExclusiveMinimum { limit } => {
-            add(here, "exclusive_minimum", format!("must be more than {limit}"), Some(limit.clone()), sent);
-        }
-        Kind::ExclusiveMaximum { limit } => {
-            add(here, "exclusive_maximum", format!("must be less than {limit}"), Some(limit.clone()), sent);
-        }
-        Kind::MinLength { limit } => {
-            add(here, "min_length", format!("must have at least {limit} characters"), Some((*limit).into()), sent);
-        }
-        Kind::MaxLength { limit } => {
-            add(here, "max_length", format!("must have at most {limit} characters"), Some((*limit).into()), sent);
-        }
-        Kind::MinItems { limit } => {
-            add(here, "min_items", format!("must have at least {limit} elements"), Some((*limit).into()), None);
-        }
-        Kind::MaxItems { limit } => {
-            add(here, "max_items", format!("must have at most {limit} elements"), Some((*limit).into()), None);
-        }
-        Kind::Enum { options } => {
-            add(here, "enum", format!("must be one of {options}"), Some((**options).clone()), sent);
-        }
-        Kind::Constant { expected_value } => {
-            add(here, "const", format!("must be {expected_value}"), Some((**expected_value).clone()), sent);
-        }
-        Kind::Pattern { pattern } => {
-            add(here, "pattern", "does not have the form asked for".into(), Some(pattern.as_str().into()), sent);
-        }
-        // The other keywords are rare in request schemas; the keyword's name says which rule it was.
-        _ => add(here, "schema", format!("breaks the rule `{}`", error.kind().keyword()), None, sent),
-    }
-}
-
-fn plain(value: &Value) -> String {
-    match value {
-        Value::String(text) => text.clone(),
-        Value::Array(many) => many.iter().map(plain).collect::<Vec<_>>().join(" or "),
-        other => other.to_string(),
-    }
-}
-
-fn type_name(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "boolean",
-        Value::Number(_) => "number",
-        Value::String(_) => "string",
-        Value::Array(_) => "array",
-        Value::Object(_) => "object",
-    }
-}
-
-/// A value as it is shown back: scalars, cut where long; of the rest only what it is.
-fn shown(value: &Value) -> Value {
-    match value {
-        Value::String(text) => match text.char_indices().nth(MOST_SHOWN) {
-            Some((end, _)) => Value::String(format!("{}…", text.get(..end).unwrap_or_default())),
-            None => value.clone(),
-        },
-        Value::Array(_) | Value::Object(_) => Value::String(format!("({})", type_name(value))),
-        scalar => scalar.clone(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::settings::tests::with_section;
+    use serde_json::Value;
 
     const POLICY: &str = r#"
         [schemas.iris]
