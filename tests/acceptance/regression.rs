@@ -329,6 +329,40 @@ async fn good_log_ins_wait_for_each_other() {
     }
 }
 
+/// Bug: a burst opened a connection to the worker for each of its requests, more than the worker's kernel took,
+/// and some of them got 503.
+#[tokio::test]
+async fn a_burst_waits_for_the_places_that_a_worker_has() {
+    let worker = Recorder::start();
+    let overlay = "[listener]\nthreads = 1\n[pools.models]\nmax_connections = 3\n";
+    let gateway = Gateway::builder().worker(&worker).policy(overlay).start().await;
+    let connection = gateway.http2().connect().await;
+    let mut burst = tokio::task::JoinSet::new();
+    for _ in 0..60 {
+        let (mut connection, request) = (connection.beside(), gateway.http2().get("/open"));
+        burst.spawn(async move { connection.send(request).await.status });
+    }
+    assert_eq!(burst.join_all().await, [200; 60]);
+    assert_eq!(worker.seen().len(), 60);
+    assert!(worker.connections() <= 3, "{} connections", worker.connections());
+}
+
+/// Bug: as above; who waits in vain is told that the worker is busy, by 503.
+#[tokio::test]
+async fn who_waits_in_vain_for_a_place_is_told_that_the_worker_is_busy() {
+    let worker = Recorder::replying(Reply::never());
+    let overlay = "[listener]\nthreads = 1\n[pools.models]\nmax_connections = 1\nconnect_timeout = \"300ms\"\n";
+    let gateway = Gateway::builder().worker(&worker).policy(overlay).start().await;
+    let connection = gateway.http2().connect().await;
+    let (mut first, request) = (connection.beside(), gateway.http2().get("/open"));
+    let first = tokio::spawn(async move { first.send(request).await });
+    worker.wait_for_requests(1).await;
+    let answer = gateway.client().get("/open").send().await;
+    answer.assert_problem(503, "worker-busy");
+    assert_eq!(worker.seen().len(), 1);
+    first.abort();
+}
+
 /// The words that the client of an HTTP/2 connection begins with (RFC 9113 §3.4), with these settings.
 fn preface(settings: &[u8]) -> Vec<u8> {
     [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &frame(SETTINGS, 0, 0, settings)[..]].concat()

@@ -10,23 +10,30 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http_body::{Body as _, SizeHint};
 use hyper::body::Incoming;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::{Fault, Sender, Worker, describe};
+use crate::types::Name;
 
 /// A connection lent to one exchange. It goes back only when the whole answer was read.
 pub(super) struct Lease {
     worker: Rc<Worker>,
-    sender: Option<Sender>,
+    sender: Option<(Sender, OwnedSemaphorePermit)>,
     max_idle: usize,
 }
 
 impl Lease {
-    pub(super) fn new(worker: Rc<Worker>, sender: Sender, max_idle: usize) -> Self {
-        Self { worker, sender: Some(sender), max_idle }
+    pub(super) fn new(worker: Rc<Worker>, sender: Sender, place: OwnedSemaphorePermit, max_idle: usize) -> Self {
+        Self { worker, sender: Some((sender, place)), max_idle }
+    }
+
+    /// The worker's address, for the log.
+    pub(super) fn label(&self) -> &Name {
+        &self.worker.label
     }
 
     fn give_back(&mut self) {
-        let Some(mut sender) = self.sender.take() else { return };
+        let Some((mut sender, place)) = self.sender.take() else { return };
         let (worker, max_idle) = (Rc::clone(&self.worker), self.max_idle);
         tokio::task::spawn_local(async move {
             // Ready only once the connection has seen the end of both messages.
@@ -37,6 +44,8 @@ impl Lease {
                 }
                 idle.push_back((sender, Instant::now()));
             }
+            // Whoever waits for the place finds the connection.
+            drop(place);
         });
     }
 }

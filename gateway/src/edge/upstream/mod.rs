@@ -16,6 +16,7 @@ use std::fmt;
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::header::{self, HeaderValue};
@@ -25,6 +26,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 pub use headers::{Told, for_worker};
@@ -53,6 +55,7 @@ pub struct PoolSettings {
     body_timeout: Duration,
     idle_timeout: Duration,
     max_idle: usize,
+    max_connections: usize,
     max_head: usize,
     max_answer: u64,
     danger_plaintext: bool,
@@ -109,11 +112,13 @@ impl PoolSettings {
         let settings = Self {
             name: section.name(),
             workers,
-            connect_timeout: section.or("connect_timeout", seconds(1)),
+            // Longer than a second, after which a lost SYN is sent again (RFC 6298 §2.1).
+            connect_timeout: section.or("connect_timeout", seconds(3)),
             answer_timeout: section.or("answer_timeout", seconds(10)),
             body_timeout: section.or("body_timeout", seconds(10)),
             idle_timeout: section.or("idle_timeout", seconds(30)),
             max_idle: section.or("max_idle", 64),
+            max_connections: section.or("max_connections", 128),
             max_head: section.or("max_answer_head", ByteSize(32 << 10)).0,
             max_answer: section.or("max_answer", ByteSize(16 << 20)).0 as u64,
             danger_plaintext,
@@ -121,6 +126,9 @@ impl PoolSettings {
         };
         if !(8 << 10..=1 << 20).contains(&settings.max_head) {
             section.mistake("max_answer_head", "is out of bounds", "write a size from \"8KiB\" to \"1MiB\"");
+        }
+        if settings.max_connections == 0 {
+            section.mistake("max_connections", "is 0, so no request could pass", "write how many there may be at once");
         }
         section.finish();
         settings
@@ -164,6 +172,8 @@ struct Worker {
     address: Address,
     label: Name,
     idle: RefCell<VecDeque<(Sender, Instant)>>,
+    /// Room for requests at once; each has a connection of its own.
+    places: Arc<Semaphore>,
 }
 
 /// One pool as one thread uses it.
@@ -193,7 +203,12 @@ impl Pool {
     #[must_use]
     pub fn new(settings: &PoolSettings) -> Self {
         let workers = settings.workers.iter().map(|address| {
-            Rc::new(Worker { label: address.to_string().into(), address: address.clone(), idle: RefCell::default() })
+            Rc::new(Worker {
+                label: address.to_string().into(),
+                address: address.clone(),
+                idle: RefCell::default(),
+                places: Arc::new(Semaphore::new(settings.max_connections)),
+            })
         });
         Self { workers: workers.collect(), settings: Rc::new(settings.copy()), next: Cell::new(0) }
     }
@@ -217,8 +232,8 @@ impl Pool {
         if let Some(fault) = upload.fault() {
             return Err(Fault::Client(fault));
         }
-        let (response, worker, sender) = exchange?;
-        let label = Name::clone(&worker.label);
+        let (response, lease) = exchange?;
+        let label = Name::clone(lease.label());
         let (mut head, body) = response.into_parts();
         match head.status {
             StatusCode::SERVICE_UNAVAILABLE => {
@@ -236,7 +251,6 @@ impl Pool {
         if size.lower() > self.settings.max_answer {
             return Err(Fault::TooLarge);
         }
-        let lease = Lease::new(worker, sender, self.settings.max_idle);
         let mut body = WorkerBody::new(body, self.settings.max_answer, self.settings.body_timeout, lease);
         if size.exact().is_some_and(|length| length <= HELD_WHOLE) {
             body = body.hold().await?;
@@ -262,7 +276,7 @@ impl Pool {
         &self,
         mut request: Request<Outgoing>,
         connected: &impl Fn(),
-    ) -> Result<(Response<Incoming>, Rc<Worker>, Sender), Fault> {
+    ) -> Result<(Response<Incoming>, Lease), Fault> {
         let first = self.next.get();
         self.next.set(first.wrapping_add(1));
         let count = self.workers.len().max(1);
@@ -274,6 +288,12 @@ impl Pool {
                 Address::Unix { .. } => HeaderValue::from_static("localhost"),
             };
             request.headers_mut().insert(header::HOST, host);
+            // A burst waits here a little rather than opening more connections than the worker would take.
+            let place = timeout(self.settings.connect_timeout, Arc::clone(&worker.places).acquire_owned()).await;
+            let Ok(Ok(place)) = place else {
+                failure = Fault::Busy { retry_after: None };
+                continue;
+            };
             loop {
                 let (mut sender, kept) = match worker.take(self.settings.idle_timeout) {
                     Some(sender) => (sender, true),
@@ -289,7 +309,10 @@ impl Pool {
                     },
                 };
                 match sender.try_send_request(request).await {
-                    Ok(response) => return Ok((response, Rc::clone(worker), sender)),
+                    Ok(response) => {
+                        let lease = Lease::new(Rc::clone(worker), sender, place, self.settings.max_idle);
+                        return Ok((response, lease));
+                    }
                     Err(mut error) => match error.take_message() {
                         // Not one byte was sent: a kept connection had ended, and a fresh one may work.
                         Some(unsent) => {
