@@ -10,6 +10,7 @@ use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 
+use crate::deadline::within;
 use crate::edge::upstream::{ClientFault, SLOWEST};
 use crate::policy::body::BodyRule;
 use crate::problem::Stop;
@@ -62,7 +63,7 @@ impl ClientBody {
             let mut gathered = BytesMut::new();
             let mut length = 0;
             loop {
-                let frame = tokio::time::timeout(idle, incoming.frame()).await.map_err(|_| ClientFault::Slow)?;
+                let frame = within(idle, incoming.frame()).await.ok_or(ClientFault::Slow)?;
                 let Some(frame) = frame else { break };
                 let Ok(data) = frame.map_err(|error| ClientFault::of(&error))?.into_data() else { continue };
                 length += data.len();
@@ -82,7 +83,7 @@ impl ClientBody {
             }
             Ok(if gathered.is_empty() { first } else { gathered.freeze() })
         };
-        let whole = tokio::time::timeout(longest, reading).await.unwrap_or(Err(ClientFault::Slow)).map_err(stop)?;
+        let whole = within(longest, reading).await.unwrap_or(Err(ClientFault::Slow)).map_err(stop)?;
         self.incoming = None;
         Ok(whole)
     }
@@ -124,6 +125,6 @@ impl ClientBody {
             }
             incoming.is_end_stream()
         };
-        tokio::time::timeout(DRAIN_TIME, reading).await.unwrap_or(false) || !http1
+        within(DRAIN_TIME, reading).await.unwrap_or(false) || !http1
     }
 }

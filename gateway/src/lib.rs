@@ -14,7 +14,7 @@
 //! | `head`, `problem` | heads that can be read in one way; refusals and faults as answers |
 //! | `edge` | TLS, keys, counting, workers, records, numbers |
 //! | `policy` | the decisions |
-//! | `wire` | HTTP/1 octets, read strictly |
+//! | `wire`, `deadline` | HTTP/1 octets, read strictly; time limits |
 //! | `settings` | one table of the configuration |
 //! | `types` | the vocabulary |
 
@@ -22,6 +22,7 @@ pub mod activity;
 pub mod admin;
 pub mod client_body;
 pub mod config;
+pub mod deadline;
 pub mod edge;
 pub mod exchange;
 pub mod head;

@@ -6,7 +6,7 @@
 
 use std::cell::Cell;
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener as StdListener};
+use std::net::{SocketAddr, TcpListener as StdListener};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::ServerConfig;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, Type};
 use tokio::io::{AsyncReadExt as _, AsyncWrite as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, LocalOptions};
@@ -31,11 +31,13 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use crate::activity::{Activity, Over, Patience, Peer, Watched};
+use crate::edge::socket::Socket;
 use crate::edge::tls;
 use crate::exchange::{AnswerBody, Core};
 use crate::journey;
 use crate::problem::HeadFault;
 use crate::settings::{ByteSize, Section};
+use crate::types::ClientAddress;
 use crate::wire::{Bounds, Wire};
 
 /// Connections that wait in the kernel to be accepted, per thread.
@@ -153,8 +155,8 @@ pub struct Listeners {
     sockets: Vec<StdListener>,
 }
 
-fn socket(address: SocketAddr) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+fn socket(address: SocketAddr) -> io::Result<socket2::Socket> {
+    let socket = socket2::Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     // Without this, connections of the process before us would block the port for a minute.
     socket.set_reuse_address(true)?;
     Ok(socket)
@@ -299,12 +301,12 @@ impl Thread {
         };
         let (this, place) = (self.clone(), Place::take(self));
         tokio::task::spawn_local(async move {
-            this.connection(stream, peer.ip()).await;
+            this.connection(stream, ClientAddress::new(peer.ip())).await;
             drop(place);
         });
     }
 
-    async fn connection(&self, stream: TcpStream, peer: IpAddr) {
+    async fn connection(&self, stream: TcpStream, peer: ClientAddress) {
         // Answers are written whole; waiting to fill a segment only adds delay.
         let _ = stream.set_nodelay(true);
         let handshake = async {
@@ -315,7 +317,7 @@ impl Thread {
                 explain_plain_http(stream).await?;
                 return Err(io::ErrorKind::InvalidData.into());
             }
-            self.acceptor.accept(stream).await
+            self.acceptor.accept(Socket(stream)).await
         };
         let Ok(Ok(stream)) = tokio::time::timeout(self.settings.handshake_timeout, handshake).await else {
             self.core.metrics.tally(self.core.thread).handshake_failed();
@@ -328,7 +330,7 @@ impl Thread {
         }
     }
 
-    async fn http1(&self, stream: TlsStream<TcpStream>, peer: IpAddr) {
+    async fn http1(&self, stream: TlsStream<Socket>, peer: ClientAddress) {
         let activity = Activity::new(true);
         let wire = Wire::new(Bounds { head: self.settings.max_head, headers: self.settings.max_headers });
         let connection = http1::Builder::new()
@@ -340,7 +342,7 @@ impl Thread {
             .serve_connection(
                 TokioIo::new(Watched::new(stream, Rc::clone(&activity), Some(wire))),
                 service_fn(|request: Request<Incoming>| {
-                    journey::serve(Rc::clone(&self.core), peer, activity.begin(), request)
+                    journey::serve(Rc::clone(&self.core), peer.clone(), activity.begin(), request)
                 }),
             );
         // An idle HTTP/1 connection is not told at once: a request may be on its way. Its next answer
@@ -349,14 +351,14 @@ impl Thread {
         self.drive(Pin::new(&mut connection), &activity, |_| false).await;
         let (mut stream, fault) = connection.into_parts().io.into_inner().into_inner();
         if let Some(fault) = fault {
-            let answer = journey::refuse(Rc::clone(&self.core), peer, activity.begin(), HeadFault::Wire(fault));
+            let answer = journey::refuse(Rc::clone(&self.core), peer.clone(), activity.begin(), HeadFault::Wire(fault));
             let written = write_answer(&mut stream, answer);
             let _ = tokio::time::timeout(LINGER, written).await;
         }
         linger(stream).await;
     }
 
-    async fn http2(&self, stream: TlsStream<TcpStream>, peer: IpAddr) {
+    async fn http2(&self, stream: TlsStream<Socket>, peer: ClientAddress) {
         let activity = Activity::new(false);
         let connection = http2::Builder::new(LocalExecutor)
             .timer(TokioTimer::new())
@@ -371,7 +373,7 @@ impl Thread {
             .serve_connection(
                 TokioIo::new(Watched::new(stream, Rc::clone(&activity), None)),
                 service_fn(|request: Request<Incoming>| {
-                    journey::serve(Rc::clone(&self.core), peer, activity.begin(), request)
+                    journey::serve(Rc::clone(&self.core), peer.clone(), activity.begin(), request)
                 }),
             );
         let graceful = |connection: Pin<&mut http2::Connection<_, _, _>>| {
@@ -423,7 +425,7 @@ impl Thread {
     }
 }
 
-impl Peer for TlsStream<TcpStream> {
+impl Peer for TlsStream<Socket> {
     fn ask(&mut self, cx: &mut Context<'_>) {
         // A change of keys is seen by TLS alone (RFC 8446 §4.6.3). TLS 1.2 has nothing like it; there a client
         // that is gone is noticed when its answer is sent.
@@ -432,12 +434,12 @@ impl Peer for TlsStream<TcpStream> {
     }
 
     fn is_gone(&self) -> bool {
-        !matches!(self.get_ref().0.take_error(), Ok(None))
+        !matches!(self.get_ref().0.0.take_error(), Ok(None))
     }
 }
 
 /// Writes an answer that hyper has no request for.
-async fn write_answer(stream: &mut TlsStream<TcpStream>, answer: Response<AnswerBody>) -> io::Result<()> {
+async fn write_answer(stream: &mut TlsStream<Socket>, answer: Response<AnswerBody>) -> io::Result<()> {
     let (head, body) = answer.into_parts();
     let body = body.collect().await.map(Collected::to_bytes).unwrap_or_default();
     let mut text = format!("HTTP/1.1 {}\r\n", head.status).into_bytes();
@@ -452,7 +454,7 @@ async fn write_answer(stream: &mut TlsStream<TcpStream>, answer: Response<Answer
 
 /// Ends a connection so that the client sees the last answer: closing over bytes that it sent and nobody
 /// read would reset the connection, and a reset overtakes the answer (RFC 9112 §9.6).
-async fn linger(mut stream: TlsStream<TcpStream>) {
+async fn linger(mut stream: TlsStream<Socket>) {
     let drained = async {
         stream.shutdown().await?;
         let mut left = MOST_LINGERED;

@@ -308,7 +308,7 @@ fn field(line: &[u8]) -> Result<(&[u8], &[u8]), Fault> {
 }
 
 /// A chunk's size (RFC 9112 §7.1). Extensions are passed over.
-fn chunk_size(line: &[u8]) -> Result<u64, Fault> {
+pub(crate) fn chunk_size(line: &[u8]) -> Result<u64, Fault> {
     const WRONG: Fault = Fault::Malformed("a chunk's size is not a hexadecimal number");
     let (size, extension) = match line.iter().position(|&b| b == b';') {
         Some(at) => line.split_at(at),

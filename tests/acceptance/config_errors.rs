@@ -563,10 +563,6 @@ workers = ["http://127.0.0.1:9001", "http://8.8.8.8:80", "https://127.0.0.1", "1
     is "http://8.8.8.8:80": plain text to a public address, where others can read and change it
     help: use a private address, or say that you know with danger_plaintext_to_public_addresses = true
 
-  2.toml:2:58  pools.models.workers.2
-    is "https://127.0.0.1", which asks for TLS, which this version does not speak to workers
-    help: write one such as "http://127.0.0.1:9001" or "unix:/run/worker.sock"
-
   2.toml:2:79  pools.models.workers.3
     is "127.0.0.1:9001", which is not the URL of a worker
     help: write one such as "http://127.0.0.1:9001" or "unix:/run/worker.sock"

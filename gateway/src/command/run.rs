@@ -19,6 +19,7 @@ use gateway::edge::log::{BatchLog, Log, LogWriter};
 use gateway::edge::metrics::Metrics;
 use gateway::edge::upstream::Pool;
 use gateway::exchange::{Core, PasswordRoom, Snapshot};
+use gateway::policy::authenticate::seen::SeenTokens;
 use gateway::problem::Reason;
 use gateway::server::{self, Serving};
 use gateway::types::RequestIds;
@@ -101,6 +102,7 @@ impl Gateway {
                     log: BatchLog::new(log.clone()),
                     metrics: Arc::clone(&metrics),
                     thread,
+                    seen_tokens: SeenTokens::default(),
                     ids: RequestIds::new(seed),
                     passwords: Arc::clone(&passwords),
                     stopping: stopping.clone(),
