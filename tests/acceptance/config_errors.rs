@@ -555,13 +555,17 @@ address = "0.0.0.0:9443"
     (
         "plain text through the open",
         r#"[pools.models]
-workers = ["http://127.0.0.1:9001", "http://8.8.8.8:80", "https://127.0.0.1", "127.0.0.1:9001", "http://127.0.0.1/predict", "unix:worker.sock"]
+workers = ["http://127.0.0.1:9001", "http://8.8.8.8:80", "httpx://127.0.0.1", "127.0.0.1:9001", "http://127.0.0.1/predict", "unix:worker.sock"]
 "#,
         r#"error: 5 mistakes in the configuration
 
   2.toml:2:37  pools.models.workers.1
     is "http://8.8.8.8:80": plain text to a public address, where others can read and change it
     help: use a private address, or say that you know with danger_plaintext_to_public_addresses = true
+
+  2.toml:2:58  pools.models.workers.2
+    is "httpx://127.0.0.1", which is not the URL of a worker
+    help: write one such as "http://127.0.0.1:9001" or "unix:/run/worker.sock"
 
   2.toml:2:79  pools.models.workers.3
     is "127.0.0.1:9001", which is not the URL of a worker
