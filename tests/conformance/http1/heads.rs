@@ -1,7 +1,7 @@
 //! The request line, the fields' form and `Host` (RFC 9112 §2.2, §3, §5).
 
 use super::Then::{Declined, Dropped, Forwarded, Last, Refused};
-use super::{AMBIGUOUS, Case, MALFORMED, case};
+use super::{Case, MALFORMED, case};
 
 const GET: super::Then = Forwarded("GET /№ HTTP/1.1");
 const LARGE: super::Then = Refused(431, "head-too-large");
@@ -139,5 +139,5 @@ pub(super) const CASES: &[Case] = &[
     case("half a head", "«get»X-A«end»", Dropped),
     case("another protocol", "EHLO a.test⏎«end»", MALFORMED),
     case("a handshake inside TLS", "«16 03 01 00 05 01 00 00 01 00»⏎⏎«end»", MALFORMED),
-    case("an asterisk for another method", "GET * HTTP/1.1⏎Host: №.test⏎⏎", AMBIGUOUS),
+    case("an asterisk for another method", "GET * HTTP/1.1⏎Host: №.test⏎⏎", MALFORMED),
 ];

@@ -132,7 +132,8 @@ pub fn judge(observed: &[(&'static Case, Observed)]) -> Vec<Failure> {
 
 /// What [`Observed::written`] says where the row came out as it should; one of these.
 fn expected(case: &Case, observed: &Observed) -> Vec<String> {
-    const NEXT: &str = "GET /№/next HTTP/1.1⏎⏎";
+    let trusted = if case.trusted { "x-forwarded-for: 127.0.0.2⏎" } else { "" };
+    let next = format!("GET /№/next HTTP/1.1⏎{trusted}⏎");
     let whole = |messages: &str| {
         let messages = messages.split('⏭').map(|message| {
             let mut message = message.to_owned();
@@ -151,15 +152,16 @@ fn expected(case: &Case, observed: &Observed) -> Vec<String> {
     let text = |answers: &str, messages: &[String]| format!("{answers}; {}", messages.join(" ⏭ "));
     let one = match case.then {
         Then::Refused(status, slug) => text(&format!("{status} {slug} close, closed"), &[]),
-        Then::Declined(status, slug) => text(&format!("{status} {slug}, 200, closed"), &[NEXT.into()]),
+        Then::Declined(status, slug) => text(&format!("{status} {slug}, 200, closed"), &[next]),
         Then::Cut(status, slug) => {
             let refused = text(&format!("{status} {slug} close, closed"), &[]);
             let started = observed.messages.first().filter(|message| message.starts_with("unfinished "));
-            return vec![refused.clone(), started.map_or_else(String::new, |message| refused + message)];
+            let started = started.map(|message| refused.clone() + message);
+            return std::iter::once(refused).chain(started).collect();
         }
         Then::Forwarded(messages) | Then::Continued(messages) => {
             let mut messages = whole(messages);
-            messages.push(NEXT.into());
+            messages.push(next);
             let interim = if matches!(case.then, Then::Continued(_)) { "100, " } else { "" };
             text(&format!("{interim}{}", answered(messages.len())), &messages)
         }

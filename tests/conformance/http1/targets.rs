@@ -33,7 +33,7 @@ pub(super) const CASES: &[Case] = &[
     case("CONNECT without a port", "CONNECT №.test HTTP/1.1⏎Host: №.test⏎⏎", MALFORMED),
     case("CONNECT to a path", "CONNECT /№ HTTP/1.1⏎Host: a.test⏎⏎", MALFORMED),
     case("CONNECT with a body", "CONNECT №.test:443 HTTP/1.1⏎Host: №.test:443⏎Content-Length: 5⏎⏎hello", MALFORMED),
-    case("OPTIONS for everything", "OPTIONS * HTTP/1.1⏎Host: №.test⏎⏎", AMBIGUOUS),
+    case("OPTIONS for everything", "OPTIONS * HTTP/1.1⏎Host: №.test⏎⏎", MALFORMED),
     case("OPTIONS for a path", "OPTIONS /№ HTTP/1.1⏎Host: a.test⏎⏎", Forwarded("OPTIONS /№ HTTP/1.1")),
     case("an asterisk and a path", "OPTIONS */№ HTTP/1.1⏎Host: a.test⏎⏎", MALFORMED),
     // Paths in their normal form.
