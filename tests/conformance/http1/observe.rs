@@ -178,7 +178,7 @@ async fn converse(proxy: Proxy, config: Arc<ClientConfig>, case: &Case, mark: &s
         Err(error) => return Observed { garbage: format!("no connection: {error}"), ..Observed::default() },
     };
     let mut steps = notation::steps(case.sent, mark);
-    if !steps.contains(&Step::End) {
+    if !steps.contains(&Step::Do("end")) {
         let next = notation::octets(NEXT, mark);
         match steps.last_mut() {
             Some(Step::Send(octets)) => octets.extend_from_slice(&next),
@@ -194,15 +194,16 @@ async fn converse(proxy: Proxy, config: Arc<ClientConfig>, case: &Case, mark: &s
                 let _ = stream.write_all(&octets).await;
                 let _ = stream.flush().await;
             }
-            Step::Await => {
+            Step::Do("await") => {
                 let before = got.len();
                 while !closed && !got[before..].windows(4).any(|window| window == b"\r\n\r\n") {
                     closed = read(&mut stream, &mut got, proxy.patience).await != Some(true);
                 }
             }
-            Step::End => {
+            Step::Do("end") => {
                 let _ = stream.shutdown().await;
             }
+            Step::Do(_) => {}
         }
     }
     let ended = loop {

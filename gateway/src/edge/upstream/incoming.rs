@@ -69,16 +69,31 @@ pub struct WorkerStream {
     inner: Incoming,
     left: u64,
     idle: Duration,
-    timer: Option<Pin<Box<tokio::time::Sleep>>>,
+    /// How long the worker may still be waited for, all pauses together.
+    patience: Duration,
+    pause: Option<Pause>,
     lease: Lease,
 }
 
+/// The worker is being waited for.
+struct Pause {
+    began: Instant,
+    timer: Pin<Box<tokio::time::Sleep>>,
+}
+
 impl WorkerStream {
+    /// The pause has ended. A client that takes the answer slowly is not the worker's doing, so only pauses count.
+    fn resume(&mut self) {
+        if let Some(pause) = self.pause.take() {
+            self.patience = self.patience.saturating_sub(pause.began.elapsed());
+        }
+    }
+
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Fault>>> {
         loop {
             match Pin::new(&mut self.inner).poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => {
-                    self.timer = None;
+                    self.resume();
                     // Trailers are not forwarded: nothing here knows what they would mean.
                     let Ok(data) = frame.into_data() else { continue };
                     let Some(left) = self.left.checked_sub(data.len() as u64) else {
@@ -96,9 +111,12 @@ impl WorkerStream {
                     return Poll::Ready(None);
                 }
                 Poll::Pending => {
-                    let idle = self.idle;
-                    let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(idle)));
-                    return match timer.as_mut().poll(cx) {
+                    let longest = self.idle.min(self.patience);
+                    let pause = self.pause.get_or_insert_with(|| Pause {
+                        began: Instant::now(),
+                        timer: Box::pin(tokio::time::sleep(longest)),
+                    });
+                    return match pause.timer.as_mut().poll(cx) {
                         Poll::Ready(()) => Poll::Ready(Some(Err(Fault::Slow))),
                         Poll::Pending => Poll::Pending,
                     };
@@ -109,9 +127,9 @@ impl WorkerStream {
 }
 
 impl WorkerBody {
-    /// An answer of at most `max` bytes, with at most `idle` between its parts.
-    pub(super) fn new(inner: Incoming, max: u64, idle: Duration, lease: Lease) -> Self {
-        Self::Stream(Box::new(WorkerStream { inner, left: max, idle, timer: None, lease }))
+    /// An answer of at most `max` bytes, with at most `idle` between its parts and `patience` in all of them.
+    pub(super) fn new(inner: Incoming, max: u64, idle: Duration, patience: Duration, lease: Lease) -> Self {
+        Self::Stream(Box::new(WorkerStream { inner, left: max, idle, patience, pause: None, lease }))
     }
 
     /// Reads the answer to its end.

@@ -53,6 +53,7 @@ pub struct PoolSettings {
     connect_timeout: Duration,
     answer_timeout: Duration,
     body_timeout: Duration,
+    total_timeout: Duration,
     idle_timeout: Duration,
     max_idle: usize,
     max_connections: usize,
@@ -116,6 +117,7 @@ impl PoolSettings {
             connect_timeout: section.or("connect_timeout", seconds(3)),
             answer_timeout: section.or("answer_timeout", seconds(10)),
             body_timeout: section.or("body_timeout", seconds(10)),
+            total_timeout: section.or("total_timeout", seconds(120)),
             idle_timeout: section.or("idle_timeout", seconds(30)),
             max_idle: section.or("max_idle", 64),
             max_connections: section.or("max_connections", 128),
@@ -257,7 +259,13 @@ impl Pool {
         if size.lower() > self.settings.max_answer {
             return Err(Fault::TooLarge);
         }
-        let mut body = WorkerBody::new(body, self.settings.max_answer, self.settings.body_timeout, lease);
+        let mut body = WorkerBody::new(
+            body,
+            self.settings.max_answer,
+            self.settings.body_timeout,
+            self.settings.total_timeout,
+            lease,
+        );
         if size.exact().is_some_and(|length| length <= HELD_WHOLE) {
             body = body.hold().await?;
         }
