@@ -124,20 +124,20 @@ impl World {
     }
 
     /// Runs every case, all at once, and gives back those that did not come out as they say.
-    pub async fn run(&self) -> Vec<Failure> {
+    pub async fn run(self) -> Vec<Failure> {
         let client = self.gateway.client();
-        let running = self.workers.iter().enumerate().map(|(number, (case, worker, gate))| {
+        let running: Vec<_> = self.workers.into_iter().enumerate().map(|(number, (case, worker, gate))| {
             let client = client.clone();
-            async move {
+            tokio::spawn(async move {
                 let mark = mark(number);
-                let found = run(&client, case, worker, gate, &mark).await.unwrap_or_else(|reason| reason);
+                let found = run(&client, case, &worker, &gate, &mark).await.unwrap_or_else(|reason| reason);
                 let wanted = expected(case, &mark);
                 (wanted != found).then(|| Failure { name: case.name, sent: case.answered, wanted, found })
-            }
-        });
+            })
+        }).collect();
         let mut failures = Vec::new();
         for running in running {
-            failures.extend(running.await);
+            failures.extend(running.await.expect("a case ends"));
         }
         failures
     }
@@ -187,8 +187,8 @@ async fn run(client: &Client, case: &Case, worker: &Recorder, gate: &Gate, mark:
     }
     let (told, is_open) = ask(&mut wire, case, mark).await?;
     gate.open();
-    if case.then == Connection::Closed {
-        worker.wait_for_ends(1).await;
+    if case.then == Connection::Closed && !worker.ends(1).await {
+        return Err(format!("{told}; the connection to the worker stays open"));
     }
     if !is_open {
         wire = Wire::open(client).await;

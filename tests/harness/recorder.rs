@@ -293,9 +293,11 @@ impl Recorder {
         self.wait_for("so many connections to be closed", |state| state.hung_up >= count).await;
     }
 
-    /// Waits until so many connections are at their end, whoever closed them.
-    pub async fn wait_for_ends(&self, count: usize) {
-        self.wait_for("the end of so many connections", |state| state.hung_up + state.closed >= count).await;
+    /// Waits until so many connections are at their end, whoever closed them; `false` if that does not come.
+    pub async fn ends(&self, count: usize) -> bool {
+        let mut receiver = self.state.subscribe();
+        let reached = receiver.wait_for(|state| state.hung_up + state.closed >= count);
+        tokio::time::timeout(PATIENCE, reached).await.is_ok()
     }
 
     /// Waits until it has closed so many connections by itself ([`Reply::close`]).

@@ -8,12 +8,36 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use http::response::Parts;
+use http::{StatusCode, Version, header};
 use http_body::{Body as _, SizeHint};
 use hyper::body::Incoming;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::{Fault, Sender, Worker, describe};
 use crate::types::Name;
+
+/// What is wrong with how an answer says its length, where two readers could read it differently (RFC 9112 §6.3). The
+/// first of them, hyper, has refused some already.
+pub(super) fn framing_fault(head: &Parts) -> Option<&'static str> {
+    let mut lengths = head.headers.get_all(header::CONTENT_LENGTH).iter();
+    let length = lengths.next();
+    if lengths.next().is_some() || length.is_some_and(|length| !length.as_bytes().iter().all(u8::is_ascii_digit)) {
+        return Some("it has more than one Content-Length");
+    }
+    let mut codings = head.headers.get_all(header::TRANSFER_ENCODING).iter();
+    let Some(coding) = codings.next() else { return None };
+    if codings.next().is_some() || !coding.as_bytes().eq_ignore_ascii_case(b"chunked") {
+        return Some("its transfer coding is not chunked alone");
+    }
+    if length.is_some() {
+        return Some("it has Content-Length and Transfer-Encoding");
+    }
+    if head.version != Version::HTTP_11 || head.status == StatusCode::NO_CONTENT {
+        return Some("it has a Transfer-Encoding that it can't have");
+    }
+    None
+}
 
 /// A connection lent to one exchange. It goes back only when the whole answer was read.
 pub(super) struct Lease {

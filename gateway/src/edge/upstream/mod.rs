@@ -39,7 +39,7 @@ use crate::settings::{ByteSize, Section};
 use crate::types::Name;
 use address::{Address, is_private};
 use headers::clean_answer;
-use incoming::Lease;
+use incoming::{Lease, framing_fault};
 
 /// An answer of known length up to this is read whole before it is passed on, so that a worker that
 /// breaks off in the middle becomes a clear 502.
@@ -252,6 +252,11 @@ impl Pool {
             StatusCode::SWITCHING_PROTOCOLS => return Err(Fault::Broken("it switched protocols unasked".into())),
             _ => {}
         }
+        if let Some(fault) = framing_fault(&head) {
+            return Err(Fault::Broken(fault.into()));
+        }
+        // A reason phrase is the worker's words.
+        head.extensions.clear();
         if !clean_answer(&mut head.headers) {
             return Err(Fault::Broken("its Connection can't be read".into()));
         }
