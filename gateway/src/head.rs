@@ -13,12 +13,7 @@ use crate::problem::HeadFault;
 ///
 /// # Errors
 /// [`HeadFault`].
-pub fn read<'r>(
-    version: Version,
-    method: &Method,
-    uri: &'r Uri,
-    headers: &'r HeaderMap,
-) -> Result<&'r str, HeadFault> {
+pub fn read<'r>(version: Version, method: &Method, uri: &'r Uri, headers: &'r HeaderMap) -> Result<&'r str, HeadFault> {
     // Paths alone, or (HTTP/1) with this service's scheme and host before them.
     let http1 = version != Version::HTTP_2;
     let foreign = http1 && uri.scheme().is_some_and(|scheme| *scheme != Scheme::HTTPS);
@@ -100,11 +95,7 @@ mod tests {
         read_version(Version::HTTP_11, uri, pairs)
     }
 
-    fn read_version(
-        version: Version,
-        uri: &str,
-        pairs: &[(&'static str, &'static str)],
-    ) -> Result<String, HeadFault> {
+    fn read_version(version: Version, uri: &str, pairs: &[(&'static str, &'static str)]) -> Result<String, HeadFault> {
         let mut headers = HeaderMap::new();
         for (name, value) in pairs {
             headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));

@@ -141,12 +141,10 @@ mod tests {
     fn cells_become_octets_and_come_back() {
         assert_eq!(octets("GET /№␠␀␡⏎", "c001"), b"GET /c001 \0\x7f\r\n");
         assert_eq!(octets("«C3 A9»«ab×3»", ""), b"\xc3\xa9ababab");
-        assert_eq!(steps("a«await»b«end»", ""), [
-            Step::Send(b"a".to_vec()),
-            Step::Do("await"),
-            Step::Send(b"b".to_vec()),
-            Step::Do("end")
-        ]);
+        assert_eq!(
+            steps("a«await»b«end»", ""),
+            [Step::Send(b"a".to_vec()), Step::Do("await"), Step::Send(b"b".to_vec()), Step::Do("end")]
+        );
         assert_eq!(written(b"/c001\r\n\0\xff", "c001"), "/№⏎␀«FF»");
     }
 }

@@ -43,8 +43,8 @@ pub enum Told {
     Answer(&'static str),
     /// This fault.
     Fault(u16, &'static str),
-    /// A head with this status, and a body that is broken off.
-    BrokenOff(u16),
+    /// 200 and a body that is broken off, or 502 where the worker breaks off before anything has gone out.
+    BrokenOff,
 }
 
 /// What becomes of the connection to the worker.
@@ -54,6 +54,8 @@ pub enum Connection {
     Kept,
     /// It is closed.
     Closed,
+    /// It serves the next request if it is free in time.
+    Either,
 }
 
 const GET: &str = "«get»⏎";
@@ -126,15 +128,25 @@ impl World {
     /// Runs every case, all at once, and gives back those that did not come out as they say.
     pub async fn run(self) -> Vec<Failure> {
         let client = self.gateway.client();
-        let running: Vec<_> = self.workers.into_iter().enumerate().map(|(number, (case, worker, gate))| {
-            let client = client.clone();
-            tokio::spawn(async move {
-                let mark = mark(number);
-                let found = run(&client, case, &worker, &gate, &mark).await.unwrap_or_else(|reason| reason);
-                let wanted = expected(case, &mark);
-                (wanted != found).then(|| Failure { name: case.name, sent: case.answered, wanted, found })
+        let running: Vec<_> = self
+            .workers
+            .into_iter()
+            .enumerate()
+            .map(|(number, (case, worker, gate))| {
+                let client = client.clone();
+                tokio::spawn(async move {
+                    let mark = mark(number);
+                    let found = run(&client, case, &worker, &gate, &mark).await.unwrap_or_else(|reason| reason);
+                    let wanted = expected(case, &mark);
+                    (!wanted.contains(&found)).then(|| Failure {
+                        name: case.name,
+                        sent: case.answered,
+                        wanted: wanted.join("\n         or "),
+                        found,
+                    })
+                })
             })
-        }).collect();
+            .collect();
         let mut failures = Vec::new();
         for running in running {
             failures.extend(running.await.expect("a case ends"));
@@ -166,18 +178,19 @@ fn reply(cell: &str, gate: &Gate) -> Reply {
     reply
 }
 
-fn expected(case: &Case, mark: &str) -> String {
+/// What [`run`] finds where the row comes out as it should; one of these.
+fn expected(case: &Case, mark: &str) -> Vec<String> {
     let told = match case.told {
         Told::Answer(cell) => {
             let (head, body) = cell.split_once("⏎⏎").unwrap_or((cell, ""));
             let mut lines: Vec<&str> = head.split('⏎').collect();
             lines[1..].sort_unstable();
-            notation::written(&notation::octets(&format!("{}⏎⏎{body}", lines.join("⏎")), mark), mark)
+            vec![notation::written(&notation::octets(&format!("{}⏎⏎{body}", lines.join("⏎")), mark), mark)]
         }
-        Told::Fault(status, slug) => format!("{status} {slug}"),
-        Told::BrokenOff(status) => format!("{status}, broken off"),
+        Told::Fault(status, slug) => vec![format!("{status} {slug}")],
+        Told::BrokenOff => vec!["200, broken off".to_owned(), "502 worker-broken".to_owned()],
     };
-    format!("{told}; {:?}; next: 200 next; asked once", case.then)
+    told.iter().map(|told| format!("{told}; {:?}; next: 200 next; asked once", case.then)).collect()
 }
 
 async fn run(client: &Client, case: &Case, worker: &Recorder, gate: &Gate, mark: &str) -> Result<String, String> {
@@ -194,8 +207,16 @@ async fn run(client: &Client, case: &Case, worker: &Recorder, gate: &Gate, mark:
         wire = Wire::open(client).await;
     }
     let after = next(&mut wire, mark, "next").await?;
-    let connection = if worker.connections() == 1 { Connection::Kept } else { Connection::Closed };
-    let times = worker.seen().iter().filter(|seen| !seen.line().contains("/next ") && !seen.line().contains("/before ")).count();
+    let connection = match (case.then, worker.connections()) {
+        (Connection::Either, 1 | 2) => Connection::Either,
+        (_, 1) => Connection::Kept,
+        _ => Connection::Closed,
+    };
+    let times = worker
+        .seen()
+        .iter()
+        .filter(|seen| !seen.line().contains("/next ") && !seen.line().contains("/before "))
+        .count();
     let times = if times == 1 { "once".to_owned() } else { format!("{times} times") };
     Ok(format!("{told}; {connection:?}; next: {after}; asked {times}"))
 }

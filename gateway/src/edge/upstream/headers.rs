@@ -32,7 +32,10 @@ pub struct Told<'a> {
 pub fn for_worker(headers: &mut HeaderMap, told: &Told<'_>) -> bool {
     let relied_on = |name: &HeaderName| {
         name == told.credential
-            || matches!(*name, header::CONTENT_TYPE | header::COOKIE | header::CONTENT_LENGTH | header::TRANSFER_ENCODING)
+            || matches!(
+                *name,
+                header::CONTENT_TYPE | header::COOKIE | header::CONTENT_LENGTH | header::TRANSFER_ENCODING
+            )
             || is_ours(name.as_str())
     };
     if !remove_hop_by_hop(headers, relied_on) {
@@ -126,11 +129,11 @@ fn remove_hop_by_hop(headers: &mut HeaderMap, keep: impl Fn(&HeaderName) -> bool
     if headers.contains_key(header::CONNECTION) {
         let names = headers.get_all(header::CONNECTION).iter().flat_map(|value| value.as_bytes().split(|&b| b == b','));
         let names = names.map(<[u8]>::trim_ascii).filter(|name| !name.is_empty());
-        let Ok(named) = names.map(HeaderName::from_bytes).collect::<Result<Vec<_>, _>>() else { return false };
-        if named.iter().any(&keep) {
+        let Ok(listed) = names.map(HeaderName::from_bytes).collect::<Result<Vec<_>, _>>() else { return false };
+        if listed.iter().any(&keep) {
             return false;
         }
-        for name in named {
+        for name in listed {
             headers.remove(name);
         }
     }

@@ -26,7 +26,7 @@ pub(super) fn framing_fault(head: &Parts) -> Option<&'static str> {
         return Some("it has more than one Content-Length");
     }
     let mut codings = head.headers.get_all(header::TRANSFER_ENCODING).iter();
-    let Some(coding) = codings.next() else { return None };
+    let coding = codings.next()?;
     if codings.next().is_some() || !coding.as_bytes().eq_ignore_ascii_case(b"chunked") {
         return Some("its transfer coding is not chunked alone");
     }
@@ -92,6 +92,8 @@ impl fmt::Debug for WorkerBody {
 pub struct WorkerStream {
     inner: Incoming,
     left: u64,
+    /// What was read before the head was passed on.
+    first: Option<Bytes>,
     idle: Duration,
     /// How long the worker may still be waited for, all pauses together.
     patience: Duration,
@@ -114,6 +116,9 @@ impl WorkerStream {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Fault>>> {
+        if let Some(first) = self.first.take() {
+            return Poll::Ready(Some(Ok(first)));
+        }
         loop {
             match Pin::new(&mut self.inner).poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => {
@@ -153,7 +158,22 @@ impl WorkerStream {
 impl WorkerBody {
     /// An answer of at most `max` bytes, with at most `idle` between its parts and `patience` in all of them.
     pub(super) fn new(inner: Incoming, max: u64, idle: Duration, patience: Duration, lease: Lease) -> Self {
-        Self::Stream(Box::new(WorkerStream { inner, left: max, idle, patience, pause: None, lease }))
+        Self::Stream(Box::new(WorkerStream { inner, left: max, first: None, idle, patience, pause: None, lease }))
+    }
+
+    /// Reads what is there of the answer, so that one that is broken from its beginning becomes a clear 502.
+    pub(super) async fn begin(&mut self) -> Result<(), Fault> {
+        std::future::poll_fn(|cx| {
+            let Self::Stream(stream) = self else { return Poll::Ready(Ok(())) };
+            match stream.poll(cx) {
+                Poll::Ready(Some(Ok(first))) => stream.first = Some(first),
+                Poll::Ready(Some(Err(fault))) => return Poll::Ready(Err(fault)),
+                Poll::Ready(None) => *self = Self::Whole(None),
+                Poll::Pending => {}
+            }
+            Poll::Ready(Ok(()))
+        })
+        .await
     }
 
     /// Reads the answer to its end.
@@ -188,7 +208,7 @@ impl WorkerBody {
     pub fn is_end(&self) -> bool {
         match self {
             Self::Whole(bytes) => bytes.is_none(),
-            Self::Stream(stream) => stream.inner.is_end_stream(),
+            Self::Stream(stream) => stream.first.is_none() && stream.inner.is_end_stream(),
         }
     }
 
@@ -197,7 +217,14 @@ impl WorkerBody {
     pub fn size_hint(&self) -> SizeHint {
         match self {
             Self::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
-            Self::Stream(stream) => stream.inner.size_hint(),
+            Self::Stream(stream) => {
+                let mut hint = stream.inner.size_hint();
+                let first = stream.first.as_ref().map_or(0, |first| first.len() as u64);
+                if let Some(length) = hint.exact() {
+                    hint = SizeHint::with_exact(length + first);
+                }
+                hint
+            }
         }
     }
 }

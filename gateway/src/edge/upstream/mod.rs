@@ -255,7 +255,8 @@ impl Pool {
         if let Some(fault) = framing_fault(&head) {
             return Err(Fault::Broken(fault.into()));
         }
-        // A reason phrase is the worker's words.
+        // Its version and its reason phrase are between the worker and us.
+        head.version = Version::HTTP_11;
         head.extensions.clear();
         if !clean_answer(&mut head.headers) {
             return Err(Fault::Broken("its Connection can't be read".into()));
@@ -273,6 +274,8 @@ impl Pool {
         );
         if size.exact().is_some_and(|length| length <= HELD_WHOLE) {
             body = body.hold().await?;
+        } else {
+            body.begin().await?;
         }
         Ok(Answer { response: Response::from_parts(head, body), worker: label })
     }
