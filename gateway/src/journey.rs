@@ -86,7 +86,7 @@ async fn travel(exchange: &mut Exchange, arrived: &Parts, body: &mut ClientBody)
     let asked = cors::preflight(&arrived.method, headers);
 
     // Head first: what can be read in two ways must not reach a decision.
-    let host = head::read(&arrived.method, &arrived.uri, headers).map_err(Stop::Head)?;
+    let host = head::read(arrived.version, &arrived.method, &arrived.uri, headers).map_err(Stop::Head)?;
     let path = path::normalize(arrived.uri.path()).map_err(Stop::Path)?;
     let client = policy.trusted_proxies.client(exchange.client.ip, headers);
     if client != exchange.client.ip {
@@ -210,7 +210,7 @@ async fn read_body(
         return if body.is_empty() { Ok(Outgoing::Empty) } else { Err(Stop::Body(body::Refusal::NotTaken)) };
     };
     // A route may list methods without a body beside those with one (RFC 9110 §9.3.1).
-    if body.is_empty() && matches!(arrived.method, Method::GET | Method::HEAD) {
+    if body.is_empty() && matches!(arrived.method, Method::GET | Method::HEAD | Method::DELETE | Method::OPTIONS) {
         return Ok(Outgoing::Empty);
     }
     rule.decide_head(&arrived.headers).map_err(Stop::Body)?;

@@ -4,6 +4,7 @@ use std::io::{self, Read as _, Write as _};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use serde_json::Value;
 use tokio::net::TcpSocket;
@@ -12,12 +13,16 @@ use tokio::sync::watch;
 use crate::PATIENCE;
 use crate::gateway::Upstream;
 
+/// How far apart drops are.
+const DRIP: Duration = Duration::from_millis(5);
+
 /// What a reply does, one after the other. Afterwards the connection takes its next request.
 #[derive(Clone, Debug)]
 enum Step {
     ReadBody,
     Write(Vec<u8>),
     Wait(Gate),
+    Drip(Vec<u8>),
     Stall,
     Close,
 }
@@ -83,6 +88,13 @@ impl Reply {
         self
     }
 
+    /// Then sends these octets again and again, a little apart, until the other side closes.
+    #[must_use]
+    pub fn drip(mut self, octets: impl Into<Vec<u8>>) -> Self {
+        self.steps.push(Step::Drip(octets.into()));
+        self
+    }
+
     /// Then does nothing more, and keeps the connection open until the other side closes it.
     #[must_use]
     pub fn stall(mut self) -> Self {
@@ -135,6 +147,12 @@ pub struct Seen {
 }
 
 impl Seen {
+    /// Everything that was read of it.
+    #[must_use]
+    pub fn octets(&self) -> Vec<u8> {
+        [&self.head[..], &self.framed].concat()
+    }
+
     /// The head as text.
     #[must_use]
     pub fn text(&self) -> String {
@@ -176,6 +194,7 @@ struct State {
     connections: usize,
     hung_up: usize,
     closed: usize,
+    remains: Vec<Vec<u8>>,
     streams: Vec<TcpStream>,
     closing: bool,
 }
@@ -274,9 +293,27 @@ impl Recorder {
         self.wait_for("so many connections to be closed", |state| state.hung_up >= count).await;
     }
 
+    /// Waits until so many connections are at their end, whoever closed them; `false` if that does not come.
+    pub async fn ends(&self, count: usize) -> bool {
+        let mut receiver = self.state.subscribe();
+        let reached = receiver.wait_for(|state| state.hung_up + state.closed >= count);
+        tokio::time::timeout(PATIENCE, reached).await.is_ok()
+    }
+
     /// Waits until it has closed so many connections by itself ([`Reply::close`]).
     pub async fn wait_for_closes(&self, count: usize) {
         self.wait_for("so many closes", |state| state.closed >= count).await;
+    }
+
+    /// Waits until no connection is left.
+    pub async fn wait_until_all_ended(&self) {
+        self.wait_for("the end of every connection", |state| state.hung_up + state.closed == state.connections).await;
+    }
+
+    /// What came on connections that are at their end, and is no request.
+    #[must_use]
+    pub fn remains(&self) -> Vec<Vec<u8>> {
+        self.state.borrow().remains.clone()
     }
 
     async fn wait_for(&self, what: &str, reached: impl Fn(&State) -> bool) {
@@ -334,9 +371,12 @@ fn accept(listener: &TcpListener, state: &Arc<watch::Sender<State>>, script: &Sc
             let mut line = Line { stream, buffer: Vec::new() };
             let ended = serve(&mut line, connection, &state, &script);
             let _ = line.stream.shutdown(Shutdown::Both);
-            state.send_modify(|state| match ended {
-                Ok(Ended::HungUp) | Err(_) => state.hung_up += 1,
-                Ok(Ended::Closed) => state.closed += 1,
+            state.send_modify(|state| {
+                state.remains.extend((!line.buffer.is_empty()).then_some(line.buffer));
+                match ended {
+                    Ok(Ended::HungUp) | Err(_) => state.hung_up += 1,
+                    Ok(Ended::Closed) => state.closed += 1,
+                }
             });
         });
     }
@@ -373,6 +413,10 @@ fn serve(line: &mut Line, connection: usize, state: &watch::Sender<State>, scrip
                 })?,
                 Step::Write(octets) => line.stream.write_all(&octets)?,
                 Step::Wait(gate) => gate.pass(),
+                Step::Drip(octets) => loop {
+                    line.stream.write_all(&octets)?;
+                    std::thread::sleep(DRIP);
+                },
                 Step::Stall => {
                     while line.more()? {}
                     return Ok(Ended::HungUp);
@@ -430,12 +474,13 @@ impl Line {
     /// Reads the body that the head announces, and tells of each part: framed, content, whether it is whole.
     fn body(&mut self, seen: &Seen, mut tell: impl FnMut(&[u8], &[u8], bool)) -> io::Result<()> {
         let broken = || io::Error::from(io::ErrorKind::InvalidData);
-        if let Some(length) = seen.header("content-length") {
+        let lengths = seen.headers("content-length");
+        if let Some(length) = lengths.first() {
             let length = length.parse().map_err(|_| broken())?;
             tell(b"", b"", length == 0);
             return self.exactly(length, |part, last| tell(part, part, last));
         }
-        if seen.header("transfer-encoding").is_none() {
+        if seen.headers("transfer-encoding").is_empty() {
             tell(b"", b"", true);
             return Ok(());
         }

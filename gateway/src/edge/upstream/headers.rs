@@ -35,7 +35,7 @@ pub struct Forwarded<'a> {
 }
 
 impl<'a> Forwarded<'a> {
-    /// A client's headers; `None` where `Connection` names one that we rely on.
+    /// A client's headers; `None` where `Connection` names one that we rely on, or what is no header.
     #[must_use]
     pub fn new(headers: &'a HeaderMap, told: Told<'a>) -> Option<Self> {
         let mut named = Vec::new();
@@ -44,11 +44,16 @@ impl<'a> Forwarded<'a> {
                 continue;
             }
             let names = value.as_bytes().split(|&b| b == b',').map(<[u8]>::trim_ascii);
-            named.extend(names.filter_map(|name| HeaderName::from_bytes(name).ok()));
+            for name in names.filter(|name| !name.is_empty()) {
+                named.push(HeaderName::from_bytes(name).ok()?);
+            }
         }
         let relied_on = |name: &HeaderName| {
             name == told.credential
-                || matches!(*name, header::CONTENT_TYPE | header::COOKIE)
+                || matches!(
+                    *name,
+                    header::CONTENT_TYPE | header::COOKIE | header::CONTENT_LENGTH | header::TRANSFER_ENCODING
+                )
                 || fate(name.as_str()) == Fate::Ours
         };
         (!named.iter().any(relied_on)).then_some(Self { headers, told, named })
@@ -239,7 +244,7 @@ mod tests {
 
     #[test]
     fn connection_can_not_take_away_what_we_rely_on() {
-        for name in ["Authorization", "x-api-key", "Host", "content-type", "Cookie", "X-Modelgate-Principal"] {
+        for name in ["Authorization", "x-api-key", "Host", "content-type", "Cookie", "X-Modelgate-Principal", "TE, a b"] {
             assert_eq!(
                 forwarded(&[("connection", Box::leak(format!("close, {name}").into_boxed_str()))]),
                 None,

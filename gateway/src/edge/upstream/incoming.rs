@@ -3,7 +3,7 @@
 use std::fmt;
 use std::future::poll_fn;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body::SizeHint;
@@ -73,11 +73,42 @@ pub struct WorkerStream {
     /// Whether the worker keeps the connection.
     keeps: bool,
     left: u64,
-    pause: Deadline,
+    /// What was read before the head was passed on.
+    first: Option<Bytes>,
+    waits: Waits,
+}
+
+/// The worker's pauses: each has a bound, and all together. A client that takes the answer slowly is not the
+/// worker's doing, so only the time in which the worker is waited for counts.
+struct Waits {
+    longest: Duration,
+    left: Duration,
+    pause: Option<(Instant, Deadline)>,
+}
+
+impl Waits {
+    fn new(longest: Duration, total: Duration) -> Self {
+        Self { longest, left: total, pause: None }
+    }
+
+    fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let longest = self.longest.min(self.left);
+        self.pause.get_or_insert_with(|| (Instant::now(), Deadline::new(longest))).1.poll_reached(cx)
+    }
+
+    /// The worker sent something.
+    fn end(&mut self) {
+        if let Some((began, _)) = self.pause.take() {
+            self.left = self.left.saturating_sub(began.elapsed());
+        }
+    }
 }
 
 impl WorkerStream {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Fault>>> {
+        if let Some(first) = self.first.take() {
+            return Poll::Ready(Some(Ok(first)));
+        }
         let Some(lease) = &mut self.lease else { return Poll::Ready(None) };
         if let Some(upload) = &mut self.upload {
             match lease.link().poll_send(upload, cx) {
@@ -93,7 +124,7 @@ impl WorkerStream {
         }
         match lease.link().poll_data(cx, &mut self.framing) {
             Poll::Ready(Some(Ok(data))) => {
-                self.pause.reset();
+                self.waits.end();
                 let Some(left) = self.left.checked_sub(data.len() as u64) else {
                     return Poll::Ready(Some(Err(Fault::TooLarge)));
                 };
@@ -105,7 +136,7 @@ impl WorkerStream {
                 self.end_if_whole();
                 Poll::Ready(end_or_fault)
             }
-            Poll::Pending => self.pause.poll_reached(cx).map(|()| Some(Err(Fault::Slow))),
+            Poll::Pending => self.waits.poll_over(cx).map(|()| Some(Err(Fault::Slow))),
         }
     }
 
@@ -122,37 +153,58 @@ impl WorkerStream {
 }
 
 impl WorkerBody {
-    /// An answer of at most `max` bytes, with at most `pause` between its parts. `upload` is what is left of
-    /// the request.
+    /// An answer of at most `max` bytes. `pauses` bounds each pause and all of them; `upload` is what is left
+    /// of the request.
     pub(super) fn new(
         lease: Lease,
         framing: Framing,
         keeps: bool,
         upload: Option<Upload>,
         max: u64,
-        pause: Duration,
+        pauses: (Duration, Duration),
     ) -> Self {
-        let mut stream =
-            WorkerStream { lease: Some(lease), framing, upload, keeps, left: max, pause: Deadline::new(pause) };
+        let waits = Waits::new(pauses.0, pauses.1);
+        let mut stream = WorkerStream { lease: Some(lease), framing, upload, keeps, left: max, first: None, waits };
         stream.end_if_whole();
         if stream.lease.is_none() { Self::Whole(None) } else { Self::Stream(Box::new(stream)) }
     }
 
+    /// Reads what is there of the answer, so that one that is broken from its beginning becomes a clear 502.
+    pub(super) async fn begin(&mut self) -> Result<(), Fault> {
+        poll_fn(|cx| {
+            let Self::Stream(stream) = self else { return Poll::Ready(Ok(())) };
+            match stream.poll(cx) {
+                Poll::Ready(Some(Ok(first))) => stream.first = Some(first),
+                Poll::Ready(Some(Err(fault))) => return Poll::Ready(Err(fault)),
+                Poll::Ready(None) => *self = Self::Whole(None),
+                Poll::Pending => {}
+            }
+            Poll::Ready(Ok(()))
+        })
+        .await
+    }
+
     /// Reads an answer of known length, which is not longer than a buffer, to its end.
-    pub(super) async fn hold(mut lease: Lease, length: usize, keeps: bool, pause: Duration) -> Result<Self, Fault> {
+    pub(super) async fn hold(
+        mut lease: Lease,
+        length: usize,
+        keeps: bool,
+        pause: Duration,
+        total: Duration,
+    ) -> Result<Self, Fault> {
         let mut there = 0;
-        let mut pause = Deadline::new(pause);
+        let mut waits = Waits::new(pause, total);
         let whole = poll_fn(|cx| {
             let link = lease.link();
             let whole = link.poll_whole(cx, length);
-            if whole.is_pending() {
-                if there < link.buffered() {
-                    there = link.buffered();
-                    pause.reset();
-                }
-                return pause.poll_reached(cx).map(|()| Err(Fault::Slow));
+            if whole.is_ready() {
+                return whole;
             }
-            whole
+            if there < link.buffered() {
+                there = link.buffered();
+                waits.end();
+            }
+            waits.poll_over(cx).map(|()| Err(Fault::Slow))
         });
         let whole = whole.await?;
         if keeps {
@@ -174,7 +226,7 @@ impl WorkerBody {
     pub fn is_end(&self) -> bool {
         match self {
             Self::Whole(bytes) => bytes.is_none(),
-            Self::Stream(stream) => stream.lease.is_none(),
+            Self::Stream(stream) => stream.first.is_none() && stream.lease.is_none(),
         }
     }
 
@@ -184,7 +236,9 @@ impl WorkerBody {
         match self {
             Self::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
             Self::Stream(stream) => match stream.framing {
-                Framing::Length(left) => SizeHint::with_exact(left),
+                Framing::Length(left) => {
+                    SizeHint::with_exact(left + stream.first.as_ref().map_or(0, |first| first.len() as u64))
+                }
                 Framing::Chunked(_) | Framing::Close => SizeHint::new(),
             },
         }

@@ -398,6 +398,7 @@ fn parse(input: &[u8], method: &Method) -> Result<Option<Head>, Fault> {
                 if name.eq_ignore_ascii_case(b"close") {
                     keeps = false;
                 } else if !name.is_empty() && !name.eq_ignore_ascii_case(b"keep-alive") {
+                    HeaderName::from_bytes(name).map_err(|_| broken("its Connection can't be read"))?;
                     named.push(name);
                 }
             }
@@ -406,6 +407,7 @@ fn parse(input: &[u8], method: &Method) -> Result<Option<Head>, Fault> {
     let bodiless = *method == Method::HEAD || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     let framing = match (chunked, length) {
         (true, Some(_)) => return Err(broken("it has Content-Length and Transfer-Encoding")),
+        (true, None) if status == StatusCode::NO_CONTENT => return Err(broken("it has a coding and can have no body")),
         _ if bodiless => Framing::Length(0),
         (true, None) => Framing::Chunked(Chunks::default()),
         (false, Some(length)) => Framing::Length(length),

@@ -193,13 +193,17 @@ impl Pool {
         }
         *response.headers_mut() = head.headers;
         let upload = Some(upload).filter(|upload| !upload.is_sent());
-        let (max, pause) = (self.settings.max_answer, self.settings.body_timeout);
+        let (max, pause, total) = (self.settings.max_answer, self.settings.body_timeout, self.settings.total_timeout);
         *response.body_mut() = match head.framing {
             Framing::Length(length) if length > max => return Err(Fault::TooLarge),
             Framing::Length(length @ 1..=HELD_WHOLE) if upload.is_none() => {
-                WorkerBody::hold(lease, usize::try_from(length).unwrap_or(usize::MAX), head.keeps, pause).await?
+                WorkerBody::hold(lease, usize::try_from(length).unwrap_or(usize::MAX), head.keeps, pause, total).await?
             }
-            framing => WorkerBody::new(lease, framing, head.keeps, upload, max, pause),
+            framing => {
+                let mut body = WorkerBody::new(lease, framing, head.keeps, upload, max, (pause, total));
+                body.begin().await?;
+                body
+            }
         };
         Ok(Answer { response, worker })
     }

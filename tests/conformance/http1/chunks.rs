@@ -1,0 +1,106 @@
+//! The body in chunks (RFC 9112 §7.1): on a route that passes bodies on as they come, and on one that reads them whole.
+
+use super::Then::{Cut, Forwarded, Refused};
+use super::{BROKEN, Case, case};
+
+const HELLO: super::Then = Forwarded("POST /№ HTTP/1.1⏎transfer-encoding: chunked⏎⏎5⏎hello⏎0⏎⏎");
+/// The same fault where a body is read whole: the worker is never asked.
+const UNREAD: super::Then = Refused(400, "body-framing");
+
+// One row a line.
+#[rustfmt::skip]
+pub(super) const CASES: &[Case] = &[
+    // Good ones: sizes, extensions and trailers stay between neighbours.
+    case("a size in lower case", "«chunked»a⏎0123456789⏎0⏎⏎", Forwarded("POST /№ HTTP/1.1⏎transfer-encoding: chunked⏎⏎A⏎0123456789⏎0⏎⏎")),
+    case("a size in upper case", "«chunked»A⏎0123456789⏎0⏎⏎", Forwarded("POST /№ HTTP/1.1⏎transfer-encoding: chunked⏎⏎A⏎0123456789⏎0⏎⏎")),
+    case("a size with zeros before it", "«chunked»00005⏎hello⏎0⏎⏎", HELLO),
+    case("a last chunk of several zeros", "«chunked»5⏎hello⏎000⏎⏎", HELLO),
+    case("no chunk but the last", "«chunked»0⏎⏎", Forwarded("POST /№ HTTP/1.1⏎transfer-encoding: chunked⏎⏎0⏎⏎")),
+    case("framing as content", "«chunked»F⏎0⏎⏎GET / HTTP⏎0⏎⏎", Forwarded("POST /№ HTTP/1.1⏎transfer-encoding: chunked⏎⏎F⏎0⏎⏎GET / HTTP⏎0⏎⏎")),
+    case("an extension", "«chunked»5;a=b⏎hello⏎0⏎⏎", HELLO),
+    case("an extension without a value", "«chunked»5;a⏎hello⏎0⏎⏎", HELLO),
+    case("several extensions", "«chunked»5;a=b;c;d=\"e\"⏎hello⏎0⏎⏎", HELLO),
+    case("an extension with blanks", "«chunked»5; a = b⏎hello⏎0⏎⏎", HELLO),
+    case("a quoted extension with a semicolon", "«chunked»5;a=\"b;c\\\"d\"⏎hello⏎0⏎⏎", HELLO),
+    case("an extension of the last chunk", "«chunked»5⏎hello⏎0;a=b⏎⏎", HELLO),
+    case("an extension of 200 octets", "«chunked»5;a=«b×200»⏎hello⏎0⏎⏎", HELLO),
+    case("a trailer", "«chunked»5⏎hello⏎0⏎X-Late: 1⏎⏎", HELLO),
+    case("a trailer that names the caller", "«chunked»5⏎hello⏎0⏎X-Modelgate-Principal: root⏎Authorization: Bearer x⏎⏎", HELLO),
+    case("a trailer that frames", "«chunked»5⏎hello⏎0⏎Content-Length: 0⏎Transfer-Encoding: chunked⏎⏎", HELLO),
+    case("a trailer that routes", "«chunked»5⏎hello⏎0⏎Host: b.test⏎Connection: close⏎⏎", HELLO),
+    case("a trailer that was announced", "«post»Trailer: X-Late⏎TE: trailers⏎Transfer-Encoding: chunked⏎⏎5⏎hello⏎0⏎X-Late: 1⏎⏎", HELLO),
+    case("an empty trailer", "«chunked»5⏎hello⏎0⏎X-Late:⏎⏎", HELLO),
+    case("chunks for a body that is read whole", "«json»Transfer-Encoding: chunked⏎⏎1;x=y⏎[⏎2⏎1]⏎0⏎X-Late: 1⏎⏎", Forwarded("POST /whole/№ HTTP/1.1⏎content-length: 3⏎content-type: application/json⏎⏎[1]")),
+    // Sizes that are none.
+    case("no size", "«chunked»⏎hello⏎0⏎⏎", BROKEN),
+    case("a size that is no number", "«chunked»five⏎hello⏎0⏎⏎", BROKEN),
+    case("a size with a plus", "«chunked»+5⏎hello⏎0⏎⏎", BROKEN),
+    case("a size with a minus", "«chunked»-5⏎hello⏎0⏎⏎", BROKEN),
+    case("minus nothing", "«chunked»5⏎hello⏎-0⏎⏎", BROKEN),
+    case("a size with 0x", "«chunked»0x5⏎hello⏎0⏎⏎", BROKEN),
+    case("a size with an h", "«chunked»5h⏎hello⏎0⏎⏎", BROKEN),
+    case("a size with an underscore", "«chunked»0_5⏎hello⏎0⏎⏎", BROKEN),
+    case("a size with a point", "«chunked»5.0⏎hello⏎0⏎⏎", BROKEN),
+    case("a size with a comma", "«chunked»5,5⏎hello⏎0⏎⏎", BROKEN),
+    case("a size in quotes", "«chunked»\"5\"⏎hello⏎0⏎⏎", BROKEN),
+    case("a space before a size", "«chunked» 5⏎hello⏎0⏎⏎", BROKEN),
+    case("a tab before a size", "«chunked»␉5⏎hello⏎0⏎⏎", BROKEN),
+    case("a space behind a size", "«chunked»5␠⏎hello⏎0⏎⏎", BROKEN),
+    case("a tab behind a size", "«chunked»5␉⏎hello⏎0⏎⏎", BROKEN),
+    case("a space before an extension", "«chunked»5 ;a=b⏎hello⏎0⏎⏎", BROKEN),
+    case("a size in two words", "«chunked»5 5⏎hello⏎0⏎⏎", BROKEN),
+    case("a vertical tab behind a size", "«chunked»5␋⏎hello⏎0⏎⏎", BROKEN),
+    case("a NUL behind a size", "«chunked»5␀⏎hello⏎0⏎⏎", BROKEN),
+    case("a carriage return behind a size", "«chunked»5␍⏎hello⏎0⏎⏎", BROKEN),
+    case("an empty line before a size", "«chunked»5⏎hello⏎⏎0⏎⏎", BROKEN),
+    case("a size of 16 digits", "«chunked»0000000000000005⏎hello⏎0⏎⏎", BROKEN),
+    case("a size just past 64 bits", "«chunked»10000000000000005⏎hello⏎0⏎⏎", BROKEN),
+    case("the largest size of 64 bits", "«chunked»FFFFFFFFFFFFFFFF⏎hello⏎0⏎⏎", BROKEN),
+    case("a size that is negative with a sign bit", "«chunked»8000000000000000⏎hello⏎0⏎⏎", BROKEN),
+    case("a size just past 32 bits", "«chunked»100000005⏎hello⏎0⏎⏎«end»", Cut(499, "client-gone")),
+    case("a size past 128 bits", "«chunked»100000000000000000000000000000005⏎hello⏎0⏎⏎", BROKEN),
+    // Line ends.
+    case("a bare line feed behind a size", "«chunked»5␊hello⏎0⏎⏎", BROKEN),
+    case("a bare carriage return behind a size", "«chunked»5␍hello⏎0⏎⏎", BROKEN),
+    case("a bare line feed behind content", "«chunked»5⏎hello␊0⏎⏎", BROKEN),
+    case("a bare carriage return behind content", "«chunked»5⏎hello␍0⏎⏎", BROKEN),
+    case("a line feed and a carriage return behind content", "«chunked»5⏎hello␊␍0⏎⏎", BROKEN),
+    case("nothing behind content", "«chunked»5⏎hello0⏎⏎", BROKEN),
+    case("two octets behind content", "«chunked»5⏎helloxx0⏎⏎", BROKEN),
+    case("more content than its size", "«chunked»5⏎hello!⏎0⏎⏎", BROKEN),
+    case("less content than its size", "«chunked»6⏎hello⏎0⏎⏎", BROKEN),
+    case("a bare line feed behind the last size", "«chunked»5⏎hello⏎0␊⏎", BROKEN),
+    case("a bare line feed at the end", "«chunked»5⏎hello⏎0⏎␊", BROKEN),
+    case("no empty line at the end", "«chunked»5⏎hello⏎0⏎", BROKEN),
+    // Extensions.
+    case("an extension that is too long", "«chunked»5;a=«b×300»⏎hello⏎0⏎⏎", BROKEN),
+    case("an extension that never ends", "«chunked»5;a=«b×20000»", BROKEN),
+    case("an extension with a NUL", "«chunked»5;a=␀⏎hello⏎0⏎⏎", BROKEN),
+    case("an extension with a bare line feed", "«chunked»5;a=␊b⏎hello⏎0⏎⏎", BROKEN),
+    case("an extension with a bare carriage return", "«chunked»5;a=␍b⏎hello⏎0⏎⏎", BROKEN),
+    case("an extension that ends in a line feed", "«chunked»5;␊hello⏎0⏎⏎", BROKEN),
+    case("an extension with a line end in quotes", "«chunked»5;a=\"⏎hello⏎0⏎⏎", BROKEN),
+    case("an extension whose quotes end on the next line", "«chunked»5;a=\"⏎\"⏎hello⏎0⏎⏎", BROKEN),
+    case("an extension without a name", "«chunked»5;⏎hello⏎0⏎⏎", BROKEN),
+    case("an extension with a value alone", "«chunked»5;=b⏎hello⏎0⏎⏎", BROKEN),
+    case("an extension with two words", "«chunked»5;a b⏎hello⏎0⏎⏎", BROKEN),
+    // Trailers.
+    case("a trailer without a colon", "«chunked»5⏎hello⏎0⏎X-Late⏎⏎", BROKEN),
+    case("a trailer with a space before its colon", "«chunked»5⏎hello⏎0⏎X-Late : 1⏎⏎", BROKEN),
+    case("a folded trailer", "«chunked»5⏎hello⏎0⏎X-Late: 1⏎ 2⏎⏎", BROKEN),
+    case("a trailer with a NUL", "«chunked»5⏎hello⏎0⏎X-Late: ␀⏎⏎", BROKEN),
+    case("a trailer with a bare line feed", "«chunked»5⏎hello⏎0⏎X-Late: 1␊⏎", BROKEN),
+    case("a trailer with a bare carriage return", "«chunked»5⏎hello⏎0⏎X-Late: 1␍2⏎⏎", BROKEN),
+    case("33 trailers", "«chunked»5⏎hello⏎0⏎«X-Late: 1⏎×33»⏎", BROKEN),
+    case("a trailer of 300 octets", "«chunked»5⏎hello⏎0⏎X-Late: «x×300»⏎⏎", BROKEN),
+    // Size and end.
+    case("more chunks than are taken", "«chunked»8000⏎«x×32768»⏎8000⏎«x×32768»⏎1⏎x⏎0⏎⏎", Cut(413, "body-too-large")),
+    case("one chunk that is larger than is taken", "«chunked»10001⏎«x×65537»⏎0⏎⏎", Cut(413, "body-too-large")),
+    // Where the body is read whole, nothing at all reaches the worker.
+    case("read whole: a size that is no number", "«json»Transfer-Encoding: chunked⏎⏎zz⏎[1]⏎0⏎⏎", UNREAD),
+    case("read whole: a bare line feed", "«json»Transfer-Encoding: chunked⏎⏎3␊[1]⏎0⏎⏎", UNREAD),
+    case("read whole: more content than its size", "«json»Transfer-Encoding: chunked⏎⏎3⏎[1]x⏎0⏎⏎", UNREAD),
+    case("read whole: a broken second chunk", "«json»Transfer-Encoding: chunked⏎⏎3⏎[1]⏎-1⏎⏎", UNREAD),
+    case("read whole: a broken trailer", "«json»Transfer-Encoding: chunked⏎⏎3⏎[1]⏎0⏎X Late: 1⏎⏎", UNREAD),
+    case("read whole: larger than is taken", "«json»Transfer-Encoding: chunked⏎⏎401⏎«x×1025»⏎0⏎⏎", Refused(413, "body-too-large")),
+];
