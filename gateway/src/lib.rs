@@ -14,7 +14,7 @@
 //! | `head`, `problem` | heads that can be read in one way; refusals and faults as answers |
 //! | `edge` | TLS, keys, counting, workers, records, numbers |
 //! | `policy` | the decisions |
-//! | `wire` | HTTP/1 octets, read strictly |
+//! | `wire`, `proxy_protocol` | HTTP/1 octets and PROXY protocol headers, read strictly |
 //! | `settings` | one table of the configuration |
 //! | `types` | the vocabulary |
 
@@ -28,6 +28,7 @@ pub mod head;
 pub mod journey;
 pub mod policy;
 pub mod problem;
+pub mod proxy_protocol;
 pub mod server;
 pub mod settings;
 pub mod token_endpoint;
