@@ -10,6 +10,7 @@
 //! | `server` | connections: how many, how long, when to stop |
 //! | `journey`, `token_endpoint` | what happens to each request |
 //! | `exchange`, `client_body` | one request's facts, answer and record; its body |
+//! | `listener` | where connections arrive, how many and how long |
 //! | `activity` | what a connection is doing, for its time limits |
 //! | `head`, `problem` | heads that can be read in one way; refusals and faults as answers |
 //! | `edge` | TLS, keys, counting, workers, records, numbers |
@@ -26,6 +27,7 @@ pub mod edge;
 pub mod exchange;
 pub mod head;
 pub mod journey;
+pub mod listener;
 pub mod policy;
 pub mod problem;
 pub mod proxy_protocol;

@@ -6,7 +6,7 @@
 
 use std::cell::Cell;
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener as StdListener};
+use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -21,8 +21,6 @@ use hyper::rt::Executor;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use rustls::ServerConfig;
-use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::{AsyncReadExt as _, AsyncWrite as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, LocalOptions};
@@ -30,16 +28,14 @@ use tokio::sync::{Notify, watch};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use crate::activity::{Activity, Over, Patience, Peer, Watched};
+use crate::activity::{Activity, Over, Peer, Watched};
 use crate::edge::tls;
 use crate::exchange::{AnswerBody, Core};
 use crate::journey;
+use crate::listener::{LINGER, ListenerSettings, Listeners};
 use crate::problem::HeadFault;
-use crate::settings::{ByteSize, Section};
 use crate::wire::{Bounds, Wire};
 
-/// Connections that wait in the kernel to be accepted, per thread.
-const BACKLOG: i32 = 1024;
 /// How long accepting rests after an error such as "too many open files".
 const ACCEPT_BACK_OFF: Duration = Duration::from_millis(100);
 /// How long an idle HTTP/2 connection may take to end after it was told to: a client that is there answers
@@ -47,128 +43,6 @@ const ACCEPT_BACK_OFF: Duration = Duration::from_millis(100);
 const GOODBYE: Duration = Duration::from_secs(10);
 /// How much is read and thrown away at a connection's end.
 const MOST_LINGERED: usize = 256 << 10;
-/// How long a connection without a request is kept open after the sign to stop, for a request that is
-/// on its way, and how long one is read from at its end.
-const LINGER: Duration = Duration::from_millis(500);
-
-/// `[listener]`, compiled.
-#[derive(Debug)]
-pub struct ListenerSettings {
-    address: SocketAddr,
-    tls: Arc<ServerConfig>,
-    threads: usize,
-    max_connections: usize,
-    handshake_timeout: Duration,
-    patience: Patience,
-    drain: Duration,
-    max_head: usize,
-    max_headers: usize,
-    max_streams: u32,
-    /// Whether answers say `Strict-Transport-Security`.
-    pub hsts: bool,
-    /// The longest pause inside a client's body.
-    pub body_timeout: Duration,
-}
-
-impl ListenerSettings {
-    /// Reads `[listener]`.
-    #[must_use]
-    pub fn compile(section: Section<'_>) -> Option<Self> {
-        let seconds = Duration::from_secs;
-        let address = section.required("address", "write where to listen, such as \"0.0.0.0:8443\"");
-        let tls = tls::compile(&section);
-        let body_timeout = section.or("body_timeout", seconds(30));
-        let settings = Self {
-            address: address.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0))),
-            threads: section.or("threads", std::thread::available_parallelism().map_or(1, std::num::NonZero::get)),
-            max_connections: section.or("max_connections", 10_000),
-            handshake_timeout: section.or("handshake_timeout", seconds(5)),
-            patience: Patience {
-                head: section.or("head_timeout", seconds(10)),
-                idle: section.or("idle_timeout", seconds(60)),
-                stalled: body_timeout,
-                linger: LINGER,
-            },
-            drain: section.or("drain", seconds(20)),
-            max_head: section.or("max_head", ByteSize(16 << 10)).0,
-            max_headers: section.or("max_headers", 64),
-            max_streams: section.or("max_streams", 100),
-            hsts: section.or("hsts", true),
-            body_timeout,
-            tls: tls?,
-        };
-        for (key, value, low, high) in [
-            ("threads", settings.threads, 1, 1024),
-            ("max_connections", settings.max_connections, 1, 1_000_000),
-            ("max_headers", settings.max_headers, 8, 1024),
-            ("max_streams", settings.max_streams as usize, 1, 1000),
-        ] {
-            if !(low..=high).contains(&value) {
-                section.mistake(key, format!("is {value}"), format!("write a number from {low} to {high}"));
-            }
-        }
-        if !(8 << 10..=1 << 20).contains(&settings.max_head) {
-            section.mistake("max_head", "is out of bounds", "write a size from \"8KiB\" to \"1MiB\"");
-        }
-        section.finish();
-        address.map(|_| settings)
-    }
-
-    /// Where to listen.
-    #[must_use]
-    pub fn address(&self) -> SocketAddr {
-        self.address
-    }
-
-    /// How many threads serve.
-    #[must_use]
-    pub fn threads(&self) -> usize {
-        self.threads
-    }
-
-    /// Takes the port, once for each thread.
-    ///
-    /// # Errors
-    /// Why it can't be had.
-    pub fn bind(&self) -> io::Result<Listeners> {
-        // A shared port can be joined by anybody with our user id, so another gateway that already
-        // listens would go unnoticed. A socket that does not share finds out first.
-        socket(self.address)?.bind(&self.address.into())?;
-        let first = bind(self.address)?;
-        // Port 0 becomes one number, which all others share.
-        let address = first.local_addr()?;
-        let mut sockets = vec![first];
-        for _ in 1..self.threads {
-            sockets.push(bind(address)?);
-        }
-        Ok(Listeners { address, sockets })
-    }
-}
-
-/// The port, taken.
-#[derive(Debug)]
-pub struct Listeners {
-    /// The address with its real port.
-    pub address: SocketAddr,
-    sockets: Vec<StdListener>,
-}
-
-fn socket(address: SocketAddr) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    // Without this, connections of the process before us would block the port for a minute.
-    socket.set_reuse_address(true)?;
-    Ok(socket)
-}
-
-fn bind(address: SocketAddr) -> io::Result<StdListener> {
-    let socket = socket(address)?;
-    socket.set_reuse_port(true)?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
-}
-
 /// The threads that serve.
 #[derive(Debug)]
 pub struct Serving {

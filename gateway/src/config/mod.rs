@@ -17,8 +17,8 @@ use crate::admin::AdminSettings;
 use crate::edge::counter::StoreSettings;
 use crate::edge::log::Format;
 use crate::edge::upstream::PoolSettings;
+use crate::listener::ListenerSettings;
 use crate::policy::Policy;
-use crate::server::ListenerSettings;
 use crate::settings::{Mistake, Mistakes, Section, Source};
 use crate::types::Name;
 
