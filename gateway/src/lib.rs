@@ -11,6 +11,7 @@
 //! | `journey`, `token_endpoint` | what happens to each request |
 //! | `exchange`, `client_body` | one request's facts, answer and record; its body |
 //! | `listener` | where connections arrive, how many and how long |
+//! | `connection_limit` | how many connections one address may hold, and what each may do |
 //! | `activity` | what a connection is doing, for its time limits |
 //! | `head`, `problem` | heads that can be read in one way; refusals and faults as answers |
 //! | `edge` | TLS, keys, counting, workers, records, numbers |
@@ -23,6 +24,7 @@ pub mod activity;
 pub mod admin;
 pub mod client_body;
 pub mod config;
+pub mod connection_limit;
 pub mod edge;
 pub mod exchange;
 pub mod head;

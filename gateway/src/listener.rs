@@ -11,6 +11,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::activity::Patience;
 use crate::edge::tls;
 use crate::settings::{ByteSize, Section};
+use crate::types::Network;
 
 /// Connections that wait in the kernel to be accepted, per thread.
 const BACKLOG: i32 = 1024;
@@ -25,6 +26,10 @@ pub struct ListenerSettings {
     pub(crate) tls: Arc<ServerConfig>,
     pub(crate) threads: usize,
     pub(crate) max_connections: usize,
+    pub(crate) max_connections_per_address: u32,
+    pub(crate) max_requests_per_connection: u32,
+    pub(crate) max_connection_age: Duration,
+    pub(crate) proxy_protocol: ProxyProtocol,
     pub(crate) handshake_timeout: Duration,
     pub(crate) patience: Patience,
     pub(crate) drain: Duration,
@@ -49,6 +54,10 @@ impl ListenerSettings {
             address: address.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0))),
             threads: section.or("threads", std::thread::available_parallelism().map_or(1, std::num::NonZero::get)),
             max_connections: section.or("max_connections", 10_000),
+            max_connections_per_address: section.or("max_connections_per_address", 256),
+            max_requests_per_connection: section.or("max_requests_per_connection", 10_000),
+            max_connection_age: section.or("max_connection_age", seconds(3600)),
+            proxy_protocol: ProxyProtocol::compile(&section),
             handshake_timeout: section.or("handshake_timeout", seconds(5)),
             patience: Patience {
                 head: section.or("head_timeout", seconds(10)),
@@ -67,6 +76,8 @@ impl ListenerSettings {
         for (key, value, low, high) in [
             ("threads", settings.threads, 1, 1024),
             ("max_connections", settings.max_connections, 1, 1_000_000),
+            ("max_connections_per_address", settings.max_connections_per_address as usize, 1, 1_000_000),
+            ("max_requests_per_connection", settings.max_requests_per_connection as usize, 1, 1_000_000_000),
             ("max_headers", settings.max_headers, 8, 1024),
             ("max_streams", settings.max_streams as usize, 1, 1000),
         ] {
@@ -134,4 +145,51 @@ fn bind(address: SocketAddr) -> io::Result<StdListener> {
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
+}
+
+/// Whether connections begin with a header of the PROXY protocol, and whose word it is.
+#[derive(Debug)]
+pub(crate) enum ProxyProtocol {
+    /// They do not.
+    Off,
+    /// They do, and come from these networks alone.
+    From(Box<[Network]>),
+    /// They do, whoever they come from.
+    FromAnybody,
+}
+
+impl ProxyProtocol {
+    fn compile(section: &Section<'_>) -> Self {
+        const LIST: &str = "proxy_protocol_from";
+        let on = section.or("proxy_protocol", false);
+        let anybody = section.or("danger_proxy_protocol_from_anybody", false);
+        let networks = section.list::<Network>(LIST);
+        if !on {
+            if !networks.is_empty() || anybody {
+                let key = if anybody { "danger_proxy_protocol_from_anybody" } else { LIST };
+                section.mistake(key, "has no meaning while proxy_protocol is off", "write proxy_protocol = true");
+            }
+            return Self::Off;
+        }
+        if anybody {
+            return Self::FromAnybody;
+        }
+        if networks.is_empty() {
+            section.missing(
+                LIST,
+                "list the addresses of your proxies, such as [\"10.0.0.0/24\"]; nobody else can connect",
+            );
+        }
+        for (index, network) in &networks {
+            if network.is_too_large() {
+                section.mistake_at(
+                    LIST,
+                    *index,
+                    "trusts more addresses than one network has, so that any client there could choose its own",
+                    "list the addresses of your proxies, or say that you know with danger_proxy_protocol_from_anybody = true",
+                );
+            }
+        }
+        Self::From(networks.into_iter().map(|(_, network)| network).collect())
+    }
 }

@@ -5,15 +5,18 @@
 //! nothing on its way is locked or sent between cores.
 
 use std::cell::Cell;
+use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Context;
+use std::task::{Context, Poll};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use futures_util::TryFutureExt as _;
+use http::header::{self, HeaderValue};
 use http::{Request, Response};
 use http_body_util::{BodyExt as _, Collected};
 use hyper::body::Incoming;
@@ -29,11 +32,13 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use crate::activity::{Activity, Over, Peer, Watched};
+use crate::connection_limit::{AddressPlace, ConnectionLimit, Quota, Refused};
 use crate::edge::tls;
 use crate::exchange::{AnswerBody, Core};
 use crate::journey;
-use crate::listener::{LINGER, ListenerSettings, Listeners};
+use crate::listener::{LINGER, ListenerSettings, Listeners, ProxyProtocol};
 use crate::problem::HeadFault;
+use crate::proxy_protocol::{self, Parsed};
 use crate::wire::{Bounds, Wire};
 
 /// How long accepting rests after an error such as "too many open files".
@@ -74,9 +79,11 @@ pub fn serve(
     stop: &watch::Receiver<bool>,
     core: impl Fn(usize) -> Core + Clone + Send + 'static,
 ) -> io::Result<Serving> {
+    let limit = Arc::new(ConnectionLimit::new(settings.max_connections_per_address));
     let mut threads = Vec::new();
     for (index, listener) in listeners.sockets.into_iter().enumerate() {
-        let (settings, stop, core) = (Arc::clone(settings), stop.clone(), core.clone());
+        let (settings, limit) = (Arc::clone(settings), Arc::clone(&limit));
+        let (stop, core) = (stop.clone(), core.clone());
         let body = move || {
             let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
             runtime.block_on(async move {
@@ -84,6 +91,7 @@ pub fn serve(
                     core: Rc::new(core(index)),
                     acceptor: tls::acceptor(Arc::clone(&settings.tls)),
                     open: Rc::default(),
+                    limit,
                     settings,
                     stop,
                 };
@@ -130,6 +138,7 @@ struct Thread {
     core: Rc<Core>,
     acceptor: TlsAcceptor,
     open: Rc<Open>,
+    limit: Arc<ConnectionLimit>,
     settings: Arc<ListenerSettings>,
     stop: watch::Receiver<bool>,
 }
@@ -139,9 +148,14 @@ impl Thread {
         let most = self.settings.max_connections.div_ceil(self.settings.threads);
         tokio::task::spawn_local(upkeep(Rc::clone(&self.core)));
         tokio::task::spawn_local(self.core.log.clone().keep_flushing());
+        let mut was_full = false;
         loop {
             // A place before a connection: what can't be served stays in the kernel's queue.
             let full = self.open.count.get() >= most;
+            if full && !was_full {
+                self.tell_full(most);
+            }
+            was_full = full;
             let accepted = tokio::select! {
                 biased;
                 _ = self.stop.wait_for(|stop| *stop) => break,
@@ -178,10 +192,63 @@ impl Thread {
         });
     }
 
-    async fn connection(&self, stream: TcpStream, peer: IpAddr) {
+    fn tell_full(&self, most: usize) {
+        self.core.metrics.tally(self.core.thread).connections_full();
+        if let Some(times) = self.limit.tell_full() {
+            let fields = [("thread_connections", &*most.to_string()), ("times", &*times.to_string())];
+            self.core.log.log().event("connections-full", &fields);
+        }
+    }
+
+    /// Counts and tells that a connection is closed before its handshake.
+    fn refuse(&self, refused: Refused, address: IpAddr, cause: &str) {
+        self.core.metrics.tally(self.core.thread).connection_refused(refused.index());
+        if let Some(times) = self.limit.tell(refused) {
+            let (address, times) = (address.to_string(), times.to_string());
+            let fields = [("reason", refused.slug()), ("address", &address), ("cause", cause), ("times", &times)];
+            self.core.log.log().event("connection-refused", &fields);
+        }
+    }
+
+    /// Whose connection it is, and that address's place; `None` where it is refused. A proxy's own address is
+    /// not counted, because it stands for many clients.
+    async fn identify(
+        &self,
+        stream: &mut TcpStream,
+        peer: IpAddr,
+    ) -> io::Result<Option<(IpAddr, Option<AddressPlace>)>> {
+        let mut address = peer.to_canonical();
+        match &self.settings.proxy_protocol {
+            ProxyProtocol::Off => {}
+            ProxyProtocol::From(proxies) if !proxies.iter().any(|proxy| proxy.contains(peer)) => {
+                self.refuse(Refused::ProxyPeer, peer, "it is not in proxy_protocol_from");
+                return Ok(None);
+            }
+            proxies => match read_proxy_header(stream).await? {
+                Ok(Some(source)) => address = source.ip(),
+                Ok(None) if matches!(proxies, ProxyProtocol::From(_)) => return Ok(Some((address, None))),
+                Ok(None) => {}
+                Err(fault) => {
+                    self.refuse(Refused::ProxyHeader, peer, fault.reason());
+                    return Ok(None);
+                }
+            },
+        }
+        if self.core.snapshot.policy.trusted_proxies.trusts(address) {
+            return Ok(Some((address, None)));
+        }
+        let place = self.limit.take(address);
+        if place.is_none() {
+            self.refuse(Refused::AddressFull, address, "it has max_connections_per_address");
+        }
+        Ok(place.map(|place| (address, Some(place))))
+    }
+
+    async fn connection(&self, mut stream: TcpStream, peer: IpAddr) {
         // Answers are written whole; waiting to fill a segment only adds delay.
         let _ = stream.set_nodelay(true);
         let handshake = async {
+            let Some((address, place)) = self.identify(&mut stream, peer).await? else { return Ok(None) };
             let mut first = [0];
             let length = stream.peek(&mut first).await?;
             // Every TLS connection begins with a handshake record (RFC 8446 §5.1); letters are plain HTTP.
@@ -189,21 +256,32 @@ impl Thread {
                 explain_plain_http(stream).await?;
                 return Err(io::ErrorKind::InvalidData.into());
             }
-            self.acceptor.accept(stream).await
+            Ok(Some((self.acceptor.accept(stream).await?, address, place)))
         };
-        let Ok(Ok(stream)) = tokio::time::timeout(self.settings.handshake_timeout, handshake).await else {
-            self.core.metrics.tally(self.core.thread).handshake_failed();
-            return;
+        let shaken: Result<io::Result<_>, _> = tokio::time::timeout(self.settings.handshake_timeout, handshake).await;
+        let (stream, address, place) = match shaken {
+            Ok(Ok(Some(shaken))) => shaken,
+            Ok(Ok(None)) => return,
+            Ok(Err(_)) | Err(_) => {
+                self.core.metrics.tally(self.core.thread).handshake_failed();
+                return;
+            }
         };
         if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
-            self.http2(stream, peer).await;
+            self.http2(stream, address).await;
         } else {
-            self.http1(stream, peer).await;
+            self.http1(stream, address).await;
         }
+        drop(place);
+    }
+
+    fn quota(&self) -> Quota {
+        Quota::new(self.settings.max_requests_per_connection, self.settings.max_connection_age)
     }
 
     async fn http1(&self, stream: TlsStream<TcpStream>, peer: IpAddr) {
         let activity = Activity::new(true);
+        let quota = self.quota();
         let wire = Wire::new(Bounds { head: self.settings.max_head, headers: self.settings.max_headers });
         let connection = http1::Builder::new()
             .max_headers(self.settings.max_headers + 1)
@@ -214,13 +292,20 @@ impl Thread {
             .serve_connection(
                 TokioIo::new(Watched::new(stream, Rc::clone(&activity), Some(wire))),
                 service_fn(|request: Request<Incoming>| {
-                    journey::serve(Rc::clone(&self.core), peer, activity.begin(), request)
+                    let is_last = quota.spend();
+                    let answer = journey::serve(Rc::clone(&self.core), peer, activity.begin(), request);
+                    answer.map_ok(move |mut answer| {
+                        if is_last {
+                            answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+                        }
+                        answer
+                    })
                 }),
             );
         // An idle HTTP/1 connection is not told at once: a request may be on its way. Its next answer
         // says `Connection: close`, and after a while without one it is closed.
         let mut connection = connection;
-        self.drive(Pin::new(&mut connection), &activity, |_| false).await;
+        self.drive(Pin::new(&mut connection), &activity, &quota, |_| false).await;
         let (mut stream, fault) = connection.into_parts().io.into_inner().into_inner();
         if let Some(fault) = fault {
             let answer = journey::refuse(Rc::clone(&self.core), peer, activity.begin(), HeadFault::Wire(fault));
@@ -232,6 +317,7 @@ impl Thread {
 
     async fn http2(&self, stream: TlsStream<TcpStream>, peer: IpAddr) {
         let activity = Activity::new(false);
+        let quota = self.quota();
         let connection = http2::Builder::new(LocalExecutor)
             .timer(TokioTimer::new())
             .max_concurrent_streams(self.settings.max_streams)
@@ -245,6 +331,7 @@ impl Thread {
             .serve_connection(
                 TokioIo::new(Watched::new(stream, Rc::clone(&activity), None)),
                 service_fn(|request: Request<Incoming>| {
+                    quota.spend();
                     journey::serve(Rc::clone(&self.core), peer, activity.begin(), request)
                 }),
             );
@@ -252,7 +339,7 @@ impl Thread {
             connection.graceful_shutdown();
             true
         };
-        self.drive(pin!(connection), &activity, graceful).await;
+        self.drive(pin!(connection), &activity, &quota, graceful).await;
     }
 
     /// Runs a connection until it ends, breaks a bound, or is asked to stop. `graceful` tells the client, if the
@@ -261,12 +348,13 @@ impl Thread {
         &self,
         mut connection: Pin<&mut C>,
         activity: &Activity,
+        quota: &Quota,
         graceful: impl Fn(Pin<&mut C>) -> bool,
     ) {
         let mut stop = self.stop.clone();
         let patience = &self.settings.patience;
         let mut clock = tokio::time::interval(patience.interval());
-        let mut stopping = false;
+        let (mut stopping, mut retired) = (false, false);
         loop {
             tokio::select! {
                 biased;
@@ -278,7 +366,15 @@ impl Thread {
                     graceful(connection.as_mut());
                     clock = tokio::time::interval(patience.interval().min(LINGER));
                 }
+                // Only what was just polled above can change it.
+                () = poll_fn(|_| if quota.is_spent() { Poll::Ready(()) } else { Poll::Pending }), if !retired => {
+                    retired = true;
+                    graceful(connection.as_mut());
+                }
                 _ = clock.tick() => {
+                    if quota.is_overdrawn() {
+                        return;
+                    }
                     match activity.over(patience) {
                         None => {}
                         Some(Over::Stalled) => return,
@@ -293,6 +389,24 @@ impl Thread {
                     }
                 }
             }
+        }
+    }
+}
+
+/// Reads the header that a proxy sends first, and nothing behind it. A peer that leaves without a word is an
+/// error, and no fault: proxies look in this way whether somebody is there.
+async fn read_proxy_header(stream: &mut TcpStream) -> io::Result<Result<Option<SocketAddr>, proxy_protocol::Fault>> {
+    let (mut octets, mut have) = (Vec::new(), 0);
+    loop {
+        match proxy_protocol::parse(octets.get(..have).unwrap_or_default()) {
+            Parsed::Complete { source, .. } => return Ok(Ok(source)),
+            Parsed::Fault(fault) => return Ok(Err(fault)),
+            Parsed::Incomplete { needed } => octets.resize(needed, 0),
+        }
+        match stream.read(octets.get_mut(have..).unwrap_or_default()).await? {
+            0 if have == 0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            0 => return Ok(Err(proxy_protocol::Fault::Absent)),
+            read => have += read,
         }
     }
 }

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use super::Failure;
 use gateway::admin::{self, Admin};
 use gateway::config::{Config, ConfigFile};
+use gateway::connection_limit::Refused;
 use gateway::edge::counter::{Counter, SharedStore};
 use gateway::edge::keys::KeyRing;
 use gateway::edge::log::{BatchLog, Log, LogWriter};
@@ -62,7 +63,7 @@ impl Gateway {
 
         let routes = policy.routes.iter().map(|route| route.name.to_string()).collect();
         let threads = listener.threads();
-        let metrics = Arc::new(Metrics::new(routes, Reason::SLUGS, threads));
+        let metrics = Arc::new(Metrics::new(routes, Reason::SLUGS, Refused::SLUGS, threads));
         let store_kind = store.kind();
         let store = Arc::new(SharedStore::new(store));
         let keys = KeyRing::new(policy.authenticator.issuers());

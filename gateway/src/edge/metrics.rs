@@ -21,6 +21,8 @@ struct Shard {
     connections: AtomicI64,
     accepted: AtomicU64,
     handshakes_failed: AtomicU64,
+    refused: Vec<AtomicU64>,
+    full: AtomicU64,
     upstream_connects: AtomicU64,
 }
 
@@ -29,6 +31,7 @@ struct Shard {
 pub struct Metrics {
     routes: Vec<String>,
     reasons: &'static [&'static str],
+    refused: &'static [&'static str],
     shards: Vec<Shard>,
 }
 
@@ -40,16 +43,22 @@ pub struct Tally<'m> {
 }
 
 impl Metrics {
-    /// For these routes, slugs and threads.
+    /// For these routes, slugs of refused requests and of refused connections, and threads.
     #[must_use]
-    pub fn new(routes: Vec<String>, reasons: &'static [&'static str], threads: usize) -> Self {
+    pub fn new(
+        routes: Vec<String>,
+        reasons: &'static [&'static str],
+        refused: &'static [&'static str],
+        threads: usize,
+    ) -> Self {
         let shard = || Shard {
             requests: (0..=routes.len()).map(|_| Default::default()).collect(),
             reasons: reasons.iter().map(|_| AtomicU64::new(0)).collect(),
+            refused: refused.iter().map(|_| AtomicU64::new(0)).collect(),
             ..Shard::default()
         };
         let shards = (0..threads).map(|_| shard()).collect();
-        Self { routes, reasons, shards }
+        Self { routes, reasons, refused, shards }
     }
 
     /// Where the thread at this position counts.
@@ -104,11 +113,26 @@ impl Metrics {
         let open: i64 = self.shards.iter().map(|shard| shard.connections.load(Ordering::Relaxed)).sum();
         head(&mut out, "modelgate_connections", "gauge", "Client connections that are open.");
         let _ = writeln!(out, "modelgate_connections {open}");
+        head(
+            &mut out,
+            "modelgate_connections_refused_total",
+            "counter",
+            "Client connections that were closed before their handshake, by reason.",
+        );
+        for (index, reason) in self.refused.iter().enumerate() {
+            let count = self.sum(|shard| shard.refused.get(index));
+            let _ = writeln!(out, "modelgate_connections_refused_total{{reason=\"{reason}\"}} {count}");
+        }
         for (name, help, count) in [
             (
                 "modelgate_connections_accepted_total",
                 "Client connections that were accepted.",
                 self.sum(|s| Some(&s.accepted)),
+            ),
+            (
+                "modelgate_connections_full_total",
+                "Times that a thread left connections in the kernel's queue because it had all that it may.",
+                self.sum(|s| Some(&s.full)),
             ),
             (
                 "modelgate_handshakes_failed_total",
@@ -167,6 +191,16 @@ impl Tally<'_> {
         if let Some(shard) = self.shard {
             shard.connections.fetch_sub(1, Ordering::Relaxed);
         }
+    }
+
+    /// Counts a connection that was closed before its handshake. `reason` is the slug's position.
+    pub fn connection_refused(&self, reason: usize) {
+        add(self.shard.and_then(|shard| shard.refused.get(reason)), 1);
+    }
+
+    /// Counts that no more connections are taken.
+    pub fn connections_full(&self) {
+        add(self.shard.map(|shard| &shard.full), 1);
     }
 
     /// Counts a handshake that failed.
