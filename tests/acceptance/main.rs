@@ -10,6 +10,7 @@ mod counter_model;
 mod forward;
 mod issuer_keys;
 mod jwt;
+mod listener;
 mod problems;
 mod quickstart;
 mod rate_limit;
