@@ -5,11 +5,10 @@ use std::net::{SocketAddr, TcpListener as StdListener};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::ServerConfig;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::activity::Patience;
-use crate::edge::tls;
+use crate::edge::tls::Tls;
 use crate::settings::{ByteSize, Section};
 use crate::types::Network;
 
@@ -23,7 +22,7 @@ pub(crate) const LINGER: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub struct ListenerSettings {
     address: SocketAddr,
-    pub(crate) tls: Arc<ServerConfig>,
+    pub(crate) tls: Arc<Tls>,
     pub(crate) threads: usize,
     pub(crate) max_connections: usize,
     pub(crate) max_connections_per_address: u32,
@@ -36,6 +35,8 @@ pub struct ListenerSettings {
     pub(crate) max_head: usize,
     pub(crate) max_headers: usize,
     pub(crate) max_streams: u32,
+    /// How often the files of certificates are looked at.
+    pub certificate_check: Duration,
     /// Whether answers say `Strict-Transport-Security`.
     pub hsts: bool,
     /// The longest pause inside a client's body.
@@ -48,7 +49,7 @@ impl ListenerSettings {
     pub fn compile(section: Section<'_>) -> Option<Self> {
         let seconds = Duration::from_secs;
         let address = section.required("address", "write where to listen, such as \"0.0.0.0:8443\"");
-        let tls = tls::compile(&section);
+        let tls = Tls::compile(&section);
         let body_timeout = section.or("body_timeout", seconds(30));
         let settings = Self {
             address: address.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0))),
@@ -69,6 +70,7 @@ impl ListenerSettings {
             max_head: section.or("max_head", ByteSize(16 << 10)).0,
             max_headers: section.or("max_headers", 64),
             max_streams: section.or("max_streams", 100),
+            certificate_check: section.or("certificate_check", seconds(10)),
             hsts: section.or("hsts", true),
             body_timeout,
             tls: tls?,
@@ -96,6 +98,12 @@ impl ListenerSettings {
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// What TLS is spoken with.
+    #[must_use]
+    pub fn tls(&self) -> Arc<Tls> {
+        Arc::clone(&self.tls)
     }
 
     /// How many threads serve.

@@ -28,12 +28,10 @@ use tokio::io::{AsyncReadExt as _, AsyncWrite as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{Notify, watch};
-use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use crate::activity::{Activity, Over, Peer, Watched};
 use crate::connection_limit::{AddressPlace, ConnectionLimit, Quota, Refused};
-use crate::edge::tls;
 use crate::exchange::{AnswerBody, Core};
 use crate::journey;
 use crate::listener::{LINGER, ListenerSettings, Listeners, ProxyProtocol};
@@ -87,14 +85,7 @@ pub fn serve(
         let body = move || {
             let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
             runtime.block_on(async move {
-                let thread = Thread {
-                    core: Rc::new(core(index)),
-                    acceptor: tls::acceptor(Arc::clone(&settings.tls)),
-                    open: Rc::default(),
-                    limit,
-                    settings,
-                    stop,
-                };
+                let thread = Thread { core: Rc::new(core(index)), open: Rc::default(), limit, settings, stop };
                 thread.accept(TcpListener::from_std(listener)?).await;
                 Ok(())
             })
@@ -136,7 +127,6 @@ impl Drop for Place {
 #[derive(Clone)]
 struct Thread {
     core: Rc<Core>,
-    acceptor: TlsAcceptor,
     open: Rc<Open>,
     limit: Arc<ConnectionLimit>,
     settings: Arc<ListenerSettings>,
@@ -256,7 +246,7 @@ impl Thread {
                 explain_plain_http(stream).await?;
                 return Err(io::ErrorKind::InvalidData.into());
             }
-            Ok(Some((self.acceptor.accept(stream).await?, address, place)))
+            Ok(Some((self.settings.tls.acceptor().accept(stream).await?, address, place)))
         };
         let shaken: Result<io::Result<_>, _> = tokio::time::timeout(self.settings.handshake_timeout, handshake).await;
         let (stream, address, place) = match shaken {

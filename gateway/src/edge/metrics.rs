@@ -6,6 +6,8 @@ use std::fmt::Write as _;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::types::Name;
+
 /// Upper bounds of the duration histogram, in microseconds.
 const BUCKETS: [u64; 12] =
     [250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 500_000, 2_500_000, 10_000_000];
@@ -71,9 +73,10 @@ impl Metrics {
         self.shards.iter().filter_map(read).map(|number| number.load(Ordering::Relaxed)).sum()
     }
 
-    /// The numbers in Prometheus' text format, version 0.0.4.
+    /// The numbers in Prometheus' text format, version 0.0.4. `expiries` are certificates and when they expire,
+    /// in seconds since 1970.
     #[must_use]
-    pub fn render(&self, log_dropped: u64) -> String {
+    pub fn render(&self, log_dropped: u64, expiries: &[(Name, i64)]) -> String {
         let mut out = String::with_capacity(4096);
         let head = |out: &mut String, name: &str, kind: &str, help: &str| {
             let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
@@ -122,6 +125,16 @@ impl Metrics {
         for (index, reason) in self.refused.iter().enumerate() {
             let count = self.sum(|shard| shard.refused.get(index));
             let _ = writeln!(out, "modelgate_connections_refused_total{{reason=\"{reason}\"}} {count}");
+        }
+        head(
+            &mut out,
+            "modelgate_certificate_expiry_seconds",
+            "gauge",
+            "When a certificate expires, in seconds since 1970.",
+        );
+        for (name, expires) in expiries {
+            // What Rust escapes in a string, Prometheus does in the same way.
+            let _ = writeln!(out, "modelgate_certificate_expiry_seconds{{name={name:?}}} {expires}");
         }
         for (name, help, count) in [
             (
