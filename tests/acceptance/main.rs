@@ -4,6 +4,7 @@
 mod admin;
 mod api_key;
 mod bodies;
+mod certificates;
 mod config_errors;
 mod cors;
 mod counter_model;

@@ -8,12 +8,12 @@ use std::time::SystemTime;
 
 use super::certificate::{Certificate, date};
 use super::client::Trust;
-use super::{Held, HeldCertificate, HeldTrust, Material, Part, Secret, Tls, Wrong, seconds, tickets};
+use super::{HeldCertificate, HeldTrust, Material, Part, Secret, Tls, Wrong, seconds, tickets};
 use crate::settings::Files;
 use crate::types::Name;
 
-/// What takes events: a fixed name, and what it is about.
-type Tell<'t> = &'t mut dyn FnMut(&str, &[(&str, &str)]);
+/// What is to be told once it is true: fixed names, and what each is about.
+type Events = Vec<(&'static str, Vec<(&'static str, String)>)>;
 
 /// What looking at files has led to.
 enum Outcome {
@@ -25,35 +25,36 @@ impl Tls {
     /// Looks at all files again and takes what is new and good. Returns how many things have changed.
     ///
     /// Reads files, so it may wait for a disk.
-    pub fn reload(&self, files: &dyn Files, now: SystemTime, tell: Tell<'_>) -> usize {
+    pub fn reload(&self, files: &dyn Files, now: SystemTime, tell: &mut dyn FnMut(&str, &[(&str, &str)])) -> usize {
         let now = seconds(now);
+        let mut events = Events::new();
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         let mut changed = 0;
         for certificate in &mut held.certificates {
-            certificate.tell_public_key(files, tell);
-            if let Outcome::New = certificate.reload(files, now, tell) {
+            certificate.tell_public_key(files, &mut events);
+            if let Outcome::New = certificate.reload(files, now, &mut events) {
                 changed += 1;
             }
         }
-        if let Some(Outcome::New) = held.clients.as_mut().map(|clients| clients.reload(files, now, tell)) {
+        if let Some(Outcome::New) = held.clients.as_mut().map(|clients| clients.reload(files, now, &mut events)) {
             changed += 1;
             // Who was let in by the old rules must not come back by a ticket.
             match tickets() {
                 Ok(tickets) => held.tickets = tickets,
-                Err(error) => tell("certificate-kept", &[("name", "client_ca"), ("cause", &error.to_string())]),
+                Err(error) => events.push(("certificate-kept", vec![("cause", error.to_string())])),
             }
         }
         if changed > 0 {
-            self.install(&held, tell);
+            match held.config() {
+                Ok(config) => self.current.store(config.into()),
+                Err(error) => events.push(("certificate-kept", vec![("cause", error.to_string())])),
+            }
+        }
+        for (name, fields) in events {
+            let fields: Vec<_> = fields.iter().map(|(key, value)| (*key, value.as_str())).collect();
+            tell(name, &fields);
         }
         changed
-    }
-
-    fn install(&self, held: &Held, tell: Tell<'_>) {
-        match held.config() {
-            Ok(config) => self.current.store(config.into()),
-            Err(error) => tell("certificate-kept", &[("cause", &error.to_string())]),
-        }
     }
 
     /// When each certificate expires, in seconds since 1970.
@@ -65,7 +66,7 @@ impl Tls {
 }
 
 impl HeldCertificate {
-    fn reload(&mut self, files: &dyn Files, now: i64, tell: Tell<'_>) -> Outcome {
+    fn reload(&mut self, files: &dyn Files, now: i64, events: &mut Events) -> Outcome {
         let outcome = match self.read(files, now) {
             Ok(None) => {
                 self.complaint = None;
@@ -75,7 +76,8 @@ impl HeldCertificate {
                 (self.material, self.certificate, self.complaint) = (material, certificate, None);
                 let expires = date(self.certificate.expires);
                 let hosts = self.certificate.hosts.join(" ");
-                tell("certificate-loaded", &[("name", &*self.name), ("hosts", &hosts), ("expires", &expires)]);
+                let name = self.name.to_string();
+                events.push(("certificate-loaded", vec![("name", name), ("hosts", hosts), ("expires", expires)]));
                 Outcome::New
             }
             Err(wrong) => {
@@ -84,14 +86,14 @@ impl HeldCertificate {
                     Part::Ocsp => self.files.ocsp.as_deref(),
                     _ => Some(self.files.certificate.as_str()),
                 };
-                complain(&mut self.complaint, &self.name, file, &wrong, tell);
+                complain(&mut self.complaint, &self.name, file, &wrong, events);
                 // The last good certificate stays; its staple must not outlive its time with it.
                 if self.certificate.take_old_staple(now) { Outcome::New } else { Outcome::Same }
             }
         };
         if let Some(cause) = self.certificate.unstapled.take() {
-            let file = self.files.ocsp.as_deref().unwrap_or_default();
-            tell("certificate-unstapled", &[("name", &*self.name), ("file", file), ("cause", &cause)]);
+            let (name, file) = (self.name.to_string(), self.files.ocsp.clone().unwrap_or_default());
+            events.push(("certificate-unstapled", vec![("name", name), ("file", file), ("cause", cause)]));
         }
         outcome
     }
@@ -114,19 +116,20 @@ impl HeldCertificate {
     }
 
     /// A key that every user of the machine can read is told of, and served with: containers mount secrets so.
-    fn tell_public_key(&mut self, files: &dyn Files, tell: Tell<'_>) {
+    fn tell_public_key(&mut self, files: &dyn Files, events: &mut Events) {
         let Some(file) = &self.files.private_key else { return };
         let public = files.is_public(file);
         if public && !self.told_public {
-            let cause = "every user of this machine can read it; chmod 600 if others share the machine";
-            tell("private-key-readable", &[("name", &*self.name), ("file", file), ("cause", cause)]);
+            let cause = "every user of this machine can read it; chmod 600 if others share the machine".to_owned();
+            let name = self.name.to_string();
+            events.push(("private-key-readable", vec![("name", name), ("file", file.clone()), ("cause", cause)]));
         }
         self.told_public = public;
     }
 }
 
 impl HeldTrust {
-    fn reload(&mut self, files: &dyn Files, now: i64, tell: Tell<'_>) -> Outcome {
+    fn reload(&mut self, files: &dyn Files, now: i64, events: &mut Events) -> Outcome {
         let read = |part, name: &str| files.read(name).map_err(|reason| unreadable(part, &reason));
         let trust = read(Part::ClientCa, &self.ca).and_then(|ca| {
             let crl = self.crl.as_ref().map(|file| read(Part::ClientCrl, file)).transpose()?;
@@ -146,12 +149,12 @@ impl HeldTrust {
             }
             Ok(Some((trust, verifier))) => {
                 (self.trust, self.verifier, self.complaint) = (trust, verifier, None);
-                tell("client-ca-loaded", &[("file", &self.ca)]);
+                events.push(("client-ca-loaded", vec![("file", self.ca.clone())]));
                 Outcome::New
             }
             Err(wrong) => {
                 let file = if wrong.part == Part::ClientCrl { self.crl.as_deref() } else { Some(self.ca.as_str()) };
-                complain(&mut self.complaint, "client_ca", file, &wrong, tell);
+                complain(&mut self.complaint, "client_ca", file, &wrong, events);
                 Outcome::Same
             }
         }
@@ -163,11 +166,12 @@ fn unreadable(part: Part, reason: &str) -> Wrong {
 }
 
 /// Tells what is wrong, unless that was the last thing told.
-fn complain(last: &mut Option<String>, name: &str, file: Option<&str>, wrong: &Wrong, tell: Tell<'_>) {
+fn complain(last: &mut Option<String>, name: &str, file: Option<&str>, wrong: &Wrong, events: &mut Events) {
     if last.as_ref() == Some(&wrong.reason) {
         return;
     }
-    let fields = [("name", name), ("file", file.unwrap_or("-")), ("cause", &wrong.reason), ("remedy", wrong.remedy)];
-    tell("certificate-kept", &fields);
+    let file = file.unwrap_or("-");
+    let fields = [("name", name), ("file", file), ("cause", &wrong.reason), ("remedy", wrong.remedy)];
+    events.push(("certificate-kept", fields.map(|(key, value)| (key, value.to_owned())).to_vec()));
     *last = Some(wrong.reason.clone());
 }
