@@ -101,6 +101,8 @@ pub struct Exchange {
     /// Method and target, where there were any.
     pub(crate) line: Option<(Method, Uri)>,
     pub(crate) http1: bool,
+    /// Whether the connection ends with this request.
+    pub(crate) is_last: bool,
     pub(crate) route: Option<RouteId>,
     pub(crate) principal: Option<Arc<Principal>>,
     pub(crate) role: Option<Role>,
@@ -126,6 +128,7 @@ impl Exchange {
             clock: Instant::now(),
             client: peer,
             line: Some((parts.method.clone(), parts.uri.clone())),
+            is_last: false,
             http1: parts.version != Version::HTTP_2,
             route: None,
             principal: None,

@@ -37,7 +37,7 @@ use crate::types::{AddressBucket, ClientAddress, Name, Scheme, Timestamp};
 static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 static X_NORMALIZED: HeaderName = HeaderName::from_static("x-normalized");
 
-/// One request on one connection. Always gives an answer.
+/// One request on one connection, which `is_last` says ends with it. Always gives an answer.
 ///
 /// # Errors
 /// None; the type is what hyper's service takes.
@@ -45,10 +45,12 @@ pub async fn serve(
     core: Rc<Core>,
     peer: ClientAddress,
     busy: Busy,
+    is_last: bool,
     request: Request<Incoming>,
 ) -> Result<Response<AnswerBody>, Infallible> {
     let (parts, incoming) = request.into_parts();
     let mut exchange = Exchange::begin(core, peer, busy, &parts);
+    exchange.is_last = is_last;
     let mut body = ClientBody::new(incoming, Rc::clone(&exchange.bytes_in), parts.headers.contains_key(header::EXPECT));
     let outcome = travel(&mut exchange, &parts, &mut body).await;
     let outcome = match outcome {
@@ -286,7 +288,7 @@ fn finish(mut exchange: Box<Exchange>, outcome: Result<Answer, Problem>) -> Resp
     if !(public && headers.contains_key(header::CACHE_CONTROL)) {
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     }
-    if exchange.http1 && *exchange.core.stopping.borrow() {
+    if exchange.http1 && (exchange.is_last || *exchange.core.stopping.borrow()) {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     if exchange.core.snapshot.hsts {
