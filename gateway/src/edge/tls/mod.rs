@@ -161,7 +161,7 @@ impl Tls {
             held.current().map(|current| (held, current))
         });
         let remedy = "see whether this machine's random numbers work";
-        let (held, config) =
+        let (held, current) =
             made.map_err(|error| section.mistake_here(format!("gives no TLS: {error}"), remedy)).ok()?;
         Some(Arc::new(Self { current: ArcSwap::from_pointee(current), held: Mutex::new(held) }))
     }
