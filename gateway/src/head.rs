@@ -7,6 +7,7 @@ use http::header::{self, HeaderMap};
 use http::{Method, Uri};
 
 use crate::problem::HeadFault;
+use crate::wire;
 
 /// Reads the head: gives back the authority that the client called, with a port where it gave one.
 ///
@@ -22,6 +23,40 @@ pub fn read<'r>(method: &Method, uri: &'r Uri, headers: &'r HeaderMap) -> Result
         return Err(HeadFault::Target);
     }
     host(uri, headers)
+}
+
+/// The same for HTTP/2, whose frames `wire` has not read (RFC 9113 §8.2, §8.3): what HTTP/1 could not say is
+/// refused here, before it is written as HTTP/1.
+///
+/// # Errors
+/// [`HeadFault`].
+pub fn read_http2<'r>(method: &Method, uri: &'r Uri, headers: &'r HeaderMap) -> Result<&'r str, HeadFault> {
+    let malformed = |why| Err(HeadFault::Wire(wire::Fault::Malformed(why)));
+    if let Some(target) = uri.path_and_query() {
+        if target.as_str().len() > wire::MOST_TARGET {
+            return Err(HeadFault::Wire(wire::Fault::TargetTooLong));
+        }
+        if !target.as_str().starts_with('/') {
+            return Err(HeadFault::Target);
+        }
+    }
+    // There is nothing but TLS here. It is not told where `:authority` is missing; then nothing hangs on it.
+    if uri.scheme_str().is_some_and(|scheme| !scheme.eq_ignore_ascii_case("https")) {
+        return malformed("its :scheme is not https");
+    }
+    for (name, value) in headers {
+        if !name.as_str().bytes().all(wire::is_token) {
+            return malformed("a header's name is not a token");
+        }
+        if value.as_bytes().trim_ascii().len() != value.len() {
+            return malformed("a header's value begins or ends with a space");
+        }
+    }
+    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
+    if lengths.next().is_some() && lengths.next().is_some() {
+        return malformed("it has Content-Length twice");
+    }
+    read(method, uri, headers)
 }
 
 fn host<'r>(uri: &'r Uri, headers: &'r HeaderMap) -> Result<&'r str, HeadFault> {

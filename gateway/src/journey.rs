@@ -96,7 +96,8 @@ async fn travel(
     let asked = cors::preflight(&arrived.method, &headers);
 
     // Head first: what can be read in two ways must not reach a decision.
-    let host = head::read(&arrived.method, &arrived.uri, &headers).map_err(Stop::Head)?;
+    let read = if exchange.http1 { head::read } else { head::read_http2 };
+    let host = read(&arrived.method, &arrived.uri, &headers).map_err(Stop::Head)?;
     let path = path::normalize(arrived.uri.path()).map_err(Stop::Path)?;
     exchange.client = policy.trusted_proxies.client(exchange.peer, &headers);
 
@@ -202,15 +203,16 @@ async fn read_body(
     body: &mut ClientBody,
     upload: &Rc<Upload>,
 ) -> Result<Outgoing, Stop> {
+    let idle = exchange.core.snapshot.body_timeout;
     let Some(rule) = &route.body else {
-        return if body.is_empty() { Ok(Outgoing::Empty) } else { Err(Stop::Body(body::Refusal::NotTaken)) };
+        let empty = body.is_empty() || !exchange.http1 && body.ends_empty(idle).await;
+        return if empty { Ok(Outgoing::Empty) } else { Err(Stop::Body(body::Refusal::NotTaken)) };
     };
     // A route may list methods without a body beside those with one (RFC 9110 §9.3.1).
     if body.is_empty() && matches!(*method, Method::GET | Method::HEAD) {
         return Ok(Outgoing::Empty);
     }
     rule.decide_head(headers).map_err(Stop::Body)?;
-    let idle = exchange.core.snapshot.body_timeout;
     if !rule.needs_whole() {
         return Ok(match body.take() {
             Some(incoming) => Outgoing::Stream(ClientStream::new(
@@ -278,7 +280,7 @@ fn timestamp(at: SystemTime) -> Timestamp {
 
 /// Every answer passes here: what it must carry is put in place, and its record goes with its body.
 fn finish(mut exchange: Box<Exchange>, outcome: Result<Answer, Problem>) -> Response<AnswerBody> {
-    let (mut head, content) = match outcome {
+    let (mut head, mut content) = match outcome {
         Ok(Answer::Worker(response)) => {
             let (head, body) = response.into_parts();
             (head, Content::Worker(body))
@@ -318,6 +320,10 @@ fn finish(mut exchange: Box<Exchange>, outcome: Result<Answer, Problem>) -> Resp
     let public = exchange.principal.as_ref().is_some_and(|principal| principal.scheme == Scheme::Anonymous);
     if !(public && headers.contains_key(header::CACHE_CONTROL)) {
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    }
+    if !exchange.http1 && exchange.method == "HEAD" {
+        // hyper keeps such a body back on HTTP/1 alone (RFC 9110 §9.3.2).
+        content = Content::Whole(None);
     }
     if exchange.http1 && *exchange.core.stopping.borrow() {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));

@@ -14,7 +14,7 @@
 //! | `head`, `problem` | heads that can be read in one way; refusals and faults as answers |
 //! | `edge` | TLS, keys, counting, workers, records, numbers |
 //! | `policy` | the decisions |
-//! | `wire` | HTTP/1 octets, read strictly |
+//! | `wire`, `frames` | HTTP/1 octets, read strictly; HTTP/2 frames, counted |
 //! | `settings` | one table of the configuration |
 //! | `types` | the vocabulary |
 
@@ -24,6 +24,7 @@ pub mod client_body;
 pub mod config;
 pub mod edge;
 pub mod exchange;
+pub mod frames;
 pub mod head;
 pub mod journey;
 pub mod policy;

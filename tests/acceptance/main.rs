@@ -8,6 +8,7 @@ mod config_errors;
 mod cors;
 mod counter_model;
 mod forward;
+mod http2;
 mod issuer_keys;
 mod jwt;
 mod problems;

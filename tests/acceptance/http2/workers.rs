@@ -1,0 +1,1 @@
+//! What a worker's answer becomes on HTTP/2.
