@@ -104,7 +104,7 @@ impl Activity {
         self.draining.set(Some(Instant::now()));
     }
 
-    /// What the connection was flooded with, if that is why it ends.
+    /// What the connection was flooded with, where it has ended in an error.
     #[must_use]
     pub fn flood(&self) -> Option<Flood> {
         self.flood.get()
@@ -229,9 +229,11 @@ impl<S> Watched<S> {
         self.activity.requests.get() > 0
     }
 
-    /// Each KiB that goes out is work done.
-    fn credit(&mut self, written: &Poll<io::Result<usize>>) {
+    /// Each KiB that goes out is work done. What hyper says at a flood's end goes out last.
+    fn credit(&mut self, octets: &[u8], written: &Poll<io::Result<usize>>) {
+        let Reader::Frames(frames) = &self.reader else { return };
         if let Poll::Ready(Ok(length)) = written {
+            self.activity.flood.set(frames.flood().or_else(|| Flood::told(octets)));
             self.written += length;
             let worked = &self.activity.worked;
             worked.set(worked.get().saturating_add(u32::try_from(self.written >> 10).unwrap_or(u32::MAX)));
@@ -278,7 +280,9 @@ impl<S: AsyncRead + Unpin> Watched<S> {
             let read = ready!(Pin::new(&mut self.stream).poll_read(cx, buf));
             let passed = frames.follow(buf.filled_mut().get_mut(before..).unwrap_or_default(), Instant::now);
             buf.set_filled(before + passed);
-            self.activity.flood.set(frames.flood());
+            if let Some(flood) = frames.flood() {
+                self.activity.flood.set(Some(flood));
+            }
             return Poll::Ready(read);
         }
         let rest = buf.initialize_unfilled();
@@ -334,7 +338,7 @@ impl<S: AsyncRead + Peer + Unpin> AsyncRead for Watched<S> {
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(cx, buf);
-        self.credit(&written);
+        self.credit(buf, &written);
         self.activity.unflushed.set(true);
         self.wrote(written)
     }
@@ -345,7 +349,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
-        self.credit(&written);
+        self.credit(bufs.last().map_or(&[], |last| last), &written);
         self.activity.unflushed.set(true);
         self.wrote(written)
     }

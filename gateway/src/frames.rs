@@ -23,18 +23,18 @@ pub enum Flood {
     Reset,
     /// Frames of types that nobody knows, and a second GOAWAY.
     Unknown,
+    /// DATA with little or nothing in it, and more to come.
+    Data,
     /// Faults that we answer with RST_STREAM (CVE-2025-8671), as hyper counts them.
     Fault,
     /// Heads in too many parts, or far larger than allowed, as hyper counts them (CVE-2024-27316).
     Head,
-    /// DATA with little or nothing in it, as hyper counts it.
-    Data,
 }
 
 impl Flood {
     /// Their names, in order.
     pub const NAMES: [&'static str; 9] =
-        ["ping", "settings", "window-update", "priority", "reset", "unknown", "fault", "head", "data"];
+        ["ping", "settings", "window-update", "priority", "reset", "unknown", "data", "fault", "head"];
 
     /// Its name.
     #[must_use]
@@ -42,20 +42,19 @@ impl Flood {
         Self::NAMES.get(self as usize).copied().unwrap_or_default()
     }
 
-    /// What hyper has ended a connection for by itself, by the word that it tells the client.
+    /// What hyper ends a connection for by itself, by the last octets that it writes: those of a GOAWAY with
+    /// `ENHANCE_YOUR_CALM` and a word (RFC 9113 §6.8).
     #[must_use]
-    pub fn of(told: &str) -> Option<Self> {
-        // What a client tells begins in another way, and may hold any word.
-        let told = told.strip_prefix("connection error detected")?;
-        [
-            ("too_many_resets", Self::Reset),
-            ("too_many_internal_resets", Self::Fault),
-            ("too_many_continuations", Self::Head),
-            ("header_list_way_too_large", Self::Head),
-            ("too_many_data_frames", Self::Data),
-        ]
-        .into_iter()
-        .find_map(|(word, flood)| told.contains(word).then_some(flood))
+    pub fn told(written: &[u8]) -> Option<Self> {
+        let words: [(&[u8], Self); 5] = [
+            (b"too_many_resets", Self::Reset),
+            (b"too_many_internal_resets", Self::Fault),
+            (b"too_many_continuations", Self::Head),
+            (b"header_list_way_too_large", Self::Head),
+            (b"too_many_data_frames", Self::Data),
+        ];
+        let told = |word| written.strip_suffix(word).is_some_and(|rest| rest.ends_with(&[0, 0, 0, 0xb]));
+        words.into_iter().find_map(|(word, flood)| told(word).then_some(flood))
     }
 }
 
@@ -70,7 +69,7 @@ struct Allowance {
 }
 
 /// By [`Flood`], the kinds that are counted here. Each is far above what browsers, curl, nghttp2 and gRPC do.
-const ALLOWANCES: [Allowance; 6] = [
+const ALLOWANCES: [Allowance; 7] = [
     // Keep-alive asks every few seconds; gRPC's probes for bandwidth ask once for each DATA that comes.
     Allowance { burst: 100, per_second: 10, per_work: 1 },
     // One at the beginning, and seldom another. None of them is for an answer.
@@ -84,12 +83,17 @@ const ALLOWANCES: [Allowance; 6] = [
     Allowance { burst: 200, per_second: 20, per_work: 1 },
     // GREASE: one for each request now and then (RFC 8701).
     Allowance { burst: 100, per_second: 10, per_work: 1 },
+    // Speech and events come in tens of parts a second. What nobody has read yet hyper bounds more tightly.
+    Allowance { burst: 2000, per_second: 1000, per_work: 2 },
 ];
 
 /// Octets of the client's preface (RFC 9113 §3.4).
 const PREFACE: usize = 24;
 /// A frame's header: three octets of length, type, flags, four of stream.
 const HEADER: usize = 9;
+/// DATA below this costs more to pass on than to send.
+const LITTLE: usize = 512;
+const END_STREAM: u8 = 1;
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const SETTINGS: u8 = 4;
@@ -104,6 +108,7 @@ pub struct Frames {
     read: usize,
     length: usize,
     kind: u8,
+    flags: u8,
     first: bool,
     spent: [u32; ALLOWANCES.len()],
     /// Since when time has not been credited.
@@ -122,6 +127,7 @@ impl Frames {
             read: 0,
             length: 0,
             kind: 0,
+            flags: 0,
             first: true,
             spent: [0; ALLOWANCES.len()],
             since: now,
@@ -190,6 +196,7 @@ impl Frames {
                 }
                 self.kind = *octet;
             }
+            4 => self.flags = *octet,
             _ => {}
         }
         self.read += 1;
@@ -198,6 +205,7 @@ impl Frames {
     /// Charges the frame whose header was read; gives back what it is too much of.
     fn charge(&mut self, now: impl Fn() -> Instant) -> Option<Flood> {
         let flood = match self.kind {
+            DATA if self.length < LITTLE && self.flags & END_STREAM == 0 => Flood::Data,
             DATA | HEADERS | CONTINUATION => return None,
             2 | 0x10 => Flood::Priority,
             3 => Flood::Reset,
@@ -268,7 +276,9 @@ mod tests {
     fn work_is_free() {
         let now = Instant::now();
         let mut frames = Frames::new(now);
-        let requests = [frame(1, 60), frame(0, 80), frame(9, 5)].concat().repeat(10_000);
+        let mut last = frame(0, 80);
+        last[4] = 1;
+        let requests = [frame(1, 60), last, frame(0, 512), frame(9, 5)].concat().repeat(10_000);
         let octets = [begun(), requests].concat();
         assert_eq!(follow(&mut frames, &octets, now), (octets.len(), None));
     }
@@ -285,6 +295,7 @@ mod tests {
             (3, 4, 200, Flood::Reset),
             (0xfa, 3, 100, Flood::Unknown),
             (7, 8, 100, Flood::Unknown),
+            (0, 511, 2000, Flood::Data),
         ] {
             let now = Instant::now();
             let mut frames = Frames::new(now);
@@ -333,11 +344,10 @@ mod tests {
     }
 
     #[test]
-    fn only_what_hyper_says_by_itself_is_a_flood() {
-        let told = "connection error detected: detected excessive load (b\"too_many_resets\")";
-        assert_eq!(Flood::of(told), Some(Flood::Reset));
-        assert_eq!(Flood::of(&told.replace("detected:", "received:")), None);
-        assert_eq!(Flood::of("connection error detected: unspecific protocol error detected"), None);
+    fn what_hyper_says_by_itself_is_known() {
+        assert_eq!(Flood::told(b"\0\0\x17\x07\0\0\0\0\0\0\0\0\x01\0\0\0\x0btoo_many_resets"), Some(Flood::Reset));
+        assert_eq!(Flood::told(b"an answer about too_many_resets"), None);
+        assert_eq!(Flood::told(b""), None);
     }
 
     proptest! {

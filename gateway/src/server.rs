@@ -33,7 +33,7 @@ use tokio_rustls::server::TlsStream;
 use crate::activity::{Activity, Over, Patience, Peer, Reader, Watched};
 use crate::edge::tls;
 use crate::exchange::{AnswerBody, Core};
-use crate::frames::{Flood, Frames};
+use crate::frames::Frames;
 use crate::journey;
 use crate::problem::HeadFault;
 use crate::settings::{ByteSize, Section};
@@ -397,8 +397,7 @@ impl Thread {
             true
         };
         let ended = self.drive(pin!(connection), &activity, graceful).await;
-        let told = ended.and_then(Result::err).and_then(|error| std::error::Error::source(&error).map(ToString::to_string));
-        if let Some(flood) = activity.flood().or_else(|| Flood::of(&told?)) {
+        if let Some(flood) = activity.flood().filter(|_| !matches!(ended, Some(Ok(())))) {
             self.core.metrics.tally(self.core.thread).flooded(flood);
             let client = peer.to_canonical().to_string();
             self.core.log.log().security("http2-flood", &[("kind", flood.name()), ("client", &client)]);

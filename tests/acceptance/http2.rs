@@ -98,11 +98,6 @@ impl Head {
         self
     }
 
-    /// With one more at the beginning.
-    fn after(mut self, name: &str, value: &str) -> Self {
-        self.0.insert(0, (name.into(), value.into()));
-        self
-    }
 
     /// The header block.
     fn block(&self) -> Vec<u8> {

@@ -44,6 +44,8 @@ use incoming::Lease;
 /// An answer of known length up to this is read whole before it is passed on, so that a worker that
 /// breaks off in the middle becomes a clear 502.
 const HELD_WHOLE: u64 = 64 << 10;
+/// How much is read from a worker at once.
+const PART: usize = 64 << 10;
 
 /// `[pools.NAME]`, compiled.
 #[derive(Debug)]
@@ -375,7 +377,12 @@ impl Pool {
     where
         TokioIo<S>: hyper::rt::Read + hyper::rt::Write + Unpin + 'static,
     {
-        let handshake = http1::Builder::new().max_header_size(self.settings.max_head).handshake(stream).await;
+        let handshake = http1::Builder::new()
+            .max_header_size(self.settings.max_head)
+            // How large the parts of an answer become; a client that stops taking one makes us hold a few.
+            .max_buf_size(PART.max(self.settings.max_head))
+            .handshake(stream)
+            .await;
         let (sender, connection) = handshake.map_err(|error| Fault::Broken(error.to_string()))?;
         tokio::task::spawn_local(async move {
             // Its error reaches the request that was on it; there is nobody else to tell.
