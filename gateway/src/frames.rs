@@ -1,6 +1,6 @@
 //! HTTP/2 frames as they arrive, counted on their way to hyper.
 //!
-//! Source: RFC 9113 §4.1, §6, §10.5. hyper answers every PING and SETTINGS and takes every WINDOW_UPDATE,
+//! Source: RFC 9113 §4.1, §6, §10.5. hyper answers every PING and SETTINGS and takes every `WINDOW_UPDATE`,
 //! PRIORITY and unknown frame for as long as they come, and no request has to come of any of them. This reads
 //! the nine octets that each frame begins with, passes over the rest, and charges the kinds that cost us work
 //! without being work. Whoever floods is told to be calm and is gone. Never looks into a payload or a head.
@@ -15,17 +15,17 @@ pub enum Flood {
     Ping,
     /// SETTINGS: each is answered.
     Settings,
-    /// WINDOW_UPDATE: each wakes what waits for a window.
+    /// `WINDOW_UPDATE`: each wakes what waits for a window.
     WindowUpdate,
-    /// PRIORITY and PRIORITY_UPDATE, which nothing here obeys.
+    /// PRIORITY and `PRIORITY_UPDATE`, which nothing here obeys.
     Priority,
-    /// RST_STREAM: what was begun for the stream is thrown away (CVE-2023-44487).
+    /// `RST_STREAM`: what was begun for the stream is thrown away (CVE-2023-44487).
     Reset,
     /// Frames of types that nobody knows, and a second GOAWAY.
     Unknown,
     /// DATA with little or nothing in it, and more to come.
     Data,
-    /// Faults that we answer with RST_STREAM (CVE-2025-8671), as hyper counts them.
+    /// Faults that we answer with `RST_STREAM` (CVE-2025-8671), as hyper counts them.
     Fault,
     /// Heads in too many parts, or far larger than allowed, as hyper counts them (CVE-2024-27316).
     Head,
@@ -233,7 +233,7 @@ impl Frames {
     }
 
     /// Fills `octets` with what is to be passed on instead of what the client sends: a head in endless parts, which
-    /// hyper answers with GOAWAY and ENHANCE_YOUR_CALM behind all that it has begun to write.
+    /// hyper answers with GOAWAY and `ENHANCE_YOUR_CALM` behind all that it has begun to write.
     pub fn say_farewell(&mut self, octets: &mut [u8]) {
         const STREAM: [u8; 4] = [0x7f, 0xff, 0xff, 0xff];
         let said = self.farewell.get_or_insert(0);

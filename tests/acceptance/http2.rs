@@ -98,7 +98,6 @@ impl Head {
         self
     }
 
-
     /// The header block.
     fn block(&self) -> Vec<u8> {
         self.0.iter().flat_map(|(name, value)| field(name, value)).collect()
@@ -141,7 +140,7 @@ fn trailers(fields: &[(&str, &str)]) -> Vec<u8> {
 }
 
 /// Header lines that every forwarded request has, whatever its client says; masked.
-const OURS: [&str; 8] = [
+const OURS: [&str; 10] = [
     "host: WORKER",
     "via: 2 modelgate",
     "x-forwarded-for: 127.0.0.1",
@@ -149,7 +148,9 @@ const OURS: [&str; 8] = [
     "x-forwarded-proto: https",
     "x-request-id: ID",
     "x-modelgate-route: ROUTE",
-    "x-modelgate-WHO",
+    "x-modelgate-principal: WHO",
+    "x-modelgate-roles: WHO",
+    "x-modelgate-scheme: WHO",
 ];
 
 /// The head as the worker got it, without what every forwarded request has.
@@ -162,12 +163,9 @@ fn forwarded(seen: &Seen) -> Vec<String> {
             Some(("host", _)) => "host: WORKER",
             Some(("x-request-id", _)) => "x-request-id: ID",
             Some(("x-modelgate-route", "open" | "upload")) => "x-modelgate-route: ROUTE",
-            Some(("x-modelgate-principal", "anonymous" | "key:predictor"))
-            | Some(("x-modelgate-roles", "" | "predictor,reader"))
-            | Some(("x-modelgate-scheme", "anonymous" | "api_key")) => {
-                ours.retain(|line| *line != "x-modelgate-WHO");
-                continue;
-            }
+            Some(("x-modelgate-principal", "anonymous" | "key:predictor")) => "x-modelgate-principal: WHO",
+            Some(("x-modelgate-roles", "" | "predictor,reader")) => "x-modelgate-roles: WHO",
+            Some(("x-modelgate-scheme", "anonymous" | "api_key")) => "x-modelgate-scheme: WHO",
             _ => line,
         };
         match ours.iter().position(|line| *line == masked) {
@@ -192,15 +190,12 @@ async fn verdict(gateway: &Gateway, worker: &Recorder, case: &Case, begin: &[u8]
     let ended = async {
         let ended = if matches!(case.expected, Expected::Nothing) { None } else { Some(frames.ended(1).await) };
         // Whatever ends one stream leaves the connection as it was, and its tables in step.
-        let next = match ended {
-            Some(Ended::GoAway(_) | Ended::Closed) => {
-                frames.goodbye().await;
-                None
-            }
-            _ => {
-                let _ = frames.send(get().on(NEXT)).await;
-                Some(frames.ended(NEXT).await)
-            }
+        let next = if let Some(Ended::GoAway(_) | Ended::Closed) = ended {
+            frames.goodbye().await;
+            None
+        } else {
+            let _ = frames.send(get().on(NEXT)).await;
+            Some(frames.ended(NEXT).await)
         };
         (ended, next)
     };

@@ -115,13 +115,13 @@ pub fn settings(values: &[(u16, u32)]) -> Vec<u8> {
     frame(kind::SETTINGS, flag::NONE, 0, payload)
 }
 
-/// A WINDOW_UPDATE frame.
+/// A `WINDOW_UPDATE` frame.
 #[must_use]
 pub fn window_update(stream: u32, by: u32) -> Vec<u8> {
     frame(kind::WINDOW_UPDATE, flag::NONE, stream, by.to_be_bytes())
 }
 
-/// A RST_STREAM frame with CANCEL.
+/// A `RST_STREAM` frame with CANCEL.
 #[must_use]
 pub fn reset(stream: u32) -> Vec<u8> {
     frame(kind::RST_STREAM, flag::NONE, stream, 8_u32.to_be_bytes())
@@ -182,7 +182,7 @@ pub struct Frame {
 pub enum Ended {
     /// With a whole answer.
     Answered(Answered),
-    /// The stream alone, with RST_STREAM.
+    /// The stream alone, with `RST_STREAM`.
     Reset(Code),
     /// The connection, with GOAWAY.
     GoAway(Code),
@@ -320,7 +320,8 @@ fn status(block: &[u8]) -> u16 {
         [first @ 0x88..=0x8e, ..] => INDEXED[usize::from(first - 0x88)],
         [0x48 | 0x08 | 0x18, 3, a, b, c, ..] => [a, b, c].iter().fold(0, |n, digit| n * 10 + u16::from(*digit - b'0')),
         [0x48 | 0x08 | 0x18, length, rest @ ..] if length & 0x80 != 0 => {
-            let bits = rest.iter().take(usize::from(length & 0x7f)).fold(0_u32, |bits, octet| bits << 8 | u32::from(*octet));
+            let bits =
+                rest.iter().take(usize::from(length & 0x7f)).fold(0_u32, |bits, octet| bits << 8 | u32::from(*octet));
             digits(bits, u32::from(length & 0x7f) * 8)
         }
         _ => panic!("no status at the beginning of {block:?}"),

@@ -88,7 +88,12 @@ impl Metrics {
             let count = self.sum(|shard| shard.reasons.get(index));
             let _ = writeln!(out, "modelgate_refusals_total{{reason=\"{reason}\"}} {count}");
         }
-        head(&mut out, "modelgate_http2_floods_total", "counter", "HTTP/2 connections that were ended for a flood, by kind.");
+        head(
+            &mut out,
+            "modelgate_http2_floods_total",
+            "counter",
+            "HTTP/2 connections that were ended for a flood, by kind.",
+        );
         for (index, kind) in Flood::NAMES.iter().enumerate() {
             let count = self.sum(|shard| shard.floods.get(index));
             let _ = writeln!(out, "modelgate_http2_floods_total{{kind=\"{kind}\"}} {count}");

@@ -1,7 +1,7 @@
 //! What is wrong with frames, with their order and with the compression of heads (RFC 9113 §3 to §6, RFC 7541).
 //!
-//! Each of these ends the connection. Where the RFC has a code of its own for it (FRAME_SIZE_ERROR for a fixed
-//! size that is wrong, COMPRESSION_ERROR, STREAM_CLOSED), h2 says PROTOCOL_ERROR; clients do the same at either.
+//! Each of these ends the connection. Where the RFC has a code of its own for it (`FRAME_SIZE_ERROR` for a fixed
+//! size that is wrong, `COMPRESSION_ERROR`, `STREAM_CLOSED`), h2 says `PROTOCOL_ERROR`; clients do the same at either.
 
 use harness::frames::Code::{self, EnhanceYourCalm, FlowControlError, FrameSizeError, ProtocolError, StreamClosed};
 use harness::frames::{
@@ -49,8 +49,16 @@ async fn prefaces() {
 #[tokio::test]
 async fn sizes() {
     judge_frames(vec![
-        case("DATA larger than allowed", both(post().open(), data(flag::END_STREAM, vec![0; 16_385])), GoAway(FrameSizeError)),
-        case("DATA as large as allowed", both(post().open(), data(flag::END_STREAM, "x".repeat(16_384))), Answer(200, "")),
+        case(
+            "DATA larger than allowed",
+            both(post().open(), data(flag::END_STREAM, vec![0; 16_385])),
+            GoAway(FrameSizeError),
+        ),
+        case(
+            "DATA as large as allowed",
+            both(post().open(), data(flag::END_STREAM, "x".repeat(16_384))),
+            Answer(200, ""),
+        ),
         case("HEADERS larger than allowed", headers(flag::WHOLE, vec![0; 16_385]), GoAway(FrameSizeError)),
         case("an unknown frame larger than allowed", frame(0xfa, 0, 0, vec![0; 16_385]), GoAway(FrameSizeError)),
         case("an announcement of 16 MiB", [0xff, 0xff, 0xff, kind::DATA, 0, 0, 0, 0, 1], GoAway(FrameSizeError)),
@@ -74,13 +82,21 @@ async fn streams() {
         case("HEADERS on stream 0", get().on(0), BROKEN),
         case("HEADERS on an even stream", get().on(2), BROKEN),
         case("streams that go down", both(get().on(5), get().on(3)), BROKEN),
-        case("a stream that was passed over", both(get().without(":authority").on(5), data(flag::END_STREAM, "x")), Reset(StreamClosed)),
+        case(
+            "a stream that was passed over",
+            both(get().without(":authority").on(5), data(flag::END_STREAM, "x")),
+            Reset(StreamClosed),
+        ),
         case("DATA on stream 0", frame(kind::DATA, 0, 0, "x"), BROKEN),
         case("DATA before HEADERS", data(flag::END_STREAM, "x"), BROKEN),
         case("DATA on an even stream", frame(kind::DATA, 0, 2, "x"), BROKEN),
         case("DATA behind the end", both(get().whole(), data(flag::NONE, "x")), BROKEN),
         case("HEADERS behind the end", both(get().whole(), get().whole()), BROKEN),
-        case("HEADERS in the middle without an end", [post().open(), headers(flag::END_HEADERS, block(&[("a", "b")]))].concat(), Reset(ProtocolError)),
+        case(
+            "HEADERS in the middle without an end",
+            [post().open(), headers(flag::END_HEADERS, block(&[("a", "b")]))].concat(),
+            Reset(ProtocolError),
+        ),
         case("DATA behind RST_STREAM", [post().open(), reset(1), data(flag::END_STREAM, "x")].concat(), Nothing),
         case("HEADERS behind RST_STREAM", [post().open(), reset(1), post().open()].concat(), BROKEN),
         case("DATA behind trailers", [post().open(), trailers(&[("a", "b")]), data(flag::NONE, "x")].concat(), BROKEN),
@@ -91,12 +107,24 @@ async fn streams() {
         case("PING on a stream", frame(kind::PING, 0, 1, [0; 8]), BROKEN),
         case("SETTINGS on a stream", frame(kind::SETTINGS, 0, 1, []), BROKEN),
         case("GOAWAY on a stream", frame(kind::GOAWAY, 0, 1, [0; 8]), BROKEN),
-        case("PUSH_PROMISE from a client", both(get().open(), frame(kind::PUSH_PROMISE, flag::END_HEADERS, 1, both([0, 0, 0, 2], get().block()))), BROKEN),
+        case(
+            "PUSH_PROMISE from a client",
+            both(get().open(), frame(kind::PUSH_PROMISE, flag::END_HEADERS, 1, both([0, 0, 0, 2], get().block()))),
+            BROKEN,
+        ),
         case("PRIORITY on stream 0", frame(kind::PRIORITY, 0, 0, [0; 5]), BROKEN),
         case("PRIORITY on an idle stream", frame(kind::PRIORITY, 0, 7, [0, 0, 0, 0, 16]), Nothing),
         case("PRIORITY that depends on itself", frame(kind::PRIORITY, 0, 1, [0, 0, 0, 1, 16]), Reset(ProtocolError)),
-        case("HEADERS that depend on themselves", headers(flag::WHOLE | flag::PRIORITY, both([0, 0, 0, 1, 16], get().block())), Reset(ProtocolError)),
-        case("HEADERS with a priority", headers(flag::WHOLE | flag::PRIORITY, both([0, 0, 0, 0, 16], get().block())), PLAIN),
+        case(
+            "HEADERS that depend on themselves",
+            headers(flag::WHOLE | flag::PRIORITY, both([0, 0, 0, 1, 16], get().block())),
+            Reset(ProtocolError),
+        ),
+        case(
+            "HEADERS with a priority",
+            headers(flag::WHOLE | flag::PRIORITY, both([0, 0, 0, 0, 16], get().block())),
+            PLAIN,
+        ),
         case("HEADERS cut inside the priority", headers(flag::WHOLE | flag::PRIORITY, [0, 0, 0]), BROKEN),
         case("a bit that is reserved", both(&get().whole()[..5], both([0x80], &get().whole()[6..])), PLAIN),
     ])
@@ -110,9 +138,21 @@ async fn windows_and_settings() {
         case("WINDOW_UPDATE of 0 on the connection", window_update(0, 0), BROKEN),
         case("WINDOW_UPDATE of 0 on a stream", both(post().open(), window_update(1, 0)), BROKEN),
         case("WINDOW_UPDATE on an idle stream", window_update(7, 1), BROKEN),
-        case("a window of the connection beyond 31 bits", both(window_update(0, 0x7fff_ffff), window_update(0, 1)), GoAway(FlowControlError)),
-        case("a window of a stream beyond 31 bits", [post().open(), window_update(1, 0x7fff_ffff), window_update(1, 1)].concat(), Reset(FlowControlError)),
-        case("windows of streams beyond 31 bits by a setting", [post().open(), window_update(1, 0x7fff_0000), set(setting::INITIAL_WINDOW_SIZE, 0x7fff_ffff)].concat(), GoAway(FlowControlError)),
+        case(
+            "a window of the connection beyond 31 bits",
+            both(window_update(0, 0x7fff_ffff), window_update(0, 1)),
+            GoAway(FlowControlError),
+        ),
+        case(
+            "a window of a stream beyond 31 bits",
+            [post().open(), window_update(1, 0x7fff_ffff), window_update(1, 1)].concat(),
+            Reset(FlowControlError),
+        ),
+        case(
+            "windows of streams beyond 31 bits by a setting",
+            [post().open(), window_update(1, 0x7fff_0000), set(setting::INITIAL_WINDOW_SIZE, 0x7fff_ffff)].concat(),
+            GoAway(FlowControlError),
+        ),
         case("an initial window beyond 31 bits", set(setting::INITIAL_WINDOW_SIZE, 0x8000_0000), BROKEN),
         case("frames that are too small", set(setting::MAX_FRAME_SIZE, 16_383), BROKEN),
         case("frames that are too large", set(setting::MAX_FRAME_SIZE, 0x0100_0000), BROKEN),
@@ -122,9 +162,17 @@ async fn windows_and_settings() {
         case("no table for us", set(setting::HEADER_TABLE_SIZE, 0), Nothing),
         case("a table of 4 GiB for us", set(setting::HEADER_TABLE_SIZE, u32::MAX), Nothing),
         case("the same setting often", settings(&[(setting::INITIAL_WINDOW_SIZE, 65_535); 500]), Nothing),
-        case("a confirmation that nobody waits for", both(frame(kind::SETTINGS, flag::ACK, 0, []), frame(kind::SETTINGS, flag::ACK, 0, [])), BROKEN),
+        case(
+            "a confirmation that nobody waits for",
+            both(frame(kind::SETTINGS, flag::ACK, 0, []), frame(kind::SETTINGS, flag::ACK, 0, [])),
+            BROKEN,
+        ),
         case("an answer to a PING that nobody sent", frame(kind::PING, flag::ACK, 0, [7; 8]), Nothing),
-        case("DATA beyond the stream's window", both(post().and("content-length", "1000000").open(), data(flag::NONE, vec![b'x'; 16_384]).repeat(40)), GoAway(FlowControlError)),
+        case(
+            "DATA beyond the stream's window",
+            both(post().and("content-length", "1000000").open(), data(flag::NONE, vec![b'x'; 16_384]).repeat(40)),
+            GoAway(FlowControlError),
+        ),
     ])
     .await;
 }
@@ -134,11 +182,23 @@ async fn unknown_frames_flags_and_padding() {
     judge_frames(vec![
         case("an unknown frame", frame(0xfa, 0xff, 0, "anything"), Nothing),
         case("an unknown frame on a stream", both(get().open(), frame(0xfa, 0xff, 1, "anything")), Nothing),
-        case("an unknown frame inside a head", both(headers(flag::END_STREAM, get().block()), frame(0xfa, 0, 1, "x")), BROKEN),
+        case(
+            "an unknown frame inside a head",
+            both(headers(flag::END_STREAM, get().block()), frame(0xfa, 0, 1, "x")),
+            BROKEN,
+        ),
         case("flags that nobody knows", headers(flag::WHOLE | 0x52, get().block()), PLAIN),
         case("PRIORITY_UPDATE (RFC 9218)", frame(0x10, 0, 0, b"\0\0\0\x01u=1"), Nothing),
-        case("HEADERS with padding", headers(flag::WHOLE | flag::PADDED, [&[3], &get().block()[..], &[0; 3]].concat()), PLAIN),
-        case("HEADERS with padding longer than the frame", headers(flag::WHOLE | flag::PADDED, both([255], get().block())), BROKEN),
+        case(
+            "HEADERS with padding",
+            headers(flag::WHOLE | flag::PADDED, [&[3], &get().block()[..], &[0; 3]].concat()),
+            PLAIN,
+        ),
+        case(
+            "HEADERS with padding longer than the frame",
+            headers(flag::WHOLE | flag::PADDED, both([255], get().block())),
+            BROKEN,
+        ),
         case("HEADERS with no room for the padding's length", headers(flag::WHOLE | flag::PADDED, []), BROKEN),
         case("DATA with padding longer than the frame", both(post().open(), data(flag::PADDED, [9, 1, 2])), BROKEN),
         case("DATA with padding as long as the frame", both(post().open(), data(flag::PADDED, [3, 1, 2])), BROKEN),
@@ -156,7 +216,15 @@ async fn heads_in_parts() {
     let begun = headers(flag::END_STREAM, first);
     judge_frames(vec![
         case("in two", both(&begun, rest(flag::END_HEADERS, 1, second)), PLAIN),
-        case("octet by octet, but not too many", both(&begun, [rest(0, 1, &second[..1]), rest(0, 1, &second[1..2]), rest(flag::END_HEADERS, 1, &second[2..])].concat()), PLAIN),
+        case(
+            "octet by octet, but not too many",
+            both(
+                &begun,
+                [rest(0, 1, &second[..1]), rest(0, 1, &second[1..2]), rest(flag::END_HEADERS, 1, &second[2..])]
+                    .concat(),
+            ),
+            PLAIN,
+        ),
         case("all in the second", both(headers(flag::END_STREAM, []), rest(flag::END_HEADERS, 1, &whole)), PLAIN),
         case("CONTINUATION without HEADERS", rest(flag::END_HEADERS, 1, &whole), BROKEN),
         case("CONTINUATION behind a whole head", both(post().open(), rest(flag::END_HEADERS, 1, &whole)), BROKEN),
@@ -166,8 +234,16 @@ async fn heads_in_parts() {
         case("PING between", both(&begun, frame(kind::PING, 0, 0, [0; 8])), BROKEN),
         case("SETTINGS between", both(&begun, settings(&[])), BROKEN),
         case("another stream's HEADERS between", both(&begun, get().on(3)), BROKEN),
-        case("CONTINUATION without an end", both(headers(flag::END_STREAM, &whole), rest(0, 1, &field("a", "b")).repeat(1000)), GoAway(EnhanceYourCalm)),
-        case("empty CONTINUATION without an end", both(headers(flag::END_STREAM, &whole), rest(0, 1, &[]).repeat(1000)), GoAway(EnhanceYourCalm)),
+        case(
+            "CONTINUATION without an end",
+            both(headers(flag::END_STREAM, &whole), rest(0, 1, &field("a", "b")).repeat(1000)),
+            GoAway(EnhanceYourCalm),
+        ),
+        case(
+            "empty CONTINUATION without an end",
+            both(headers(flag::END_STREAM, &whole), rest(0, 1, &[]).repeat(1000)),
+            GoAway(EnhanceYourCalm),
+        ),
     ])
     .await;
 }
@@ -179,8 +255,16 @@ async fn compression() {
     let huffman = |octets: &[u8]| [&[0][..], &string(b"x-coded"), &integer(0x80, 7, octets.len()), octets].concat();
     judge_frames(vec![
         case("the static table", headers(flag::WHOLE, b"\x82\x87\x01\x09localhost\x04\x05/open"), PLAIN),
-        case("a good string in Huffman code", with(&huffman(&[0x1f])), Forwarded("GET /models HTTP/1.1", &["x-coded: a"], "")),
-        case("an entry that is added and named", with(&[&[0x40][..], &string(b"x-a"), &string(b"b"), &indexed(62)].concat()), Forwarded("GET /models HTTP/1.1", &["x-a: b", "x-a: b"], "")),
+        case(
+            "a good string in Huffman code",
+            with(&huffman(&[0x1f])),
+            Forwarded("GET /models HTTP/1.1", &["x-coded: a"], ""),
+        ),
+        case(
+            "an entry that is added and named",
+            with(&[&[0x40][..], &string(b"x-a"), &string(b"b"), &indexed(62)].concat()),
+            Forwarded("GET /models HTTP/1.1", &["x-a: b", "x-a: b"], ""),
+        ),
         case("index 0", with(&[0x80]), BROKEN),
         case("an index beyond the tables", with(&indexed(62)), BROKEN),
         case("an index far beyond the tables", with(&indexed(1_000_000)), BROKEN),
@@ -199,7 +283,11 @@ async fn compression() {
         case("a table of 4 GiB", headers(flag::WHOLE, both(integer(0x20, 5, 0xffff_ffff), get().block())), BROKEN),
         case("a table's size in the middle", with(&integer(0x20, 5, 0)), BROKEN),
         case("an empty block", headers(flag::WHOLE, []), Reset(ProtocolError)),
-        case("an entry larger than the table empties it", with(&[&[0x40][..], &string(b"x-big"), &string(&[b'a'; 5000])].concat()), Answer(200, "")),
+        case(
+            "an entry larger than the table empties it",
+            with(&[&[0x40][..], &string(b"x-big"), &string(&[b'a'; 5000])].concat()),
+            Answer(200, ""),
+        ),
     ])
     .await;
 }
@@ -215,7 +303,11 @@ async fn heads_that_are_too_large() {
         case("as many fields as allowed", many(60).whole(), Answer(200, "")),
         case("more fields than allowed", many(65).whole(), Answer(431, "head-too-large")),
         case("far more fields than allowed", many(400).whole(), Answer(431, "head-too-large")),
-        case("more octets than allowed", get().and("x-a", "a".repeat(9_000)).and("x-b", "b".repeat(7_200)).whole(), Answer(431, "")),
+        case(
+            "more octets than allowed",
+            get().and("x-a", "a".repeat(9_000)).and("x-b", "b".repeat(7_200)).whole(),
+            Answer(431, ""),
+        ),
         case("more octets in a cookie than allowed", get().and("cookie", "a".repeat(16_200)).whole(), Answer(431, "")),
         case("a little more by one entry of the table", bomb(4), Answer(431, "")),
         case("far more by one entry of the table", bomb(1000), GoAway(EnhanceYourCalm)),

@@ -42,13 +42,25 @@ async fn pseudo_headers() {
         case(":status", get().and(":status", "200").whole(), MALFORMED),
         case(":protocol without CONNECT", get().and(":protocol", "websocket").whole(), MALFORMED),
         case("one behind a field", get().without(":path").and("a", "b").and(":path", "/open").whole(), MALFORMED),
-        case(":authority behind a field", get().without(":authority").and("a", "b").and(":authority", "localhost").whole(), MALFORMED),
+        case(
+            ":authority behind a field",
+            get().without(":authority").and("a", "b").and(":authority", "localhost").whole(),
+            MALFORMED,
+        ),
         case("an empty :method", get().set(":method", "").whole(), BROKEN),
         case("an empty :scheme", get().set(":scheme", "").whole(), HEAD),
         case("an empty :path", get().set(":path", "").whole(), MALFORMED),
         case("an empty :authority and no host", get().set(":authority", "").whole(), MALFORMED),
-        case("in trailers, which are dropped", [post().open(), trailers(&[(":path", "/admin"), ("x", "y")])].concat(), UPLOAD),
-        case(":status in trailers, which are dropped", [post().open(), trailers(&[(":status", "200")])].concat(), UPLOAD),
+        case(
+            "in trailers, which are dropped",
+            [post().open(), trailers(&[(":path", "/admin"), ("x", "y")])].concat(),
+            UPLOAD,
+        ),
+        case(
+            ":status in trailers, which are dropped",
+            [post().open(), trailers(&[(":status", "200")])].concat(),
+            UPLOAD,
+        ),
     ])
     .await;
 }
@@ -65,11 +77,33 @@ async fn methods_and_schemes() {
         case("TRACE", get().set(":method", "TRACE").whole(), Answer(405, "method-not-allowed")),
         case("PRI", get().set(":method", "PRI").set(":path", "*").whole(), HEAD),
         case("CONNECT", get().set(":method", "CONNECT").without(":scheme").without(":path").whole(), HEAD),
-        case("CONNECT to a port", get().set(":method", "CONNECT").set(":authority", "localhost:22").without(":scheme").without(":path").whole(), HEAD),
+        case(
+            "CONNECT to a port",
+            get()
+                .set(":method", "CONNECT")
+                .set(":authority", "localhost:22")
+                .without(":scheme")
+                .without(":path")
+                .whole(),
+            HEAD,
+        ),
         case("CONNECT with a path", get().set(":method", "CONNECT").whole(), MALFORMED),
-        case("CONNECT without :authority", get().set(":method", "CONNECT").without(":scheme").without(":path").without(":authority").whole(), HEAD),
-        case("CONNECT with a body", [get().set(":method", "CONNECT").without(":scheme").without(":path").open(), data(flag::END_STREAM, "x")].concat(), HEAD),
-        case("extended CONNECT, not offered", get().set(":method", "CONNECT").and(":protocol", "websocket").whole(), MALFORMED),
+        case(
+            "CONNECT without :authority",
+            get().set(":method", "CONNECT").without(":scheme").without(":path").without(":authority").whole(),
+            HEAD,
+        ),
+        case(
+            "CONNECT with a body",
+            [get().set(":method", "CONNECT").without(":scheme").without(":path").open(), data(flag::END_STREAM, "x")]
+                .concat(),
+            HEAD,
+        ),
+        case(
+            "extended CONNECT, not offered",
+            get().set(":method", "CONNECT").and(":protocol", "websocket").whole(),
+            MALFORMED,
+        ),
         case("http as scheme", get().set(":scheme", "http").whole(), HEAD),
         case("HTTPS in upper case", get().set(":scheme", "HTTPS").whole(), PLAIN),
         case("a scheme that is no HTTP", get().set(":scheme", "ftp").whole(), HEAD),
@@ -83,7 +117,11 @@ async fn methods_and_schemes() {
 #[tokio::test]
 async fn paths() {
     judge_messages(vec![
-        case("with a query", get().set(":path", "/open?a=b&c=%20d").whole(), Forwarded("GET /models?a=b&c=%20d HTTP/1.1", &[], "")),
+        case(
+            "with a query",
+            get().set(":path", "/open?a=b&c=%20d").whole(),
+            Forwarded("GET /models?a=b&c=%20d HTTP/1.1", &[], ""),
+        ),
         case("with an empty query", get().set(":path", "/open?").whole(), Forwarded("GET /models? HTTP/1.1", &[], "")),
         case("without a slash", get().set(":path", "open").whole(), MALFORMED),
         case("a query alone", get().set(":path", "?a=b").whole(), HEAD),
@@ -92,7 +130,11 @@ async fn paths() {
         case("an asterisk", get().set(":path", "*").whole(), HEAD),
         case("an asterisk for OPTIONS", get().set(":method", "OPTIONS").set(":path", "*").whole(), HEAD),
         case("with a fragment, which is no part of it", get().set(":path", "/open#x").whole(), PLAIN),
-        case("with a fragment behind the query", get().set(":path", "/open?a#x").whole(), Forwarded("GET /models?a HTTP/1.1", &[], "")),
+        case(
+            "with a fragment behind the query",
+            get().set(":path", "/open?a#x").whole(),
+            Forwarded("GET /models?a HTTP/1.1", &[], ""),
+        ),
         case("with a space", get().set(":path", "/open HTTP/1.1").whole(), MALFORMED),
         case("with a space in the query", get().set(":path", "/open?a b").whole(), MALFORMED),
         case("with a tab", get().set(":path", "/open\t").whole(), MALFORMED),
@@ -116,7 +158,11 @@ async fn paths() {
         case("with quotation marks", get().set(":path", "/open\"").whole(), PATH),
         case("with angle brackets in the query", get().set(":path", "/open?<>").whole(), MALFORMED),
         case("an escaped letter is that letter", get().set(":path", "/%6fpen").whole(), PLAIN),
-        case("longer than any here", get().set(":path", format!("/open?{}", "a".repeat(12_000))).whole(), Answer(414, "target-too-long")),
+        case(
+            "longer than any here",
+            get().set(":path", format!("/open?{}", "a".repeat(12_000))).whole(),
+            Answer(414, "target-too-long"),
+        ),
     ])
     .await;
 }
@@ -159,7 +205,11 @@ async fn names() {
     let named = |name: &[u8]| get().and(name, "x").whole();
     judge_messages(vec![
         case("good", named(b"x-good"), Forwarded("GET /models HTTP/1.1", &["x-good: x"], "")),
-        case("with every sign of a token", named(b"a!#$%&'*+-.^`|~9"), Forwarded("GET /models HTTP/1.1", &["a!#$%&'*+-.^`|~9: x"], "")),
+        case(
+            "with every sign of a token",
+            named(b"a!#$%&'*+-.^`|~9"),
+            Forwarded("GET /models HTTP/1.1", &["a!#$%&'*+-.^`|~9: x"], ""),
+        ),
         case("in upper case", named(b"X-Upper"), BROKEN),
         case("with one letter in upper case", named(b"x-uppeR"), BROKEN),
         case("empty", named(b""), BROKEN),
@@ -190,8 +240,16 @@ async fn values() {
     judge_messages(vec![
         case("empty", valued(b""), Forwarded("GET /models HTTP/1.1", &["x-value: "], "")),
         case("with a tab inside", valued(b"a\tb"), Forwarded("GET /models HTTP/1.1", &["x-value: a\tb"], "")),
-        case("with octets beyond ASCII", valued("a\u{e9}b".as_bytes()), Forwarded("GET /models HTTP/1.1", &["x-value: a\u{e9}b"], "")),
-        case("the same name twice", get().and("x-value", "a").and("x-value", "b").whole(), Forwarded("GET /models HTTP/1.1", &["x-value: a", "x-value: b"], "")),
+        case(
+            "with octets beyond ASCII",
+            valued("a\u{e9}b".as_bytes()),
+            Forwarded("GET /models HTTP/1.1", &["x-value: a\u{e9}b"], ""),
+        ),
+        case(
+            "the same name twice",
+            get().and("x-value", "a").and("x-value", "b").whole(),
+            Forwarded("GET /models HTTP/1.1", &["x-value: a", "x-value: b"], ""),
+        ),
         case("with CRLF", valued(b"a\r\nauthorization: b"), BROKEN),
         case("with a line feed", valued(b"a\nb"), BROKEN),
         case("with a carriage return", valued(b"a\rb"), BROKEN),
@@ -232,11 +290,8 @@ async fn fields_of_one_connection() {
 
 #[tokio::test]
 async fn lengths_and_bodies() {
-    const BODY: super::Expected = Forwarded(
-        "POST /upload HTTP/1.1",
-        &["content-length: 5", "content-type: application/octet-stream"],
-        "hello",
-    );
+    const BODY: super::Expected =
+        Forwarded("POST /upload HTTP/1.1", &["content-length: 5", "content-type: application/octet-stream"], "hello");
     const FRAMED: super::Expected = Forwarded(
         "POST /upload HTTP/1.1",
         &["content-type: application/octet-stream", "transfer-encoding: chunked"],
@@ -248,7 +303,11 @@ async fn lengths_and_bodies() {
         case("in several frames", sized("5").body(&["he", "llo"]), BODY),
         case("with an empty frame at the end", sized("5").body(&["hello", ""]), BODY),
         case("no length", post().body(&["hello"]), FRAMED),
-        case("with padding", [sized("5").open(), data(flag::PADDED | flag::END_STREAM, b"\x03hello\0\0\0")].concat(), BODY),
+        case(
+            "with padding",
+            [sized("5").open(), data(flag::PADDED | flag::END_STREAM, b"\x03hello\0\0\0")].concat(),
+            BODY,
+        ),
         case("the same length twice", sized("5").and("content-length", "5").body(&["hello"]), HEAD),
         case("two lengths", sized("5").and("content-length", "6").body(&["hello"]), MALFORMED),
         case("a list of lengths", sized("5, 5").body(&["hello"]), MALFORMED),
@@ -266,17 +325,50 @@ async fn lengths_and_bodies() {
         case("a length with zeros before it", sized("0005").body(&["hello"]), BODY),
         case("a body where none is taken", get().body(&["hello"]), Answer(413, "body-not-taken")),
         case("an empty body for GET", get().body(&[""]), PLAIN),
-        case("trailers", [sized("5").open(), data(flag::NONE, "hello"), trailers(&[("x-trailer", "a")])].concat(), BODY),
-        case("trailers that frame", [sized("5").open(), data(flag::NONE, "hello"), trailers(&[("content-length", "9")])].concat(), BODY),
-        case("trailers that say who asks", [sized("5").open(), data(flag::NONE, "hello"), trailers(&[("x-modelgate-principal", "root"), ("authorization", "x")])].concat(), BODY),
-        case("trailers in upper case", [sized("5").open(), data(flag::NONE, "hello"), trailers(&[("X-Trailer", "a")])].concat(), BROKEN),
-        case("trailers of one connection", [sized("5").open(), data(flag::NONE, "hello"), trailers(&[("connection", "close")])].concat(), MALFORMED),
-        case("trailers before the body is whole", [sized("5").open(), data(flag::NONE, "hel"), trailers(&[("x-trailer", "a")])].concat(), MALFORMED),
-        case("smuggled in a body", sized("32").body(&["GET /admin HTTP/1.1\r\nHost: a\r\n\r\n"]), Forwarded(
-            "POST /upload HTTP/1.1",
-            &["content-length: 32", "content-type: application/octet-stream"],
-            "GET /admin HTTP/1.1\r\nHost: a\r\n\r\n",
-        )),
+        case(
+            "trailers",
+            [sized("5").open(), data(flag::NONE, "hello"), trailers(&[("x-trailer", "a")])].concat(),
+            BODY,
+        ),
+        case(
+            "trailers that frame",
+            [sized("5").open(), data(flag::NONE, "hello"), trailers(&[("content-length", "9")])].concat(),
+            BODY,
+        ),
+        case(
+            "trailers that say who asks",
+            [
+                sized("5").open(),
+                data(flag::NONE, "hello"),
+                trailers(&[("x-modelgate-principal", "root"), ("authorization", "x")]),
+            ]
+            .concat(),
+            BODY,
+        ),
+        case(
+            "trailers in upper case",
+            [sized("5").open(), data(flag::NONE, "hello"), trailers(&[("X-Trailer", "a")])].concat(),
+            BROKEN,
+        ),
+        case(
+            "trailers of one connection",
+            [sized("5").open(), data(flag::NONE, "hello"), trailers(&[("connection", "close")])].concat(),
+            MALFORMED,
+        ),
+        case(
+            "trailers before the body is whole",
+            [sized("5").open(), data(flag::NONE, "hel"), trailers(&[("x-trailer", "a")])].concat(),
+            MALFORMED,
+        ),
+        case(
+            "smuggled in a body",
+            sized("32").body(&["GET /admin HTTP/1.1\r\nHost: a\r\n\r\n"]),
+            Forwarded(
+                "POST /upload HTTP/1.1",
+                &["content-length: 32", "content-type: application/octet-stream"],
+                "GET /admin HTTP/1.1\r\nHost: a\r\n\r\n",
+            ),
+        ),
     ])
     .await;
 }
@@ -295,10 +387,26 @@ async fn what_is_ours_to_say() {
         case("x-request-id", said("x-request-id"), PLAIN),
         case("x-original-url", said("x-original-url"), PLAIN),
         case("x-http-method-override", said("x-http-method-override"), PLAIN),
-        case("an elder via", get().and("via", "1.0 elder").whole(), Forwarded("GET /models HTTP/1.1", &["via: 1.0 elder"], "")),
-        case("crumbs of one cookie", get().and("cookie", "a=1").and("cookie", "b=2").and("cookie", "c=3").whole(), Forwarded("GET /models HTTP/1.1", &["cookie: a=1; b=2; c=3"], "")),
-        case("one cookie", get().and("cookie", "a=1; b=2").whole(), Forwarded("GET /models HTTP/1.1", &["cookie: a=1; b=2"], "")),
-        case("an API key twice", get().set(":path", "/known").and("x-api-key", "a").and("x-api-key", "b").whole(), Answer(400, "credentials-several")),
+        case(
+            "an elder via",
+            get().and("via", "1.0 elder").whole(),
+            Forwarded("GET /models HTTP/1.1", &["via: 1.0 elder"], ""),
+        ),
+        case(
+            "crumbs of one cookie",
+            get().and("cookie", "a=1").and("cookie", "b=2").and("cookie", "c=3").whole(),
+            Forwarded("GET /models HTTP/1.1", &["cookie: a=1; b=2; c=3"], ""),
+        ),
+        case(
+            "one cookie",
+            get().and("cookie", "a=1; b=2").whole(),
+            Forwarded("GET /models HTTP/1.1", &["cookie: a=1; b=2"], ""),
+        ),
+        case(
+            "an API key twice",
+            get().set(":path", "/known").and("x-api-key", "a").and("x-api-key", "b").whole(),
+            Answer(400, "credentials-several"),
+        ),
         case("HEAD, where it is not allowed", get().set(":method", "HEAD").whole(), Answer(405, "")),
     ])
     .await;

@@ -1,7 +1,7 @@
 //! What a worker's answer becomes on HTTP/2, and how a connection ends when the gateway does.
 
 use harness::frames::{Code, Ended, Frames, flag, frame, kind};
-use harness::{Gateway, Gate, Recorder, Reply};
+use harness::{Gate, Gateway, Recorder, Reply};
 
 use super::{data, get, post};
 
@@ -9,24 +9,61 @@ use super::{data, get, post};
 const EITHER: &str = "[routes.either]\npath = \"/either\"\nmethods = [\"GET\", \"HEAD\"]\npool = \"models\"\n\
                       authenticate = \"anonymous\"\nauthorize = \"anonymous\"\n";
 
-/// `GET /either` or another method, the worker's octets, and what comes of them: status and body, or a reset.
-const ANSWERS: [(&str, &str, &str, Result<(u16, &str), Code>); 17] = [
+/// A name, a method, the worker's octets, and what comes of them: status and body or slug, or a reset.
+type Row = (&'static str, &'static str, &'static str, Result<(u16, &'static str), Code>);
+
+const ANSWERS: [Row; 17] = [
     ("a good one", "GET", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", Ok((200, "ok"))),
-    ("in chunks", "GET", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\no\r\n1\r\nk\r\n0\r\n\r\n", Ok((200, "ok"))),
-    ("trailers are dropped", "GET", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nX-Trailer: a\r\n\r\n", Ok((200, "ok"))),
-    ("what belongs to one connection is dropped", "GET", "HTTP/1.1 200 OK\r\nConnection: x-a\r\nX-A: b\r\nKeep-Alive: timeout=5\r\nUpgrade: h2c\r\nContent-Length: 2\r\n\r\nok", Ok((200, "ok"))),
+    (
+        "in chunks",
+        "GET",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\no\r\n1\r\nk\r\n0\r\n\r\n",
+        Ok((200, "ok")),
+    ),
+    (
+        "trailers are dropped",
+        "GET",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nX-Trailer: a\r\n\r\n",
+        Ok((200, "ok")),
+    ),
+    (
+        "what belongs to one connection is dropped",
+        "GET",
+        "HTTP/1.1 200 OK\r\nConnection: x-a\r\nX-A: b\r\nKeep-Alive: timeout=5\r\nUpgrade: h2c\r\nContent-Length: 2\r\n\r\nok",
+        Ok((200, "ok")),
+    ),
     ("names in upper case", "GET", "HTTP/1.1 200 OK\r\nX-UPPER: A\r\nContent-Length: 2\r\n\r\nok", Ok((200, "ok"))),
     ("octets beyond ASCII", "GET", "HTTP/1.1 200 OK\r\nX-Name: \u{e9}\r\nContent-Length: 2\r\n\r\nok", Ok((200, "ok"))),
-    ("100 first", "GET", "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", Ok((200, "ok"))),
-    ("103 first, twice", "GET", "HTTP/1.1 103 Early Hints\r\nLink: a\r\n\r\nHTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", Ok((200, "ok"))),
-    ("101 that nobody asked for", "GET", "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n", Ok((502, "worker-broken"))),
+    (
+        "100 first",
+        "GET",
+        "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+        Ok((200, "ok")),
+    ),
+    (
+        "103 first, twice",
+        "GET",
+        "HTTP/1.1 103 Early Hints\r\nLink: a\r\n\r\nHTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+        Ok((200, "ok")),
+    ),
+    (
+        "101 that nobody asked for",
+        "GET",
+        "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n",
+        Ok((502, "worker-broken")),
+    ),
     ("204 with a body", "GET", "HTTP/1.1 204 No Content\r\nContent-Length: 2\r\n\r\nok", Ok((204, ""))),
     ("304 with a length", "GET", "HTTP/1.1 304 Not Modified\r\nContent-Length: 2\r\n\r\n", Ok((304, ""))),
     ("HEAD", "HEAD", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n", Ok((200, ""))),
     ("HEAD with a body", "HEAD", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", Ok((200, ""))),
     ("HEAD that the worker fails", "HEAD", "HTTP/1.1 500 Error\r\nContent-Length: 2\r\n\r\nno", Ok((502, ""))),
     ("shorter than it says", "GET", "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nok", Ok((502, "worker-broken"))),
-    ("broken chunks", "GET", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\nZ\r\n", Err(Code::InternalError)),
+    (
+        "broken chunks",
+        "GET",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\nZ\r\n",
+        Err(Code::InternalError),
+    ),
     ("no HTTP", "GET", "220 mail.example ESMTP\r\n", Ok((502, "worker-broken"))),
 ];
 
