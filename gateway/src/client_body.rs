@@ -48,6 +48,12 @@ impl ClientBody {
         self.incoming.as_ref().is_none_or(hyper::body::Body::is_end_stream)
     }
 
+    /// Whether it ends without an octet, which HTTP/2 may say only behind the head (RFC 9113 §8.1).
+    pub async fn ends_empty(&mut self, idle: Duration) -> bool {
+        let announced = self.incoming.as_ref().map_or(0, |incoming| incoming.size_hint().lower());
+        announced == 0 && self.whole(0, idle).await.is_ok()
+    }
+
     /// Reads it to its end. `idle` bounds each pause; the whole may take as long as its size in pauses of
     /// at least 1 KiB a second would.
     ///

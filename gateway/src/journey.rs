@@ -208,15 +208,16 @@ async fn read_body(
     arrived: &Parts,
     body: &mut ClientBody,
 ) -> Result<Outgoing, Stop> {
+    let idle = exchange.core.snapshot.body_timeout;
     let Some(rule) = &route.body else {
-        return if body.is_empty() { Ok(Outgoing::Empty) } else { Err(Stop::Body(body::Refusal::NotTaken)) };
+        let empty = body.is_empty() || !exchange.http1 && body.ends_empty(idle).await;
+        return if empty { Ok(Outgoing::Empty) } else { Err(Stop::Body(body::Refusal::NotTaken)) };
     };
     // A route may list methods without a body beside those with one (RFC 9110 §9.3.1).
     if body.is_empty() && matches!(arrived.method, Method::GET | Method::HEAD | Method::DELETE | Method::OPTIONS) {
         return Ok(Outgoing::Empty);
     }
     rule.decide_head(&arrived.headers).map_err(Stop::Body)?;
-    let idle = exchange.core.snapshot.body_timeout;
     if !rule.needs_whole() {
         return Ok(match body.take() {
             Some(incoming) => {
@@ -247,7 +248,7 @@ fn timestamp(at: SystemTime) -> Timestamp {
 
 /// Every answer passes here: what it must carry is put in place, and its record goes with its body.
 fn finish(mut exchange: Box<Exchange>, outcome: Result<Answer, Problem>) -> Response<AnswerBody> {
-    let (mut head, content) = match outcome {
+    let (mut head, mut content) = match outcome {
         Ok(Answer::Worker(response)) => {
             let (head, body) = response.into_parts();
             (head, Content::Worker(body))
@@ -287,6 +288,10 @@ fn finish(mut exchange: Box<Exchange>, outcome: Result<Answer, Problem>) -> Resp
     let public = exchange.principal.as_ref().is_some_and(|principal| principal.scheme == Scheme::Anonymous);
     if !(public && headers.contains_key(header::CACHE_CONTROL)) {
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    }
+    if !exchange.http1 && matches!(exchange.line, Some((Method::HEAD, _))) {
+        // hyper keeps such a body back on HTTP/1 alone (RFC 9110 §9.3.2).
+        content = Content::Whole(None);
     }
     if exchange.http1 && (exchange.is_last || *exchange.core.stopping.borrow()) {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));

@@ -16,7 +16,7 @@ pub struct Bounds {
 }
 
 /// The longest request target.
-const MOST_TARGET: usize = 8 << 10;
+pub const MOST_TARGET: usize = 8 << 10;
 /// The longest line of chunk framing or trailers.
 const MOST_CHUNK_LINE: usize = 256;
 /// The most trailer fields, which are read and dropped.
@@ -381,7 +381,8 @@ const fn is_text(byte: u8) -> bool {
 }
 
 /// Which octets a token has (RFC 9110 §5.6.2).
-const fn is_token(byte: u8) -> bool {
+#[must_use]
+pub const fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric()
         || matches!(
             byte,

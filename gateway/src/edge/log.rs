@@ -144,11 +144,20 @@ impl Log {
 
     /// Records a change of state: `name` is a fixed word, `fields` are what it is about.
     pub fn event(&self, name: &str, fields: &[(&str, &str)]) {
+        self.note("event", name, fields);
+    }
+
+    /// The same for what somebody outside does to us and no request says.
+    pub fn security(&self, name: &str, fields: &[(&str, &str)]) {
+        self.note("security", name, fields);
+    }
+
+    fn note(&self, kind: &str, name: &str, fields: &[(&str, &str)]) {
         let mut line = Line::new(self.format);
         let now = SystemTime::now();
         match self.format {
             Format::Json => {
-                line.begin("event", now);
+                line.begin(kind, now);
                 line.text("event", name);
                 for (key, value) in fields {
                     line.text(key, value);

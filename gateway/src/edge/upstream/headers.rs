@@ -244,7 +244,8 @@ mod tests {
 
     #[test]
     fn connection_can_not_take_away_what_we_rely_on() {
-        for name in ["Authorization", "x-api-key", "Host", "content-type", "Cookie", "X-Modelgate-Principal", "TE, a b"] {
+        for name in ["Authorization", "x-api-key", "Host", "content-type", "Cookie", "X-Modelgate-Principal", "TE, a b"]
+        {
             assert_eq!(
                 forwarded(&[("connection", Box::leak(format!("close, {name}").into_boxed_str()))]),
                 None,
