@@ -155,6 +155,10 @@ pub struct Busy {
 impl Busy {
     /// The client has something to take, or (`false`) waits for the worker as we do.
     pub fn offer(&self, something: bool) {
+        // For HTTP/1 its socket tells.
+        if self.activity.lingers {
+            return;
+        }
         let worked = &self.activity.worked;
         worked.set(worked.get().saturating_add(something.into()));
         self.set(if something { Offer::Since(Instant::now()) } else { Offer::Nothing });
