@@ -11,7 +11,8 @@
 //! | [`redis`] | [`Redis`]: the real server, to be stopped and killed |
 //! | [`client`] | [`Client`]: HTTP/1.1 and HTTP/2 over TLS, and raw octets |
 //! | [`wire`] | one connection octet by octet: requests in parts, answers one at a time |
-//! | [`frames`] | HTTP/2 frame by frame: what no library sends, and floods |
+//! | [`frames`] | HTTP/2 frame by frame: what no library sends, and what really comes back |
+//! | [`floods`] | ways to make an HTTP/2 server work for nothing |
 //! | [`browser`] | a real Chromium, and pages for it |
 //! | [`keys`] | [`KeyServer`]: where an issuer publishes its keys |
 //! | [`identity`] | the keys, users and tokens of the base policy, and a [`Signer`] for tokens of any kind |
@@ -30,6 +31,7 @@ pub mod binary;
 pub mod browser;
 pub mod ca;
 pub mod client;
+pub mod floods;
 pub mod frames;
 pub mod gateway;
 pub mod identity;

@@ -3,9 +3,8 @@
 
 use std::time::Duration;
 
-use harness::frames::{
-    Code, Ended, Flood, Frames, PREFACE, flag, flood, frame, kind, reset, setting, settings, window_update,
-};
+use harness::floods::{Flood, flood};
+use harness::frames::{Code, Ended, Frames, PREFACE, flag, frame, kind, reset, setting, settings, window_update};
 use harness::wire::plain;
 use harness::{Gateway, PATIENCE, Recorder, Reply, eventually};
 use serde_json::json;
