@@ -320,46 +320,47 @@ fn field(line: &[u8]) -> Result<(&[u8], &[u8]), Fault> {
 /// A chunk's size (RFC 9112 §7.1). Extensions are held to their grammar, and mean nothing here.
 fn chunk_size(line: &[u8]) -> Result<u64, Fault> {
     const WRONG: Fault = Fault::Malformed("a chunk's size is not a hexadecimal number");
-    let (size, extension) = match line.iter().position(|&b| b == b';') {
-        Some(at) => line.split_at(at),
-        None => (line, &[][..]),
-    };
-    if !are_extensions(extension) {
-        return Err(Fault::Malformed("a chunk's extension is malformed"));
+    let (size, extensions) = line.split_at(line.iter().position(|b| !b.is_ascii_hexdigit()).unwrap_or(line.len()));
+    if !are_extensions(extensions) {
+        return Err(Fault::Malformed("a chunk's size or extension is malformed"));
     }
     // 15 digits are more than any body here, and can't overflow.
-    if !(1..=15).contains(&size.len()) || !size.iter().all(u8::is_ascii_hexdigit) {
+    if !(1..=15).contains(&size.len()) {
         return Err(WRONG);
     }
     let size = std::str::from_utf8(size).map_err(|_| WRONG)?;
     u64::from_str_radix(size, 16).map_err(|_| WRONG)
 }
 
-/// Whether this is a row of `;name`, `;name=token` and `;name="quoted"` (RFC 9112 §7.1.1).
+/// Whether this is a row of `;name`, `;name=token` and `;name="quoted"`, with blanks where there may be some
+/// (RFC 9112 §7.1.1).
 fn are_extensions(mut rest: &[u8]) -> bool {
-    let token = |rest: &mut &[u8]| {
-        let end = rest.iter().position(|&b| !is_token(b)).unwrap_or(rest.len());
-        let (_, after) = rest.split_at(end);
-        *rest = after;
-        end > 0
-    };
-    while let Some((b';', after)) = rest.split_first() {
-        rest = after.trim_ascii_start();
-        if !token(&mut rest) {
-            return false;
-        }
-        rest = rest.trim_ascii_start();
-        let Some((b'=', after)) = rest.split_first() else { continue };
-        rest = after.trim_ascii_start();
-        if let Some((b'"', after)) = rest.split_first() {
-            let Some(after) = after_quoted(after) else { return false };
-            rest = after;
-        } else if !token(&mut rest) {
-            return false;
-        }
-        rest = rest.trim_ascii_start();
+    while !rest.is_empty() {
+        let Some((b';', after)) = after_blanks(rest).split_first() else { return false };
+        let Some(after) = after_token(after_blanks(after)) else { return false };
+        rest = after;
+        let Some((b'=', value)) = after_blanks(rest).split_first() else { continue };
+        let after = match after_blanks(value).split_first() {
+            Some((b'"', quoted)) => after_quoted(quoted),
+            _ => after_token(after_blanks(value)),
+        };
+        let Some(after) = after else { return false };
+        rest = after;
     }
-    rest.is_empty()
+    true
+}
+
+fn after_blanks(mut rest: &[u8]) -> &[u8] {
+    while let Some((b' ' | b'\t', after)) = rest.split_first() {
+        rest = after;
+    }
+    rest
+}
+
+/// What comes after a token, where there is one.
+fn after_token(rest: &[u8]) -> Option<&[u8]> {
+    let end = rest.iter().position(|&b| !is_token(b)).unwrap_or(rest.len());
+    rest.get(end..).filter(|_| end > 0)
 }
 
 /// What comes after the end of a quoted string (RFC 9110 §5.6.4) whose beginning was read.
@@ -412,7 +413,7 @@ mod tests {
             "\r\nGET /a?b=c|d HTTP/1.1\r\nHost: a\r\nX: \t v\u{e9} \r\nEmpty:\r\n\r\n",
             "POST / HTTP/1.1\r\nContent-Length: 5\r\n\r\nhelloGET / HTTP/1.0\r\n\r\n",
             "POST / HTTP/1.1\r\ncontent-length: 0\r\n\r\nGET / HTTP/1.1\r\n\r\n",
-            "POST / HTTP/1.1\r\nTransfer-Encoding: Chunked\r\n\r\n5;a=\"b\"\r\nhello\r\n0\r\nT: 1\r\n\r\nGET / HTTP/1.1\r\n\r\n",
+            "POST / HTTP/1.1\r\nTransfer-Encoding: Chunked\r\n\r\n5 ; a = \"b;\\\"\" ;c\r\nhello\r\n0\r\nT: 1\r\n\r\nGET / HTTP/1.1\r\n\r\n",
             "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n00F\r\nGET / HTTP/1.1\n\r\n0\r\n\r\n",
             "POST / HTTP/1.1\r\nContent-Length: 16\r\n\r\nGET / HTTP/9.9\n\n",
         ] {
@@ -504,6 +505,11 @@ mod tests {
             ("0\r\nbad trailer\r\n\r\n", "0\r\n"),
             ("5;\u{1}\r\nhello", ""),
             ("5;\r\nhello", ""),
+            ("5 \r\nhello", ""),
+            ("5;\ra\r\nhello", ""),
+            ("5\r;a\r\nhello", ""),
+            ("5;a=\x0cb\r\nhello", ""),
+            ("5;a=b \r\nhello", ""),
             ("5;a=\r\nhello", ""),
             ("5;a=\"\r\n\"\r\nhello", ""),
             ("5;a=\"\\\"\r\nhello", ""),
