@@ -257,12 +257,11 @@ fn coding(value: &[u8]) -> Fault {
 
 /// A request line (RFC 9112 §3); gives back whether it is HTTP/1.0.
 fn request_line(line: &[u8]) -> Result<bool, Fault> {
-    let mut parts = line.split(|&b| b == b' ');
-    let (Some(method), Some(target), Some(version), None) = (parts.next(), parts.next(), parts.next(), parts.next())
-    else {
+    let parts = cut(line, b' ').and_then(|(method, rest)| Some((method, cut(rest, b' ')?)));
+    let Some((method, (target, version))) = parts.filter(|(_, (_, version))| !version.contains(&b' ')) else {
         return Err(Fault::Malformed("its request line is not method, target and version with one space between"));
     };
-    if method.is_empty() || !method.iter().all(|&b| is_token(b)) {
+    if method.is_empty() || !are_tokens(method) {
         return Err(Fault::Malformed("its method is not a token"));
     }
     if target.len() > MOST_TARGET {
@@ -281,15 +280,15 @@ fn request_line(line: &[u8]) -> Result<bool, Fault> {
 /// A request target that hyper takes too (RFC 9112 §3.2). Where a quotation mark or a grave
 /// accent may stand is hyper's choice; the normal form of paths refuses both.
 fn is_target(target: &[u8]) -> bool {
-    let query = target.iter().position(|&b| b == b'?').unwrap_or(target.len());
-    let written = |(at, &b): (usize, &u8)| {
-        b.is_ascii_graphic()
-            && !matches!(b, b'<' | b'>' | b'#')
-            && (b != b'`' || at > query)
-            && (b != b'"' || at < query)
-    };
-    if !target.iter().enumerate().all(written) {
+    let written = |b: u8| b.is_ascii_graphic() && !matches!(b, b'<' | b'>' | b'#');
+    if !target.iter().fold(true, |good, &b| good & written(b)) {
         return false;
+    }
+    if memchr::memchr2(b'`', b'"', target).is_some() {
+        let (path, query) = cut(target, b'?').unwrap_or((target, b""));
+        if path.contains(&b'`') || query.contains(&b'"') {
+            return false;
+        }
     }
     match target.first() {
         None => false,
@@ -305,13 +304,12 @@ fn field(line: &[u8]) -> Result<(&[u8], &[u8]), Fault> {
     if matches!(line.first(), Some(b' ' | b'\t')) {
         return Err(Fault::Malformed("a header is folded over two lines"));
     }
-    let colon = memchr::memchr(b':', line).ok_or(Fault::Malformed("a header has no colon"))?;
-    let (name, value) = line.split_at(colon);
-    let value = value.get(1..).unwrap_or_default();
-    if name.is_empty() || !name.iter().all(|&b| is_token(b)) {
+    let (name, value) = cut(line, b':').ok_or(Fault::Malformed("a header has no colon"))?;
+    if name.is_empty() || !are_tokens(name) {
         return Err(Fault::Malformed("a header's name is not a token, or is followed by a space"));
     }
-    if !value.iter().all(|&b| is_text(b)) {
+    // Without a way out in between, so that many octets are looked at in one step.
+    if !value.iter().fold(true, |good, &b| good & is_text(b)) {
         return Err(Fault::Malformed("a header's value has a control character"));
     }
     Ok((name, value.trim_ascii()))
@@ -376,9 +374,31 @@ fn after_quoted(mut rest: &[u8]) -> Option<&[u8]> {
     }
 }
 
+/// What is before and behind the first such octet.
+fn cut(octets: &[u8], at: u8) -> Option<(&[u8], &[u8])> {
+    let (before, behind) = octets.split_at_checked(memchr::memchr(at, octets)?)?;
+    Some((before, behind.get(1..)?))
+}
+
 /// Which octets a value has (RFC 9110 §5.5).
 const fn is_text(byte: u8) -> bool {
     byte == b'\t' || (byte >= b' ' && byte != 0x7f)
+}
+
+/// Whether all octets are a token's.
+fn are_tokens(octets: &[u8]) -> bool {
+    /// One look instead of many comparisons.
+    #[expect(clippy::indexing_slicing, reason = "the compiler itself does it, and would stop")]
+    static TOKEN: [bool; 256] = {
+        let mut table = [false; 256];
+        let mut byte = 0;
+        while byte < 128 {
+            table[byte as usize] = is_token(byte);
+            byte += 1;
+        }
+        table
+    };
+    octets.iter().all(|&b| TOKEN.get(usize::from(b)).is_some_and(|&token| token))
 }
 
 /// Which octets a token has (RFC 9110 §5.6.2).
