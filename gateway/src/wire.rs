@@ -16,7 +16,7 @@ pub struct Bounds {
 }
 
 /// The longest request target.
-const MOST_TARGET: usize = 8 << 10;
+pub const MOST_TARGET: usize = 8 << 10;
 /// The longest line of chunk framing or trailers.
 const MOST_CHUNK_LINE: usize = 256;
 /// The most trailer fields, which are read and dropped.
@@ -316,7 +316,7 @@ fn field(line: &[u8]) -> Result<(&[u8], &[u8]), Fault> {
 }
 
 /// A chunk's size (RFC 9112 §7.1). Extensions are held to their grammar, and mean nothing here.
-fn chunk_size(line: &[u8]) -> Result<u64, Fault> {
+pub(crate) fn chunk_size(line: &[u8]) -> Result<u64, Fault> {
     const WRONG: Fault = Fault::Malformed("a chunk's size is not a hexadecimal number");
     let (size, extensions) = line.split_at(line.iter().position(|b| !b.is_ascii_hexdigit()).unwrap_or(line.len()));
     if !are_extensions(extensions) {
@@ -402,7 +402,8 @@ fn are_tokens(octets: &[u8]) -> bool {
 }
 
 /// Which octets a token has (RFC 9110 §5.6.2).
-const fn is_token(byte: u8) -> bool {
+#[must_use]
+pub const fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric()
         || matches!(
             byte,

@@ -4,13 +4,16 @@
 mod admin;
 mod api_key;
 mod bodies;
+mod certificates;
 mod config_errors;
 mod conformance;
 mod cors;
 mod counter_model;
 mod forward;
+mod http2;
 mod issuer_keys;
 mod jwt;
+mod listener;
 mod problems;
 mod quickstart;
 mod rate_limit;

@@ -11,6 +11,7 @@
 //! | [`redis`] | [`Redis`]: the real server, to be stopped and killed |
 //! | [`client`] | [`Client`]: HTTP/1.1 and HTTP/2 over TLS, and raw octets |
 //! | [`wire`] | one connection octet by octet: requests in parts, answers one at a time |
+//! | [`frames`] | HTTP/2 frame by frame: what no library sends, and floods |
 //! | [`browser`] | a real Chromium, and pages for it |
 //! | [`keys`] | [`KeyServer`]: where an issuer publishes its keys |
 //! | [`conformance`] | tables of messages that lie, and what must come of each |
@@ -32,6 +33,7 @@ pub mod ca;
 pub mod client;
 #[path = "../conformance/mod.rs"]
 pub mod conformance;
+pub mod frames;
 pub mod gateway;
 pub mod identity;
 pub mod keys;
@@ -45,7 +47,7 @@ use std::time::Duration;
 
 pub use binary::binary;
 pub use browser::Page;
-pub use ca::TestCa;
+pub use ca::{Issued, TestCa};
 pub use client::{Answer, Client, Connection, Request};
 pub use gateway::{Gateway, GatewayBuilder, Signing, Upstream};
 pub use identity::Signer;
