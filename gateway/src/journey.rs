@@ -172,6 +172,7 @@ async fn travel(exchange: &mut Exchange, arrived: &Parts, body: &mut ClientBody)
             let answer = answer.map_err(Stop::Upstream)?;
             exchange.worker_took = Some(sent.elapsed());
             exchange.worker = Some(answer.worker);
+            exchange.is_last |= answer.early;
             Ok(Answer::Worker(answer.response))
         }
     }
