@@ -274,7 +274,7 @@ impl Link {
                 return Poll::Ready(Err(Fault::Broken("its answer's head is too large".into())));
             }
             if let Some(length) = length {
-                let head = parse(&self.input, method)?;
+                let head = parse(self.input.get(..length).unwrap_or_default(), method)?;
                 self.input.advance(length);
                 if let Some(head) = head {
                     return Poll::Ready(Ok(head));
@@ -368,9 +368,13 @@ fn parse(input: &[u8], method: &Method) -> Result<Option<Head>, Fault> {
     let broken = |reason: &str| Fault::Broken(reason.to_owned());
     let mut fields = [const { MaybeUninit::uninit() }; MOST_HEADERS];
     let mut answer = httparse::Response::new(&mut []);
-    httparse::ParserConfig::default()
+    let read = httparse::ParserConfig::default()
         .parse_response_with_uninit_headers(&mut answer, input, &mut fields)
         .map_err(|error| Fault::Broken(format!("its answer is not HTTP: {error}")))?;
+    // httparse passes over empty lines at the beginning, behind which nobody here looks for a head.
+    if read != httparse::Status::Complete(input.len()) || !input.starts_with(b"HTTP/") {
+        return Err(broken("its answer is not HTTP: it does not begin with a status line"));
+    }
     let status =
         answer.code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or_else(|| broken("its status is none"))?;
     if status == StatusCode::SWITCHING_PROTOCOLS {
