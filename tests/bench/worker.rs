@@ -11,7 +11,9 @@ use mio::{Events, Interest, Poll, Token};
 use crate::wire::{field, head_length};
 
 const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 88\r\n\r\n\
-{\"predictions\":[{\"label\":\"setosa\",\"probability\":0.9731}],\"model\":\"iris\",\"version\":\"1\"}  \n";
+{\"predictions\":[{\"label\":\"setosa\",\"probability\":0.9731}],\"model\":\"iris\",\"version\":\"1\"} \n";
+/// An octet more than the head says, and no proxy would keep the connection.
+const _: () = assert!(ANSWER.len() == 71 + 88);
 
 /// A running stand-in; it lives as long as the program.
 #[derive(Debug)]

@@ -234,7 +234,8 @@ impl Pool {
             loop {
                 let (link, kept) = match worker.take(self.settings.idle_timeout) {
                     Some(link) => (link, true),
-                    None => match self.settings.dial.connect(&worker.address).await {
+                    // On the heap, because most requests do without.
+                    None => match Box::pin(self.settings.dial.connect(&worker.address)).await {
                         Ok(socket) => {
                             connected();
                             (Link::new(socket), false)
@@ -345,7 +346,7 @@ impl Worker {
                     }
                 }
             };
-            within(longest, freed).await?;
+            Box::pin(within(longest, freed)).await?;
         }
         worker.free.set(worker.free.get() - 1);
         Some(Place(Rc::clone(worker)))
