@@ -216,9 +216,8 @@ impl<'s> Reader<'s> {
             let line = next(self)?;
             let digits = line.text.iter().take_while(|b| b.is_ascii_hexdigit()).count();
             let (size, extension) = line.text.split_at(digits);
-            let extension_is_good = extension.first().is_none_or(|b| *b == b';') && extension.iter().all(is_text);
             // 15 digits, leading zeros among them, are all that is taken.
-            if digits == 0 || digits > 15 || !extension_is_good {
+            if digits == 0 || digits > 15 || !are_extensions(extension) {
                 return Err(wrong(&line));
             }
             let size = size.iter().fold(0_usize, |size, b| size * 16 + char::from(*b).to_digit(16).unwrap_or(0) as usize);
@@ -247,6 +246,53 @@ impl<'s> Reader<'s> {
             }
         }
         Ok(())
+    }
+}
+
+/// §7.1.1: `*( BWS ";" BWS token [ BWS "=" BWS ( token / quoted-string ) ] )`, but no space before the first: there,
+/// it would stand behind the size.
+fn are_extensions(mut rest: &[u8]) -> bool {
+    let mut first = true;
+    while !rest.is_empty() {
+        if !first {
+            rest = spaces(rest);
+        }
+        first = false;
+        let Some((name, after)) = rest.strip_prefix(b";").map(spaces).and_then(token) else { return false };
+        assert!(is_token(name));
+        rest = after;
+        let Some(value) = spaces(rest).strip_prefix(b"=").map(spaces) else {
+            // Space behind the last one belongs to nothing; the gateway forgives it.
+            rest = if spaces(rest).is_empty() { b"" } else { rest };
+            continue;
+        };
+        let Some(after) = token(value).map(|(_, after)| after).or_else(|| quoted(value)) else { return false };
+        rest = if spaces(after).is_empty() { b"" } else { after };
+    }
+    true
+}
+
+fn spaces(text: &[u8]) -> &[u8] {
+    let count = text.iter().take_while(|b| matches!(b, b' ' | b'\t')).count();
+    &text[count..]
+}
+
+fn token(text: &[u8]) -> Option<(&[u8], &[u8])> {
+    let length = text.iter().take_while(|b| is_token(&[**b])).count();
+    (length > 0).then(|| text.split_at(length))
+}
+
+/// RFC 9110 §5.6.4: what comes after a quoted string.
+fn quoted(text: &[u8]) -> Option<&[u8]> {
+    let mut rest = text.strip_prefix(b"\"")?;
+    loop {
+        rest = match rest {
+            [b'"', after @ ..] => return Some(after),
+            [b'\\', escaped, after @ ..] if is_text(escaped) => after,
+            [b'\\', ..] => return None,
+            [octet, after @ ..] if is_text(octet) => after,
+            _ => return None,
+        };
     }
 }
 
