@@ -229,13 +229,16 @@ impl<S: Peer> Watched<S> {
 impl<S: AsyncRead + Peer + Unpin> AsyncRead for Watched<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
+        if this.wire.as_ref().is_some_and(Wire::is_body_broken) {
+            return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
+        }
         if this.wire.as_ref().is_some_and(Wire::is_ended) {
             // The request before the one that is wrong gets its answer first; hyper asks again after it.
             return if this.is_serving() { Poll::Pending } else { Poll::Ready(Ok(())) };
         }
         let before = buf.filled().len();
         let read = ready!(Pin::new(&mut this.stream).poll_read(cx, buf));
-        let octets = buf.filled_mut().get_mut(before..).unwrap_or_default();
+        let octets = buf.filled().get(before..).unwrap_or_default();
         let Some(wire) = &mut this.wire else { return Poll::Ready(read) };
         if octets.is_empty() {
             let ended = read.is_ok() || read.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::UnexpectedEof);
@@ -246,9 +249,13 @@ impl<S: AsyncRead + Peer + Unpin> AsyncRead for Watched<S> {
             };
         }
         let passed = wire.follow(octets);
+        let is_broken = passed == 0 && wire.is_body_broken();
         buf.set_filled(before + passed);
         if !this.is_serving() && this.activity.head_began.get().is_none() {
             this.activity.head_began.set(Some(Instant::now()));
+        }
+        if is_broken {
+            return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
         }
         if passed == 0 && this.is_serving() { Poll::Pending } else { Poll::Ready(read) }
     }

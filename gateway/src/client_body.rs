@@ -115,14 +115,15 @@ impl ClientBody {
         }
         let reading = async {
             let mut left = DRAINED;
-            while let Some(Ok(frame)) = incoming.frame().await {
+            while let Some(frame) = incoming.frame().await {
+                let Ok(frame) = frame else { return false };
                 let length = frame.data_ref().map_or(0, Bytes::len);
                 match left.checked_sub(length) {
                     Some(rest) => left = rest,
                     None => return false,
                 }
             }
-            incoming.is_end_stream()
+            true
         };
         tokio::time::timeout(DRAIN_TIME, reading).await.unwrap_or(false) || !http1
     }

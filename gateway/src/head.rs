@@ -4,7 +4,8 @@
 //! has held them to the grammar.
 
 use http::header::{self, HeaderMap};
-use http::{Method, Uri};
+use http::uri::Scheme;
+use http::{Method, Uri, Version};
 
 use crate::problem::HeadFault;
 
@@ -12,8 +13,16 @@ use crate::problem::HeadFault;
 ///
 /// # Errors
 /// [`HeadFault`].
-pub fn read<'r>(method: &Method, uri: &'r Uri, headers: &'r HeaderMap) -> Result<&'r str, HeadFault> {
-    if *method == Method::CONNECT {
+pub fn read<'r>(
+    version: Version,
+    method: &Method,
+    uri: &'r Uri,
+    headers: &'r HeaderMap,
+) -> Result<&'r str, HeadFault> {
+    // Paths alone, or (HTTP/1) with this service's scheme and host before them.
+    let http1 = version != Version::HTTP_2;
+    let foreign = http1 && uri.scheme().is_some_and(|scheme| *scheme != Scheme::HTTPS);
+    if *method == Method::CONNECT || !uri.path().starts_with('/') || foreign {
         return Err(HeadFault::Target);
     }
     // HTTP/2 has no grammar of its own for targets (RFC 9113 §8.3.1); what HTTP/1 could not say is refused.
@@ -21,10 +30,23 @@ pub fn read<'r>(method: &Method, uri: &'r Uri, headers: &'r HeaderMap) -> Result
     if !uri.query().is_none_or(written) {
         return Err(HeadFault::Target);
     }
-    host(uri, headers)
+    if !is_expected(headers) {
+        return Err(HeadFault::Expectation);
+    }
+    host(http1, uri, headers)
 }
 
-fn host<'r>(uri: &'r Uri, headers: &'r HeaderMap) -> Result<&'r str, HeadFault> {
+/// Whether the client expects nothing, or the one thing that there is (RFC 9110 §10.1.1).
+fn is_expected(headers: &HeaderMap) -> bool {
+    let mut expected = headers.get_all(header::EXPECT).iter();
+    match (expected.next(), expected.next()) {
+        (None, _) => true,
+        (Some(one), None) => one.as_bytes().eq_ignore_ascii_case(b"100-continue"),
+        _ => false,
+    }
+}
+
+fn host<'r>(http1: bool, uri: &'r Uri, headers: &'r HeaderMap) -> Result<&'r str, HeadFault> {
     let mut values = headers.get_all(header::HOST).iter();
     let named = values.next();
     if values.next().is_some() {
@@ -36,6 +58,8 @@ fn host<'r>(uri: &'r Uri, headers: &'r HeaderMap) -> Result<&'r str, HeadFault> 
         (Some(target), Some(named)) if !target.eq_ignore_ascii_case(named) => {
             return Err(HeadFault::Host("its target and its Host disagree"));
         }
+        // An absolute target does not stand for Host (RFC 9112 §3.2.2); `:authority` does.
+        (Some(_), None) if http1 => return Err(HeadFault::Host("it has no Host")),
         (Some(host), _) | (None, Some(host)) => host,
         (None, None) => return Err(HeadFault::Host("it has no Host")),
     };
@@ -70,15 +94,23 @@ fn is_host(text: &str) -> bool {
 mod tests {
     use super::is_host;
     use crate::problem::HeadFault;
-    use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
+    use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version};
 
     fn read_head(uri: &str, pairs: &[(&'static str, &'static str)]) -> Result<String, HeadFault> {
+        read_version(Version::HTTP_11, uri, pairs)
+    }
+
+    fn read_version(
+        version: Version,
+        uri: &str,
+        pairs: &[(&'static str, &'static str)],
+    ) -> Result<String, HeadFault> {
         let mut headers = HeaderMap::new();
         for (name, value) in pairs {
             headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
         }
         let uri: Uri = uri.parse().expect("a literal target");
-        super::read(&Method::POST, &uri, &headers).map(str::to_owned)
+        super::read(version, &Method::POST, &uri, &headers).map(str::to_owned)
     }
 
     #[test]
@@ -98,15 +130,29 @@ mod tests {
     fn one_host_and_the_target_agrees() {
         assert_eq!(read_head("/", &[("host", "a")]), Ok("a".into()));
         assert_eq!(read_head("https://a/", &[("host", "A")]), Ok("a".into()));
-        assert_eq!(read_head("https://a/", &[]), Ok("a".into()));
+        assert_eq!(read_version(Version::HTTP_2, "https://a/", &[]), Ok("a".into()));
         for (uri, pairs) in [
             ("/", &[][..]),
+            ("https://a/", &[]),
             ("/", &[("host", "a"), ("host", "a")]),
             ("https://a/", &[("host", "b")]),
             ("/", &[("host", "a/b")]),
         ] {
             assert!(matches!(read_head(uri, pairs), Err(HeadFault::Host(_))), "{uri} {pairs:?}");
         }
-        assert!(matches!(read_head("https://a/", &[("host", "b")]), Err(HeadFault::Host(_))));
+    }
+
+    #[test]
+    fn targets_and_expectations() {
+        let host = ("host", "a");
+        for uri in ["http://a/", "ftp://a/", "*", "a:443"] {
+            assert_eq!(read_head(uri, &[host]), Err(HeadFault::Target), "{uri}");
+        }
+        assert_eq!(read_head("/", &[host, ("expect", "100-Continue")]), Ok("a".into()));
+        for wrong in ["", "200-ok", "100-continue, x", "100-continue;q=1"] {
+            assert_eq!(read_head("/", &[host, ("expect", wrong)]), Err(HeadFault::Expectation), "{wrong}");
+        }
+        let twice = [host, ("expect", "100-continue"), ("expect", "100-continue")];
+        assert_eq!(read_head("/", &twice), Err(HeadFault::Expectation));
     }
 }

@@ -96,7 +96,7 @@ async fn travel(
     let asked = cors::preflight(&arrived.method, &headers);
 
     // Head first: what can be read in two ways must not reach a decision.
-    let host = head::read(&arrived.method, &arrived.uri, &headers).map_err(Stop::Head)?;
+    let host = head::read(arrived.version, &arrived.method, &arrived.uri, &headers).map_err(Stop::Head)?;
     let path = path::normalize(arrived.uri.path()).map_err(Stop::Path)?;
     exchange.client = policy.trusted_proxies.client(exchange.peer, &headers);
 
@@ -206,7 +206,7 @@ async fn read_body(
         return if body.is_empty() { Ok(Outgoing::Empty) } else { Err(Stop::Body(body::Refusal::NotTaken)) };
     };
     // A route may list methods without a body beside those with one (RFC 9110 §9.3.1).
-    if body.is_empty() && matches!(*method, Method::GET | Method::HEAD) {
+    if body.is_empty() && matches!(*method, Method::GET | Method::HEAD | Method::DELETE | Method::OPTIONS) {
         return Ok(Outgoing::Empty);
     }
     rule.decide_head(headers).map_err(Stop::Body)?;

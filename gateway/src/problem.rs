@@ -53,6 +53,7 @@ macro_rules! reasons {
 
 reasons! {
     HeadMalformed 400 "head-malformed" "The request's head can't be read in one way only";
+    ExpectationUnknown 417 "expectation-unknown" "What the request expects is not known";
     PathAmbiguous 400 "path-ambiguous" "The path can't be read in one way only";
     FramingUnsupported 501 "framing-unsupported" "The transfer coding is not known";
     NotFound 404 "not-found" "There is nothing here";
@@ -115,8 +116,10 @@ pub enum HeadFault {
     Target,
     /// HTTP/1 octets that can't be read in one way only.
     Wire(wire::Fault),
-    /// `Connection` names a header that we rely on.
+    /// `Connection` names a header that we rely on, or what is no header.
     Connection,
+    /// `Expect` says more than `100-continue`.
+    Expectation,
 }
 
 /// Everything that ends a request early.
@@ -321,9 +324,12 @@ fn head(fault: HeadFault) -> Problem {
         }
         HeadFault::Connection => Problem::new(
             Reason::HeadMalformed,
-            "`Connection` names a header that must not be removed (RFC 9110 §7.6.1).",
+            "`Connection` names a header that must not be removed, or what is no header (RFC 9110 §7.6.1).",
         )
         .closing(),
+        HeadFault::Expectation => {
+            Problem::new(Reason::ExpectationUnknown, "Expect nothing, or 100-continue, once (RFC 9110 §10.1.1).").closing()
+        }
     }
 }
 

@@ -67,7 +67,6 @@ struct Head {
     http10: bool,
     length: Option<u64>,
     codings: usize,
-    chunked: bool,
 }
 
 impl Wire {
@@ -95,10 +94,16 @@ impl Wire {
         self.state == State::Ended
     }
 
+    /// Whether the chunks of a body are broken: what is wrong ends the request that they belong to, and
+    /// there is no other head to refuse.
+    #[must_use]
+    pub fn is_body_broken(&self) -> bool {
+        self.state == State::Ended && self.fault.is_none()
+    }
+
     /// Follows the next octets, and gives back how many of them may be passed on: all, but where
-    /// something is wrong. Broken chunks are passed on with an octet that no reader takes for framing, so
-    /// that the request they belong to ends with its own refusal.
-    pub fn follow(&mut self, octets: &mut [u8]) -> usize {
+    /// something is wrong.
+    pub fn follow(&mut self, octets: &[u8]) -> usize {
         let mut at = 0;
         while let Some(rest) = octets.get(at..).filter(|rest| !rest.is_empty()) {
             let length = match self.state {
@@ -114,15 +119,11 @@ impl Wire {
                     }
                 },
                 State::ChunkSize | State::ChunkEnd | State::Trailers(_) => {
-                    if let Ok(length) = self.line(rest) {
-                        length
-                    } else {
+                    let Ok(length) = self.line(rest) else {
                         self.state = State::Ended;
-                        if let Some(poisoned) = octets.get_mut(at) {
-                            *poisoned = 0;
-                        }
-                        return at + 1;
-                    }
+                        return at;
+                    };
+                    length
                 }
             };
             at += length;
@@ -140,7 +141,7 @@ impl Wire {
 
     /// Reads one line, or keeps its beginning until the rest comes.
     fn line(&mut self, rest: &[u8]) -> Result<usize, Fault> {
-        let end = rest.iter().position(|&b| b == b'\n');
+        let end = memchr::memchr(b'\n', rest);
         let length = end.map_or(rest.len(), |end| end + 1);
         let piece = rest.get(..length).unwrap_or(rest);
         let in_head = matches!(self.state, State::RequestLine | State::Headers);
@@ -212,8 +213,7 @@ impl Wire {
             (0, Some(length)) => Ok(State::Body(length)),
             (_, Some(_)) => Err(Fault::Malformed("it has Content-Length and Transfer-Encoding")),
             (1, None) if head.http10 => Err(Fault::Malformed("HTTP/1.0 has no Transfer-Encoding")),
-            (1, None) if head.chunked => Ok(State::ChunkSize),
-            (1, None) => Err(Fault::Malformed("its last transfer coding is not chunked")),
+            (1, None) => Ok(State::ChunkSize),
             (_, None) => Err(Fault::Malformed("it has Transfer-Encoding twice")),
         }
     }
@@ -231,18 +231,28 @@ impl Head {
             self.length = Some(length.ok_or(Fault::Malformed("its Content-Length is not a number"))?);
         } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
             self.codings += 1;
-            let mut names = value.split(|&b| b == b',').map(<[u8]>::trim_ascii);
-            let last = names.next_back().unwrap_or_default();
-            self.chunked = last.eq_ignore_ascii_case(b"chunked");
-            if self.chunked && names.any(|name| !name.eq_ignore_ascii_case(b"chunked")) {
-                return Err(Fault::Coding);
-            }
-            if self.chunked && value.contains(&b',') {
-                return Err(Fault::Malformed("it is chunked twice"));
+            if !value.eq_ignore_ascii_case(b"chunked") {
+                return Err(coding(value));
             }
         }
         Ok(())
     }
+}
+
+/// What is wrong with transfer codings other than `chunked` alone (RFC 9112 §6.1).
+fn coding(value: &[u8]) -> Fault {
+    let mut names = value.split(|&b| b == b',').map(<[u8]>::trim_ascii);
+    if !names.next_back().is_some_and(|last| last.eq_ignore_ascii_case(b"chunked")) {
+        return Fault::Malformed("its last transfer coding is not chunked");
+    }
+    let mut known = false;
+    for name in names {
+        if name.is_empty() || !name.iter().all(|&b| is_token(b)) {
+            return Fault::Malformed("its Transfer-Encoding is not a list of codings");
+        }
+        known |= name.eq_ignore_ascii_case(b"chunked");
+    }
+    if known { Fault::Malformed("it is chunked twice") } else { Fault::Coding }
 }
 
 /// A request line (RFC 9112 §3); gives back whether it is HTTP/1.0.
@@ -295,27 +305,27 @@ fn field(line: &[u8]) -> Result<(&[u8], &[u8]), Fault> {
     if matches!(line.first(), Some(b' ' | b'\t')) {
         return Err(Fault::Malformed("a header is folded over two lines"));
     }
-    let colon = line.iter().position(|&b| b == b':').ok_or(Fault::Malformed("a header has no colon"))?;
+    let colon = memchr::memchr(b':', line).ok_or(Fault::Malformed("a header has no colon"))?;
     let (name, value) = line.split_at(colon);
     let value = value.get(1..).unwrap_or_default();
     if name.is_empty() || !name.iter().all(|&b| is_token(b)) {
         return Err(Fault::Malformed("a header's name is not a token, or is followed by a space"));
     }
-    if !value.iter().all(|&b| b == b'\t' || (b >= b' ' && b != 0x7f)) {
+    if !value.iter().all(|&b| is_text(b)) {
         return Err(Fault::Malformed("a header's value has a control character"));
     }
     Ok((name, value.trim_ascii()))
 }
 
-/// A chunk's size (RFC 9112 §7.1). Extensions are passed over.
+/// A chunk's size (RFC 9112 §7.1). Extensions are held to their grammar, and mean nothing here.
 fn chunk_size(line: &[u8]) -> Result<u64, Fault> {
     const WRONG: Fault = Fault::Malformed("a chunk's size is not a hexadecimal number");
     let (size, extension) = match line.iter().position(|&b| b == b';') {
         Some(at) => line.split_at(at),
         None => (line, &[][..]),
     };
-    if !extension.iter().all(|&b| b == b'\t' || (b >= b' ' && b != 0x7f)) {
-        return Err(Fault::Malformed("a chunk's extension has a control character"));
+    if !are_extensions(extension) {
+        return Err(Fault::Malformed("a chunk's extension is malformed"));
     }
     // 15 digits are more than any body here, and can't overflow.
     if !(1..=15).contains(&size.len()) || !size.iter().all(u8::is_ascii_hexdigit) {
@@ -323,6 +333,51 @@ fn chunk_size(line: &[u8]) -> Result<u64, Fault> {
     }
     let size = std::str::from_utf8(size).map_err(|_| WRONG)?;
     u64::from_str_radix(size, 16).map_err(|_| WRONG)
+}
+
+/// Whether this is a row of `;name`, `;name=token` and `;name="quoted"` (RFC 9112 §7.1.1).
+fn are_extensions(mut rest: &[u8]) -> bool {
+    let token = |rest: &mut &[u8]| {
+        let end = rest.iter().position(|&b| !is_token(b)).unwrap_or(rest.len());
+        let (_, after) = rest.split_at(end);
+        *rest = after;
+        end > 0
+    };
+    while let Some((b';', after)) = rest.split_first() {
+        rest = after.trim_ascii_start();
+        if !token(&mut rest) {
+            return false;
+        }
+        rest = rest.trim_ascii_start();
+        let Some((b'=', after)) = rest.split_first() else { continue };
+        rest = after.trim_ascii_start();
+        if let Some((b'"', after)) = rest.split_first() {
+            let Some(after) = after_quoted(after) else { return false };
+            rest = after;
+        } else if !token(&mut rest) {
+            return false;
+        }
+        rest = rest.trim_ascii_start();
+    }
+    rest.is_empty()
+}
+
+/// What comes after the end of a quoted string (RFC 9110 §5.6.4) whose beginning was read.
+fn after_quoted(mut rest: &[u8]) -> Option<&[u8]> {
+    loop {
+        let (&byte, after) = rest.split_first()?;
+        rest = match byte {
+            b'"' => return Some(after),
+            b'\\' => after.split_first().filter(|&(&b, _)| is_text(b))?.1,
+            byte if is_text(byte) => after,
+            _ => return None,
+        };
+    }
+}
+
+/// Which octets a value has (RFC 9110 §5.5).
+const fn is_text(byte: u8) -> bool {
+    byte == b'\t' || (byte >= b' ' && byte != 0x7f)
 }
 
 /// Which octets a token has (RFC 9110 §5.6.2).
@@ -345,7 +400,7 @@ mod tests {
     fn follow(stream: &str) -> (Option<Fault>, bool, Vec<u8>) {
         let mut wire = Wire::new(BOUNDS);
         let mut octets = stream.as_bytes().to_vec();
-        let passed = wire.follow(&mut octets);
+        let passed = wire.follow(&octets);
         octets.truncate(passed);
         (wire.fault(), wire.is_ended(), octets)
     }
@@ -386,6 +441,8 @@ mod tests {
             get("Transfer-Encoding: chunked, identity"),
             get("Transfer-Encoding: chunked, chunked"),
             get("Transfer-Encoding: chunked,"),
+            get("Transfer-Encoding: ,chunked"),
+            get("Transfer-Encoding: \"gzip\", chunked"),
             get("Transfer-Encoding:"),
             get("Transfer-Encoding: \u{b}chunked"),
             get("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked"),
@@ -417,7 +474,9 @@ mod tests {
             assert!(matches!(fault, Some(Fault::Malformed(_))) && ended, "{stream:?} {fault:?}");
             assert!(!passed.ends_with(b"\r\n\r\n"), "{stream:?}");
         }
-        assert_eq!(follow(&get("Transfer-Encoding: gzip, chunked")).0, Some(Fault::Coding));
+        for coding in ["gzip, chunked", "identity,chunked", "a, b , chunked"] {
+            assert_eq!(follow(&get(&format!("Transfer-Encoding: {coding}"))).0, Some(Fault::Coding));
+        }
     }
 
     #[test]
@@ -430,20 +489,26 @@ mod tests {
     }
 
     #[test]
-    fn broken_chunks_are_poisoned_not_passed() {
+    fn broken_chunks_are_not_passed() {
         let head = "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n";
         for (chunks, passed) in [
-            ("ZZ\r\n", "\0"),
-            ("5\nhello", "\0"),
-            ("-5\r\n", "\0"),
-            ("0x5\r\n", "\0"),
-            ("\r\n", "\0"),
-            ("5 \r\nhello", "\0"),
-            ("FFFFFFFFFFFFFFFFF\r\n", "\0"),
-            ("5\r\nhelloX\r\n", "5\r\nhello\0"),
-            ("5\r\nhello\n0\r\n\r\n", "5\r\nhello\0"),
-            ("0\r\nbad trailer\r\n\r\n", "0\r\n\0"),
-            ("5;\u{1}\r\nhello", "\0"),
+            ("ZZ\r\n", ""),
+            ("5\nhello", ""),
+            ("-5\r\n", ""),
+            ("0x5\r\n", ""),
+            ("\r\n", ""),
+            ("5 \r\nhello", ""),
+            ("FFFFFFFFFFFFFFFFF\r\n", ""),
+            ("5\r\nhelloX\r\n", "5\r\nhello"),
+            ("5\r\nhello\n0\r\n\r\n", "5\r\nhello"),
+            ("0\r\nbad trailer\r\n\r\n", "0\r\n"),
+            ("5;\u{1}\r\nhello", ""),
+            ("5;\r\nhello", ""),
+            ("5;a=\r\nhello", ""),
+            ("5;a=\"\r\n\"\r\nhello", ""),
+            ("5;a=\"\\\"\r\nhello", ""),
+            ("5;a b\r\nhello", ""),
+            ("5;a=\"b\"c\r\nhello", ""),
         ] {
             let (fault, ended, got) = follow(&format!("{head}{chunks}"));
             assert_eq!((fault, ended), (None, true), "{chunks:?}");
@@ -461,17 +526,16 @@ mod tests {
                 "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhelloX",
             ][which].as_bytes();
             let mut whole = Wire::new(BOUNDS);
-            let mut octets = stream.to_vec();
-            let passed = whole.follow(&mut octets);
+            let passed = whole.follow(stream);
             let whole_is_clean = passed == stream.len();
             let mut pieces = Wire::new(BOUNDS);
             let mut rest = stream;
             for cut in cuts {
                 let (piece, more) = rest.split_at(cut.min(rest.len()));
-                pieces.follow(&mut piece.to_vec());
+                pieces.follow(piece);
                 rest = more;
             }
-            pieces.follow(&mut rest.to_vec());
+            pieces.follow(rest);
             prop_assert_eq!(pieces.fault(), whole.fault());
             prop_assert_eq!(pieces.is_ended(), whole.is_ended());
             prop_assert_eq!(pieces.is_ended(), !whole_is_clean);

@@ -5,6 +5,7 @@ mod admin;
 mod api_key;
 mod bodies;
 mod config_errors;
+mod conformance;
 mod cors;
 mod counter_model;
 mod forward;

@@ -75,6 +75,7 @@ fn provocations(gateway: &Gateway) -> Vec<(&'static str, u16, String)> {
 
     vec![
         ("head-malformed", 400, get("/known").replace("Host: localhost\r\n", "")),
+        ("expectation-unknown", 417, request("GET", "/known", &format!("{reader}Expect: x\r\n"), "")),
         ("path-ambiguous", 400, get("/known/../models")),
         ("framing-unsupported", 501, request("POST", "/predict", &typed("Transfer-Encoding: gzip, chunked\r\n"), "")),
         ("head-too-large", 431, request("GET", "/known", &format!("{reader}X-Long: {}\r\n", "x".repeat(20_000)), "")),

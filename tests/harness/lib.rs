@@ -13,6 +13,7 @@
 //! | [`wire`] | one connection octet by octet: requests in parts, answers one at a time |
 //! | [`browser`] | a real Chromium, and pages for it |
 //! | [`keys`] | [`KeyServer`]: where an issuer publishes its keys |
+//! | [`conformance`] | tables of messages that lie, and what must come of each |
 //! | [`identity`] | the keys, users and tokens of the base policy, and a [`Signer`] for tokens of any kind |
 //!
 //! Nothing here sleeps: whatever is waited for is told by a line, an answer or the end of a process (or
@@ -29,6 +30,8 @@ pub mod binary;
 pub mod browser;
 pub mod ca;
 pub mod client;
+#[path = "../conformance/mod.rs"]
+pub mod conformance;
 pub mod gateway;
 pub mod identity;
 pub mod keys;

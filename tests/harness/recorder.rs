@@ -135,6 +135,12 @@ pub struct Seen {
 }
 
 impl Seen {
+    /// Everything that was read of it.
+    #[must_use]
+    pub fn octets(&self) -> Vec<u8> {
+        [&self.head[..], &self.framed].concat()
+    }
+
     /// The head as text.
     #[must_use]
     pub fn text(&self) -> String {
@@ -176,6 +182,7 @@ struct State {
     connections: usize,
     hung_up: usize,
     closed: usize,
+    remains: Vec<Vec<u8>>,
     streams: Vec<TcpStream>,
     closing: bool,
 }
@@ -279,6 +286,17 @@ impl Recorder {
         self.wait_for("so many closes", |state| state.closed >= count).await;
     }
 
+    /// Waits until no connection is left.
+    pub async fn wait_until_all_ended(&self) {
+        self.wait_for("the end of every connection", |state| state.hung_up + state.closed == state.connections).await;
+    }
+
+    /// What came on connections that are at their end, and is no request.
+    #[must_use]
+    pub fn remains(&self) -> Vec<Vec<u8>> {
+        self.state.borrow().remains.clone()
+    }
+
     async fn wait_for(&self, what: &str, reached: impl Fn(&State) -> bool) {
         let mut receiver = self.state.subscribe();
         let waited = tokio::time::timeout(PATIENCE, receiver.wait_for(|state| reached(state))).await.is_ok();
@@ -334,9 +352,12 @@ fn accept(listener: &TcpListener, state: &Arc<watch::Sender<State>>, script: &Sc
             let mut line = Line { stream, buffer: Vec::new() };
             let ended = serve(&mut line, connection, &state, &script);
             let _ = line.stream.shutdown(Shutdown::Both);
-            state.send_modify(|state| match ended {
-                Ok(Ended::HungUp) | Err(_) => state.hung_up += 1,
-                Ok(Ended::Closed) => state.closed += 1,
+            state.send_modify(|state| {
+                state.remains.extend((!line.buffer.is_empty()).then_some(line.buffer));
+                match ended {
+                    Ok(Ended::HungUp) | Err(_) => state.hung_up += 1,
+                    Ok(Ended::Closed) => state.closed += 1,
+                }
             });
         });
     }
@@ -430,12 +451,13 @@ impl Line {
     /// Reads the body that the head announces, and tells of each part: framed, content, whether it is whole.
     fn body(&mut self, seen: &Seen, mut tell: impl FnMut(&[u8], &[u8], bool)) -> io::Result<()> {
         let broken = || io::Error::from(io::ErrorKind::InvalidData);
-        if let Some(length) = seen.header("content-length") {
+        let lengths = seen.headers("content-length");
+        if let Some(length) = lengths.first() {
             let length = length.parse().map_err(|_| broken())?;
             tell(b"", b"", length == 0);
             return self.exactly(length, |part, last| tell(part, part, last));
         }
-        if seen.header("transfer-encoding").is_none() {
+        if seen.headers("transfer-encoding").is_empty() {
             tell(b"", b"", true);
             return Ok(());
         }

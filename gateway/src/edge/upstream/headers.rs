@@ -32,7 +32,7 @@ pub struct Told<'a> {
 pub fn for_worker(headers: &mut HeaderMap, told: &Told<'_>) -> bool {
     let relied_on = |name: &HeaderName| {
         name == told.credential
-            || matches!(*name, header::AUTHORIZATION | header::HOST | header::CONTENT_TYPE | header::COOKIE)
+            || matches!(*name, header::CONTENT_TYPE | header::COOKIE | header::CONTENT_LENGTH | header::TRANSFER_ENCODING)
             || is_ours(name.as_str())
     };
     if !remove_hop_by_hop(headers, relied_on) {
@@ -121,16 +121,12 @@ static NOT_THE_WORKERS: [HeaderName; 5] = [
 ];
 
 /// Removes what `Connection` names, then every hop-by-hop header. Gives back `false` where `Connection`
-/// names something that `keep` says we rely on.
+/// names something that `keep` says we rely on, or what is no header.
 fn remove_hop_by_hop(headers: &mut HeaderMap, keep: impl Fn(&HeaderName) -> bool) -> bool {
     if headers.contains_key(header::CONNECTION) {
-        let named: Vec<HeaderName> = headers
-            .get_all(header::CONNECTION)
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|value| value.split(','))
-            .filter_map(|name| HeaderName::from_bytes(name.trim().as_bytes()).ok())
-            .collect();
+        let names = headers.get_all(header::CONNECTION).iter().flat_map(|value| value.as_bytes().split(|&b| b == b','));
+        let names = names.map(<[u8]>::trim_ascii).filter(|name| !name.is_empty());
+        let Ok(named) = names.map(HeaderName::from_bytes).collect::<Result<Vec<_>, _>>() else { return false };
         if named.iter().any(&keep) {
             return false;
         }
@@ -144,8 +140,12 @@ fn remove_hop_by_hop(headers: &mut HeaderMap, keep: impl Fn(&HeaderName) -> bool
     true
 }
 
-pub(super) fn clean_answer(headers: &mut HeaderMap) {
-    remove_hop_by_hop(headers, |_| false);
+/// Takes from an answer what is not for the client. Gives back `false` where `Connection` names what is no header.
+#[must_use]
+pub(super) fn clean_answer(headers: &mut HeaderMap) -> bool {
+    if !remove_hop_by_hop(headers, |_| false) {
+        return false;
+    }
     for name in &NOT_THE_WORKERS {
         headers.remove(name);
     }
@@ -167,6 +167,7 @@ pub(super) fn clean_answer(headers: &mut HeaderMap) {
     for name in foreign {
         headers.remove(name);
     }
+    true
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::header::{self, HeaderValue};
-use http::{Request, Response, StatusCode, Version};
+use http::{Method, Request, Response, StatusCode, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
@@ -227,6 +227,10 @@ impl Pool {
         connected: impl Fn(),
     ) -> Result<Answer, Fault> {
         *request.version_mut() = Version::HTTP_11;
+        // RFC 9110 §8.6: where content has a meaning, its absence is said too.
+        if request.body().is_end_stream() && matches!(*request.method(), Method::POST | Method::PUT | Method::PATCH) {
+            request.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
+        }
         let exchange = self.in_time(upload, self.exchange(request, &connected)).await;
         // A client that broke its own body also breaks the connection to the worker; it is to blame.
         if let Some(fault) = upload.fault() {
@@ -246,7 +250,9 @@ impl Pool {
             StatusCode::SWITCHING_PROTOCOLS => return Err(Fault::Broken("it switched protocols unasked".into())),
             _ => {}
         }
-        clean_answer(&mut head.headers);
+        if !clean_answer(&mut head.headers) {
+            return Err(Fault::Broken("its Connection can't be read".into()));
+        }
         let size = body.size_hint();
         if size.lower() > self.settings.max_answer {
             return Err(Fault::TooLarge);
