@@ -175,6 +175,8 @@ pub struct Watched<S> {
     stream: S,
     activity: Rc<Activity>,
     wire: Option<Wire>,
+    /// Whether the reader came to the head that is refused.
+    refused: bool,
     asked: Option<Pin<Box<tokio::time::Sleep>>>,
 }
 
@@ -184,12 +186,13 @@ const ASK: Duration = Duration::from_millis(500);
 impl<S> Watched<S> {
     /// Watches a stream. `wire` reads along where it is HTTP/1.
     pub fn new(stream: S, activity: Rc<Activity>, wire: Option<Wire>) -> Self {
-        Self { stream, activity, wire, asked: None }
+        Self { stream, activity, wire, refused: false, asked: None }
     }
 
-    /// The stream, and what was wrong with the last head.
+    /// The stream, and what was wrong with the last head, if that is still to be answered: nothing follows an
+    /// answer that ended the connection.
     pub fn into_inner(self) -> (S, Option<Fault>) {
-        (self.stream, self.wire.and_then(|wire| wire.fault()))
+        (self.stream, self.wire.filter(|_| self.refused).and_then(|wire| wire.fault()))
     }
 
     fn is_serving(&self) -> bool {
@@ -234,7 +237,8 @@ impl<S: AsyncRead + Peer + Unpin> AsyncRead for Watched<S> {
         }
         if this.wire.as_ref().is_some_and(Wire::is_ended) {
             // The request before the one that is wrong gets its answer first; hyper asks again after it.
-            return if this.is_serving() { Poll::Pending } else { Poll::Ready(Ok(())) };
+            this.refused = !this.is_serving();
+            return if this.refused { Poll::Ready(Ok(())) } else { Poll::Pending };
         }
         let before = buf.filled().len();
         let read = ready!(Pin::new(&mut this.stream).poll_read(cx, buf));
@@ -257,7 +261,11 @@ impl<S: AsyncRead + Peer + Unpin> AsyncRead for Watched<S> {
         if is_broken {
             return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
         }
-        if passed == 0 && this.is_serving() { Poll::Pending } else { Poll::Ready(read) }
+        if passed == 0 && this.is_serving() {
+            return Poll::Pending;
+        }
+        this.refused = passed == 0;
+        Poll::Ready(read)
     }
 }
 
@@ -291,7 +299,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.wire.as_ref().is_some_and(|wire| wire.fault().is_some()) {
+        if self.refused {
             // The answer to the head that is refused is still to be written.
             return Poll::Ready(Ok(()));
         }

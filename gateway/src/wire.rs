@@ -344,22 +344,28 @@ fn are_extensions(mut rest: &[u8]) -> bool {
         end > 0
     };
     while let Some((b';', after)) = rest.split_first() {
-        rest = after.trim_ascii_start();
+        rest = after_blanks(after);
         if !token(&mut rest) {
             return false;
         }
-        rest = rest.trim_ascii_start();
+        rest = after_blanks(rest);
         let Some((b'=', after)) = rest.split_first() else { continue };
-        rest = after.trim_ascii_start();
+        rest = after_blanks(after);
         if let Some((b'"', after)) = rest.split_first() {
             let Some(after) = after_quoted(after) else { return false };
             rest = after;
         } else if !token(&mut rest) {
             return false;
         }
-        rest = rest.trim_ascii_start();
+        rest = after_blanks(rest);
     }
     rest.is_empty()
+}
+
+/// What comes after spaces and tabs (RFC 9110 §5.6.3): no other white space may stand in a line.
+fn after_blanks(text: &[u8]) -> &[u8] {
+    let end = text.iter().position(|b| !matches!(b, b' ' | b'\t')).unwrap_or(text.len());
+    text.get(end..).unwrap_or_default()
 }
 
 /// What comes after the end of a quoted string (RFC 9110 §5.6.4) whose beginning was read.
@@ -508,6 +514,9 @@ mod tests {
             ("5;a=\"\r\n\"\r\nhello", ""),
             ("5;a=\"\\\"\r\nhello", ""),
             ("5;a b\r\nhello", ""),
+            ("5;a=\rb\r\nhello", ""),
+            ("5;\u{c}a\r\nhello", ""),
+            ("5;a\r\r\nhello", ""),
             ("5;a=\"b\"c\r\nhello", ""),
         ] {
             let (fault, ended, got) = follow(&format!("{head}{chunks}"));

@@ -27,6 +27,7 @@ pub(crate) fn check(input: &[u8]) {
     assert!(outcome.unreadable.is_empty(), "forwarded what can't be read: {outcome:?}");
     let mut forwarded = outcome.forwarded.iter().enumerate();
     for (index, answer) in answers.iter().enumerate() {
+        assert!(index == 0 || !answers[index - 1].closes, "an answer behind the last one");
         let message = reading.messages.get(index);
         match (message, answer.status) {
             (Some(message), 200) => {

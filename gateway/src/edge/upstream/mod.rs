@@ -231,6 +231,10 @@ impl Pool {
         if request.body().is_end_stream() && matches!(*request.method(), Method::POST | Method::PUT | Method::PATCH) {
             request.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
         }
+        // hyper leaves out a body of GET and HEAD whose length is not known, unless its framing is asked for.
+        if matches!(*request.method(), Method::GET | Method::HEAD) && request.body().size_hint().exact().is_none() {
+            request.headers_mut().insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
         let exchange = self.in_time(upload, self.exchange(request, &connected)).await;
         // A client that broke its own body also breaks the connection to the worker; it is to blame.
         if let Some(fault) = upload.fault() {
