@@ -25,6 +25,7 @@ use tokio::sync::{Semaphore, watch};
 use crate::edge::counter::SharedStore;
 use crate::edge::log::Log;
 use crate::edge::metrics::Metrics;
+use crate::edge::tls::Tls;
 use crate::edge::upstream::Pool;
 use crate::exchange::Snapshot;
 use crate::settings::Section;
@@ -82,6 +83,8 @@ pub struct Admin {
     pub pools: Vec<Pool>,
     /// The numbers.
     pub metrics: Arc<Metrics>,
+    /// The certificates, for when they expire.
+    pub tls: Arc<Tls>,
     /// The log, for what it had to drop.
     pub log: Log,
     /// Whether the gateway is stopping.
@@ -129,7 +132,11 @@ async fn answer(admin: &Rc<Admin>, request: Request<Incoming>) -> Result<Respons
             let (ready, body) = readiness(admin).await;
             (if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, "application/json", body.to_string())
         }
-        "/metrics" => (StatusCode::OK, "text/plain; version=0.0.4", admin.metrics.render(admin.log.dropped())),
+        "/metrics" => (
+            StatusCode::OK,
+            "text/plain; version=0.0.4",
+            admin.metrics.render(admin.log.dropped(), &admin.tls.expiries()),
+        ),
         _ => (
             StatusCode::NOT_FOUND,
             "application/json",

@@ -10,11 +10,13 @@
 //! | `server` | connections: how many, how long, when to stop |
 //! | `journey`, `token_endpoint` | what happens to each request |
 //! | `exchange`, `client_body` | one request's facts, answer and record; its body |
+//! | `listener` | where connections arrive, how many and how long |
+//! | `connection_limit` | how many connections one address may hold, and what each may do |
 //! | `activity` | what a connection is doing, for its time limits |
 //! | `head`, `problem` | heads that can be read in one way; refusals and faults as answers |
 //! | `edge` | TLS, keys, counting, workers, records, numbers |
 //! | `policy` | the decisions |
-//! | `wire` | HTTP/1 octets, read strictly |
+//! | `wire`, `proxy_protocol` | HTTP/1 octets and PROXY protocol headers, read strictly |
 //! | `settings` | one table of the configuration |
 //! | `types` | the vocabulary |
 
@@ -22,12 +24,15 @@ pub mod activity;
 pub mod admin;
 pub mod client_body;
 pub mod config;
+pub mod connection_limit;
 pub mod edge;
 pub mod exchange;
 pub mod head;
 pub mod journey;
+pub mod listener;
 pub mod policy;
 pub mod problem;
+pub mod proxy_protocol;
 pub mod server;
 pub mod settings;
 pub mod token_endpoint;

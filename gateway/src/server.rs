@@ -5,15 +5,18 @@
 //! nothing on its way is locked or sent between cores.
 
 use std::cell::Cell;
+use std::future::poll_fn;
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener as StdListener};
+use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Context;
+use std::task::{Context, Poll};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use futures_util::TryFutureExt as _;
+use http::header::{self, HeaderValue};
 use http::{Request, Response};
 use http_body_util::{BodyExt as _, Collected};
 use hyper::body::Incoming;
@@ -21,25 +24,21 @@ use hyper::rt::Executor;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use rustls::ServerConfig;
-use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::{AsyncReadExt as _, AsyncWrite as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{Notify, watch};
-use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use crate::activity::{Activity, Over, Patience, Peer, Watched};
-use crate::edge::tls;
+use crate::activity::{Activity, Over, Peer, Watched};
+use crate::connection_limit::{AddressPlace, ConnectionLimit, Quota, Refused};
 use crate::exchange::{AnswerBody, Core};
 use crate::journey;
+use crate::listener::{LINGER, ListenerSettings, Listeners, ProxyProtocol};
 use crate::problem::HeadFault;
-use crate::settings::{ByteSize, Section};
+use crate::proxy_protocol::{self, Parsed};
 use crate::wire::{Bounds, Wire};
 
-/// Connections that wait in the kernel to be accepted, per thread.
-const BACKLOG: i32 = 1024;
 /// How long accepting rests after an error such as "too many open files".
 const ACCEPT_BACK_OFF: Duration = Duration::from_millis(100);
 /// How long an idle HTTP/2 connection may take to end after it was told to: a client that is there answers
@@ -47,128 +46,6 @@ const ACCEPT_BACK_OFF: Duration = Duration::from_millis(100);
 const GOODBYE: Duration = Duration::from_secs(10);
 /// How much is read and thrown away at a connection's end.
 const MOST_LINGERED: usize = 256 << 10;
-/// How long a connection without a request is kept open after the sign to stop, for a request that is
-/// on its way, and how long one is read from at its end.
-const LINGER: Duration = Duration::from_millis(500);
-
-/// `[listener]`, compiled.
-#[derive(Debug)]
-pub struct ListenerSettings {
-    address: SocketAddr,
-    tls: Arc<ServerConfig>,
-    threads: usize,
-    max_connections: usize,
-    handshake_timeout: Duration,
-    patience: Patience,
-    drain: Duration,
-    max_head: usize,
-    max_headers: usize,
-    max_streams: u32,
-    /// Whether answers say `Strict-Transport-Security`.
-    pub hsts: bool,
-    /// The longest pause inside a client's body.
-    pub body_timeout: Duration,
-}
-
-impl ListenerSettings {
-    /// Reads `[listener]`.
-    #[must_use]
-    pub fn compile(section: Section<'_>) -> Option<Self> {
-        let seconds = Duration::from_secs;
-        let address = section.required("address", "write where to listen, such as \"0.0.0.0:8443\"");
-        let tls = tls::compile(&section);
-        let body_timeout = section.or("body_timeout", seconds(30));
-        let settings = Self {
-            address: address.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0))),
-            threads: section.or("threads", std::thread::available_parallelism().map_or(1, std::num::NonZero::get)),
-            max_connections: section.or("max_connections", 10_000),
-            handshake_timeout: section.or("handshake_timeout", seconds(5)),
-            patience: Patience {
-                head: section.or("head_timeout", seconds(10)),
-                idle: section.or("idle_timeout", seconds(60)),
-                stalled: body_timeout,
-                linger: LINGER,
-            },
-            drain: section.or("drain", seconds(20)),
-            max_head: section.or("max_head", ByteSize(16 << 10)).0,
-            max_headers: section.or("max_headers", 64),
-            max_streams: section.or("max_streams", 100),
-            hsts: section.or("hsts", true),
-            body_timeout,
-            tls: tls?,
-        };
-        for (key, value, low, high) in [
-            ("threads", settings.threads, 1, 1024),
-            ("max_connections", settings.max_connections, 1, 1_000_000),
-            ("max_headers", settings.max_headers, 8, 1024),
-            ("max_streams", settings.max_streams as usize, 1, 1000),
-        ] {
-            if !(low..=high).contains(&value) {
-                section.mistake(key, format!("is {value}"), format!("write a number from {low} to {high}"));
-            }
-        }
-        if !(8 << 10..=1 << 20).contains(&settings.max_head) {
-            section.mistake("max_head", "is out of bounds", "write a size from \"8KiB\" to \"1MiB\"");
-        }
-        section.finish();
-        address.map(|_| settings)
-    }
-
-    /// Where to listen.
-    #[must_use]
-    pub fn address(&self) -> SocketAddr {
-        self.address
-    }
-
-    /// How many threads serve.
-    #[must_use]
-    pub fn threads(&self) -> usize {
-        self.threads
-    }
-
-    /// Takes the port, once for each thread.
-    ///
-    /// # Errors
-    /// Why it can't be had.
-    pub fn bind(&self) -> io::Result<Listeners> {
-        // A shared port can be joined by anybody with our user id, so another gateway that already
-        // listens would go unnoticed. A socket that does not share finds out first.
-        socket(self.address)?.bind(&self.address.into())?;
-        let first = bind(self.address)?;
-        // Port 0 becomes one number, which all others share.
-        let address = first.local_addr()?;
-        let mut sockets = vec![first];
-        for _ in 1..self.threads {
-            sockets.push(bind(address)?);
-        }
-        Ok(Listeners { address, sockets })
-    }
-}
-
-/// The port, taken.
-#[derive(Debug)]
-pub struct Listeners {
-    /// The address with its real port.
-    pub address: SocketAddr,
-    sockets: Vec<StdListener>,
-}
-
-fn socket(address: SocketAddr) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    // Without this, connections of the process before us would block the port for a minute.
-    socket.set_reuse_address(true)?;
-    Ok(socket)
-}
-
-fn bind(address: SocketAddr) -> io::Result<StdListener> {
-    let socket = socket(address)?;
-    socket.set_reuse_port(true)?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
-}
-
 /// The threads that serve.
 #[derive(Debug)]
 pub struct Serving {
@@ -200,19 +77,15 @@ pub fn serve(
     stop: &watch::Receiver<bool>,
     core: impl Fn(usize) -> Core + Clone + Send + 'static,
 ) -> io::Result<Serving> {
+    let limit = Arc::new(ConnectionLimit::new(settings.max_connections_per_address));
     let mut threads = Vec::new();
     for (index, listener) in listeners.sockets.into_iter().enumerate() {
-        let (settings, stop, core) = (Arc::clone(settings), stop.clone(), core.clone());
+        let (settings, limit) = (Arc::clone(settings), Arc::clone(&limit));
+        let (stop, core) = (stop.clone(), core.clone());
         let body = move || {
             let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
             runtime.block_on(async move {
-                let thread = Thread {
-                    core: Rc::new(core(index)),
-                    acceptor: tls::acceptor(Arc::clone(&settings.tls)),
-                    open: Rc::default(),
-                    settings,
-                    stop,
-                };
+                let thread = Thread { core: Rc::new(core(index)), open: Rc::default(), limit, settings, stop };
                 thread.accept(TcpListener::from_std(listener)?).await;
                 Ok(())
             })
@@ -254,8 +127,8 @@ impl Drop for Place {
 #[derive(Clone)]
 struct Thread {
     core: Rc<Core>,
-    acceptor: TlsAcceptor,
     open: Rc<Open>,
+    limit: Arc<ConnectionLimit>,
     settings: Arc<ListenerSettings>,
     stop: watch::Receiver<bool>,
 }
@@ -265,9 +138,14 @@ impl Thread {
         let most = self.settings.max_connections.div_ceil(self.settings.threads);
         tokio::task::spawn_local(upkeep(Rc::clone(&self.core)));
         tokio::task::spawn_local(self.core.log.clone().keep_flushing());
+        let mut was_full = false;
         loop {
             // A place before a connection: what can't be served stays in the kernel's queue.
             let full = self.open.count.get() >= most;
+            if full && !was_full {
+                self.tell_full(most);
+            }
+            was_full = full;
             let accepted = tokio::select! {
                 biased;
                 _ = self.stop.wait_for(|stop| *stop) => break,
@@ -304,10 +182,63 @@ impl Thread {
         });
     }
 
-    async fn connection(&self, stream: TcpStream, peer: IpAddr) {
+    fn tell_full(&self, most: usize) {
+        self.core.metrics.tally(self.core.thread).connections_full();
+        if let Some(times) = self.limit.tell_full() {
+            let fields = [("thread_connections", &*most.to_string()), ("times", &*times.to_string())];
+            self.core.log.log().event("connections-full", &fields);
+        }
+    }
+
+    /// Counts and tells that a connection is closed before its handshake.
+    fn refuse(&self, refused: Refused, address: IpAddr, cause: &str) {
+        self.core.metrics.tally(self.core.thread).connection_refused(refused.index());
+        if let Some(times) = self.limit.tell(refused) {
+            let (address, times) = (address.to_string(), times.to_string());
+            let fields = [("reason", refused.slug()), ("address", &address), ("cause", cause), ("times", &times)];
+            self.core.log.log().event("connection-refused", &fields);
+        }
+    }
+
+    /// Whose connection it is, and that address's place; `None` where it is refused. A proxy's own address is
+    /// not counted, because it stands for many clients.
+    async fn identify(
+        &self,
+        stream: &mut TcpStream,
+        peer: IpAddr,
+    ) -> io::Result<Option<(IpAddr, Option<AddressPlace>)>> {
+        let mut address = peer.to_canonical();
+        match &self.settings.proxy_protocol {
+            ProxyProtocol::Off => {}
+            ProxyProtocol::From(proxies) if !proxies.iter().any(|proxy| proxy.contains(peer)) => {
+                self.refuse(Refused::ProxyPeer, peer, "it is not in proxy_protocol_from");
+                return Ok(None);
+            }
+            proxies => match read_proxy_header(stream).await? {
+                Ok(Some(source)) => address = source.ip(),
+                Ok(None) if matches!(proxies, ProxyProtocol::From(_)) => return Ok(Some((address, None))),
+                Ok(None) => {}
+                Err(fault) => {
+                    self.refuse(Refused::ProxyHeader, peer, fault.reason());
+                    return Ok(None);
+                }
+            },
+        }
+        if self.core.snapshot.policy.trusted_proxies.trusts(address) {
+            return Ok(Some((address, None)));
+        }
+        let place = self.limit.take(address);
+        if place.is_none() {
+            self.refuse(Refused::AddressFull, address, "it has max_connections_per_address");
+        }
+        Ok(place.map(|place| (address, Some(place))))
+    }
+
+    async fn connection(&self, mut stream: TcpStream, peer: IpAddr) {
         // Answers are written whole; waiting to fill a segment only adds delay.
         let _ = stream.set_nodelay(true);
         let handshake = async {
+            let Some((address, place)) = self.identify(&mut stream, peer).await? else { return Ok(None) };
             let mut first = [0];
             let length = stream.peek(&mut first).await?;
             // Every TLS connection begins with a handshake record (RFC 8446 §5.1); letters are plain HTTP.
@@ -315,21 +246,32 @@ impl Thread {
                 explain_plain_http(stream).await?;
                 return Err(io::ErrorKind::InvalidData.into());
             }
-            self.acceptor.accept(stream).await
+            Ok(Some((self.settings.tls.acceptor().accept(stream).await?, address, place)))
         };
-        let Ok(Ok(stream)) = tokio::time::timeout(self.settings.handshake_timeout, handshake).await else {
-            self.core.metrics.tally(self.core.thread).handshake_failed();
-            return;
+        let shaken: Result<io::Result<_>, _> = tokio::time::timeout(self.settings.handshake_timeout, handshake).await;
+        let (stream, address, place) = match shaken {
+            Ok(Ok(Some(shaken))) => shaken,
+            Ok(Ok(None)) => return,
+            Ok(Err(_)) | Err(_) => {
+                self.core.metrics.tally(self.core.thread).handshake_failed();
+                return;
+            }
         };
         if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
-            self.http2(stream, peer).await;
+            self.http2(stream, address).await;
         } else {
-            self.http1(stream, peer).await;
+            self.http1(stream, address).await;
         }
+        drop(place);
+    }
+
+    fn quota(&self) -> Quota {
+        Quota::new(self.settings.max_requests_per_connection, self.settings.max_connection_age)
     }
 
     async fn http1(&self, stream: TlsStream<TcpStream>, peer: IpAddr) {
         let activity = Activity::new(true);
+        let quota = self.quota();
         let wire = Wire::new(Bounds { head: self.settings.max_head, headers: self.settings.max_headers });
         let connection = http1::Builder::new()
             .max_headers(self.settings.max_headers + 1)
@@ -340,13 +282,20 @@ impl Thread {
             .serve_connection(
                 TokioIo::new(Watched::new(stream, Rc::clone(&activity), Some(wire))),
                 service_fn(|request: Request<Incoming>| {
-                    journey::serve(Rc::clone(&self.core), peer, activity.begin(), request)
+                    let is_last = quota.spend();
+                    let answer = journey::serve(Rc::clone(&self.core), peer, activity.begin(), request);
+                    answer.map_ok(move |mut answer| {
+                        if is_last {
+                            answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+                        }
+                        answer
+                    })
                 }),
             );
         // An idle HTTP/1 connection is not told at once: a request may be on its way. Its next answer
         // says `Connection: close`, and after a while without one it is closed.
         let mut connection = connection;
-        self.drive(Pin::new(&mut connection), &activity, |_| false).await;
+        self.drive(Pin::new(&mut connection), &activity, &quota, |_| false).await;
         let (mut stream, fault) = connection.into_parts().io.into_inner().into_inner();
         if let Some(fault) = fault {
             let answer = journey::refuse(Rc::clone(&self.core), peer, activity.begin(), HeadFault::Wire(fault));
@@ -358,6 +307,7 @@ impl Thread {
 
     async fn http2(&self, stream: TlsStream<TcpStream>, peer: IpAddr) {
         let activity = Activity::new(false);
+        let quota = self.quota();
         let connection = http2::Builder::new(LocalExecutor)
             .timer(TokioTimer::new())
             .max_concurrent_streams(self.settings.max_streams)
@@ -371,6 +321,7 @@ impl Thread {
             .serve_connection(
                 TokioIo::new(Watched::new(stream, Rc::clone(&activity), None)),
                 service_fn(|request: Request<Incoming>| {
+                    quota.spend();
                     journey::serve(Rc::clone(&self.core), peer, activity.begin(), request)
                 }),
             );
@@ -378,7 +329,7 @@ impl Thread {
             connection.graceful_shutdown();
             true
         };
-        self.drive(pin!(connection), &activity, graceful).await;
+        self.drive(pin!(connection), &activity, &quota, graceful).await;
     }
 
     /// Runs a connection until it ends, breaks a bound, or is asked to stop. `graceful` tells the client, if the
@@ -387,12 +338,13 @@ impl Thread {
         &self,
         mut connection: Pin<&mut C>,
         activity: &Activity,
+        quota: &Quota,
         graceful: impl Fn(Pin<&mut C>) -> bool,
     ) {
         let mut stop = self.stop.clone();
         let patience = &self.settings.patience;
         let mut clock = tokio::time::interval(patience.interval());
-        let mut stopping = false;
+        let (mut stopping, mut retired) = (false, false);
         loop {
             tokio::select! {
                 biased;
@@ -404,7 +356,15 @@ impl Thread {
                     graceful(connection.as_mut());
                     clock = tokio::time::interval(patience.interval().min(LINGER));
                 }
+                // Only what was just polled above can change it.
+                () = poll_fn(|_| if quota.is_spent() { Poll::Ready(()) } else { Poll::Pending }), if !retired => {
+                    retired = true;
+                    graceful(connection.as_mut());
+                }
                 _ = clock.tick() => {
+                    if quota.is_overdrawn() {
+                        return;
+                    }
                     match activity.over(patience) {
                         None => {}
                         Some(Over::Stalled) => return,
@@ -419,6 +379,24 @@ impl Thread {
                     }
                 }
             }
+        }
+    }
+}
+
+/// Reads the header that a proxy sends first, and nothing behind it. A peer that leaves without a word is an
+/// error, and no fault: proxies look in this way whether somebody is there.
+async fn read_proxy_header(stream: &mut TcpStream) -> io::Result<Result<Option<SocketAddr>, proxy_protocol::Fault>> {
+    let (mut octets, mut have) = (Vec::new(), 0);
+    loop {
+        match proxy_protocol::parse(octets.get(..have).unwrap_or_default()) {
+            Parsed::Complete { source, .. } => return Ok(Ok(source)),
+            Parsed::Fault(fault) => return Ok(Err(fault)),
+            Parsed::Incomplete { needed } => octets.resize(needed, 0),
+        }
+        match stream.read(octets.get_mut(have..).unwrap_or_default()).await? {
+            0 if have == 0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            0 => return Ok(Err(proxy_protocol::Fault::Absent)),
+            read => have += read,
         }
     }
 }

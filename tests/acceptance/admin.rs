@@ -13,7 +13,7 @@ async fn readiness(gateway: &Gateway) -> (u16, Value) {
 }
 
 /// The value of one series.
-async fn number(gateway: &Gateway, series: &str) -> Option<String> {
+pub(crate) async fn number(gateway: &Gateway, series: &str) -> Option<String> {
     let text = plain(gateway.admin(), "GET", "/metrics").await.text();
     text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ').map(str::to_owned))
 }

@@ -4,6 +4,7 @@
 mod admin;
 mod api_key;
 mod bodies;
+mod certificates;
 mod config_errors;
 mod conformance;
 mod cors;
@@ -11,6 +12,7 @@ mod counter_model;
 mod forward;
 mod issuer_keys;
 mod jwt;
+mod listener;
 mod problems;
 mod quickstart;
 mod rate_limit;

@@ -2,8 +2,13 @@
 
 use std::sync::{Arc, OnceLock};
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, ExtendedKeyUsagePurpose,
+    IsCa, KeyPair,
+};
 use rustls::RootCertStore;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 /// A CA that test clients trust, and a server certificate of it for `localhost` and `127.0.0.1`.
 #[derive(Debug)]
@@ -16,6 +21,30 @@ pub struct TestCa {
     pub private_key: String,
     /// A store that trusts the CA alone.
     pub roots: Arc<RootCertStore>,
+    issuer: CertifiedIssuer<'static, KeyPair>,
+}
+
+/// A certificate with its key, both in PEM.
+#[derive(Clone, Debug)]
+pub struct Issued {
+    /// The certificate.
+    pub certificate: String,
+    /// The private key.
+    pub private_key: String,
+}
+
+impl Issued {
+    /// The certificate as clients see it.
+    #[must_use]
+    pub fn der(&self) -> CertificateDer<'static> {
+        CertificateDer::from_pem_slice(self.certificate.as_bytes()).expect("a certificate of ours")
+    }
+
+    /// The private key as a client holds it.
+    #[must_use]
+    pub fn key_der(&self) -> PrivateKeyDer<'static> {
+        PrivateKeyDer::from_pem_slice(self.private_key.as_bytes()).expect("a key of ours")
+    }
 }
 
 impl TestCa {
@@ -41,6 +70,33 @@ impl TestCa {
             certificate: certificate.pem(),
             private_key: key.serialize_pem(),
             roots: Arc::new(roots),
+            issuer: authority,
         })
+    }
+
+    /// One more certificate of the CA for these hosts, with a new key.
+    pub fn issue(&self, hosts: &[&str], adjust: impl FnOnce(&mut CertificateParams)) -> Issued {
+        self.issue_with(&KeyPair::generate().expect("a key can be made"), hosts, adjust)
+    }
+
+    /// One more certificate of the CA for these hosts and this key.
+    pub fn issue_with(&self, key: &KeyPair, hosts: &[&str], adjust: impl FnOnce(&mut CertificateParams)) -> Issued {
+        let hosts: Vec<String> = hosts.iter().map(|host| (*host).to_owned()).collect();
+        let mut params = CertificateParams::new(hosts).expect("hosts that are names");
+        adjust(&mut params);
+        let certificate = params.signed_by(key, &self.issuer).expect("a certificate can be made");
+        Issued { certificate: certificate.pem(), private_key: key.serialize_pem() }
+    }
+
+    /// A list of what the CA has revoked, in PEM.
+    #[must_use]
+    pub fn revocation_list(&self, params: &CertificateRevocationListParams) -> String {
+        params.signed_by(&self.issuer).and_then(|list| list.pem()).expect("a list can be made")
+    }
+
+    /// The CA's private key, in PEM, for other programs that sign in its name.
+    #[must_use]
+    pub fn authority_key(&self) -> String {
+        self.issuer.key().serialize_pem()
     }
 }

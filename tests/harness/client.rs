@@ -56,7 +56,19 @@ pub async fn handshake(address: SocketAddr, config: ClientConfig) -> io::Result<
 async fn handshake_shared(address: SocketAddr, config: Arc<ClientConfig>) -> io::Result<TlsStream<TcpStream>> {
     let stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
-    let name = ServerName::try_from("localhost").expect("a name");
+    shake(stream, "localhost", config).await
+}
+
+/// Shakes hands on a connection that is there already, with the host of this name.
+///
+/// # Errors
+/// Why there is no connection.
+pub async fn handshake_over(stream: TcpStream, name: &str, config: ClientConfig) -> io::Result<TlsStream<TcpStream>> {
+    shake(stream, name, Arc::new(config)).await
+}
+
+async fn shake(stream: TcpStream, name: &str, config: Arc<ClientConfig>) -> io::Result<TlsStream<TcpStream>> {
+    let name = ServerName::try_from(name.to_owned()).expect("a name");
     let shaking = TlsConnector::from(config).connect(name, stream);
     tokio::time::timeout(PATIENCE, shaking).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }

@@ -45,7 +45,7 @@ use std::time::Duration;
 
 pub use binary::binary;
 pub use browser::Page;
-pub use ca::TestCa;
+pub use ca::{Issued, TestCa};
 pub use client::{Answer, Client, Connection, Request};
 pub use gateway::{Gateway, GatewayBuilder, Signing, Upstream};
 pub use identity::Signer;

@@ -1,22 +1,24 @@
 //! `gateway run`.
 
-use std::io;
+use std::io::{self, IsTerminal as _};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::rand;
 use tokio::runtime::{Builder, LocalOptions};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use super::Failure;
 use gateway::admin::{self, Admin};
-use gateway::config::{Config, ConfigFile};
+use gateway::config::{Config, ConfigFile, Disk};
+use gateway::connection_limit::Refused;
 use gateway::edge::counter::{Counter, SharedStore};
 use gateway::edge::keys::KeyRing;
 use gateway::edge::log::{BatchLog, Log, LogWriter};
 use gateway::edge::metrics::Metrics;
+use gateway::edge::tls::Tls;
 use gateway::edge::upstream::Pool;
 use gateway::exchange::{Core, PasswordRoom, Snapshot};
 use gateway::problem::Reason;
@@ -40,6 +42,7 @@ pub(crate) struct Gateway {
     serving: Serving,
     admin: Admin,
     admin_listener: std::net::TcpListener,
+    certificate_check: Duration,
     stop: watch::Sender<bool>,
     log: Log,
 }
@@ -62,7 +65,7 @@ impl Gateway {
 
         let routes = policy.routes.iter().map(|route| route.name.to_string()).collect();
         let threads = listener.threads();
-        let metrics = Arc::new(Metrics::new(routes, Reason::SLUGS, threads));
+        let metrics = Arc::new(Metrics::new(routes, Reason::SLUGS, Refused::SLUGS, threads));
         let store_kind = store.kind();
         let store = Arc::new(SharedStore::new(store));
         let keys = KeyRing::new(policy.authenticator.issuers());
@@ -82,6 +85,7 @@ impl Gateway {
                 store: Arc::clone(&store),
                 pools,
                 metrics: Arc::clone(&metrics),
+                tls: listener.tls(),
                 log: log.clone(),
                 stop: stopped.clone(),
             }
@@ -107,6 +111,7 @@ impl Gateway {
                 }
             }
         };
+        let certificate_check = listener.certificate_check;
         let serving = server::serve(&Arc::new(listener), listeners, &stopped, core)
             .map_err(|error| Failure::unavailable(error.to_string()))?;
         log.event(
@@ -119,7 +124,7 @@ impl Gateway {
                 ("version", env!("CARGO_PKG_VERSION")),
             ],
         );
-        Ok(Self { address, runtime, serving, admin, admin_listener, stop, log: log.clone() })
+        Ok(Self { address, runtime, serving, admin, admin_listener, certificate_check, stop, log: log.clone() })
     }
 
     /// A way to stop it from elsewhere.
@@ -129,7 +134,7 @@ impl Gateway {
 
     /// Serves until SIGTERM or SIGINT, or until the stopper says so; then finishes what is in flight.
     pub(crate) fn wait(self) -> Result<(), Failure> {
-        let Self { runtime, serving, admin, admin_listener, stop, log, .. } = self;
+        let Self { runtime, serving, admin, admin_listener, certificate_check, stop, log, .. } = self;
         let wrong = |error: io::Error| Failure::unavailable(error.to_string());
         runtime.block_on(async {
             let mut terminate = signal(SignalKind::terminate()).map_err(wrong)?;
@@ -153,6 +158,10 @@ impl Gateway {
                     store.sweep();
                 }
             };
+            // Where people started it by hand, their terminal's end is its own.
+            let hangup =
+                if io::stdout().is_terminal() { None } else { Some(signal(SignalKind::hangup()).map_err(wrong)?) };
+            tokio::task::spawn_local(renew(Arc::clone(&admin.tls), certificate_check, hangup, log.clone()));
             tokio::task::spawn_local(refresh);
             tokio::task::spawn_local(sweep);
             tokio::task::spawn_local(admin::serve(admin, admin_listener));
@@ -169,5 +178,30 @@ impl Gateway {
         })?;
         log.event("stopped", &[]);
         Ok(())
+    }
+}
+
+/// Takes new certificates when their files have changed: looks at them now and then, and when SIGHUP asks.
+async fn renew(tls: Arc<Tls>, every: Duration, mut hangup: Option<Signal>, log: Log) {
+    let mut asked = false;
+    loop {
+        let (tls, log_of_check) = (Arc::clone(&tls), log.clone());
+        let check = move || tls.reload(&Disk, SystemTime::now(), &mut |name, fields| log_of_check.event(name, fields));
+        // A disk that does not answer must not hold what else runs here.
+        let changed = tokio::task::spawn_blocking(check).await.unwrap_or_default();
+        if asked {
+            log.event("reloaded", &[("signal", "SIGHUP"), ("changed", &changed.to_string())]);
+        }
+        // Gateways that were started together look at a shared disk one after the other.
+        let mut chance = [0];
+        let _ = rand::fill(&mut chance);
+        let pause = every.mul_f64(0.9 + f64::from(chance[0]) / 1280.0);
+        let hung_up = async {
+            match &mut hangup {
+                Some(hangup) => hangup.recv().await,
+                None => std::future::pending().await,
+            }
+        };
+        asked = tokio::time::timeout(pause, hung_up).await.is_ok();
     }
 }

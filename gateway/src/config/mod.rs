@@ -7,6 +7,7 @@
 mod document;
 
 use std::fmt;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 
 use figment::Figment;
@@ -17,9 +18,9 @@ use crate::admin::AdminSettings;
 use crate::edge::counter::StoreSettings;
 use crate::edge::log::Format;
 use crate::edge::upstream::PoolSettings;
+use crate::listener::ListenerSettings;
 use crate::policy::Policy;
-use crate::server::ListenerSettings;
-use crate::settings::{Mistake, Mistakes, Section, Source};
+use crate::settings::{Files, Mistake, Mistakes, Section, Source};
 use crate::types::Name;
 
 use document::Document;
@@ -103,6 +104,20 @@ impl Config {
         let policy = Policy::compile(root, &names);
         root.finish_ref();
         Some(Self { listener: listener?, admin, log, store: store?, pools, policy: policy? })
+    }
+}
+
+/// The machine's files.
+#[derive(Clone, Copy, Debug)]
+pub struct Disk;
+
+impl Files for Disk {
+    fn read(&self, name: &str) -> Result<Vec<u8>, String> {
+        std::fs::read(name).map_err(|error| error.to_string())
+    }
+
+    fn is_public(&self, name: &str) -> bool {
+        std::fs::metadata(name).is_ok_and(|metadata| metadata.permissions().mode() & 0o004 != 0)
     }
 }
 
@@ -209,7 +224,7 @@ impl Source for Sources {
     }
 
     fn file(&self, name: &str) -> Result<Vec<u8>, String> {
-        std::fs::read(name).map_err(|error| error.to_string())
+        Disk.read(name)
     }
 
     fn variable(&self, name: &str) -> Option<String> {

@@ -6,6 +6,8 @@ use std::fmt::Write as _;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::types::Name;
+
 /// Upper bounds of the duration histogram, in microseconds.
 const BUCKETS: [u64; 12] =
     [250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 500_000, 2_500_000, 10_000_000];
@@ -21,6 +23,8 @@ struct Shard {
     connections: AtomicI64,
     accepted: AtomicU64,
     handshakes_failed: AtomicU64,
+    refused: Vec<AtomicU64>,
+    full: AtomicU64,
     upstream_connects: AtomicU64,
 }
 
@@ -29,6 +33,7 @@ struct Shard {
 pub struct Metrics {
     routes: Vec<String>,
     reasons: &'static [&'static str],
+    refused: &'static [&'static str],
     shards: Vec<Shard>,
 }
 
@@ -40,16 +45,22 @@ pub struct Tally<'m> {
 }
 
 impl Metrics {
-    /// For these routes, slugs and threads.
+    /// For these routes, slugs of refused requests and of refused connections, and threads.
     #[must_use]
-    pub fn new(routes: Vec<String>, reasons: &'static [&'static str], threads: usize) -> Self {
+    pub fn new(
+        routes: Vec<String>,
+        reasons: &'static [&'static str],
+        refused: &'static [&'static str],
+        threads: usize,
+    ) -> Self {
         let shard = || Shard {
             requests: (0..=routes.len()).map(|_| Default::default()).collect(),
             reasons: reasons.iter().map(|_| AtomicU64::new(0)).collect(),
+            refused: refused.iter().map(|_| AtomicU64::new(0)).collect(),
             ..Shard::default()
         };
         let shards = (0..threads).map(|_| shard()).collect();
-        Self { routes, reasons, shards }
+        Self { routes, reasons, refused, shards }
     }
 
     /// Where the thread at this position counts.
@@ -62,9 +73,10 @@ impl Metrics {
         self.shards.iter().filter_map(read).map(|number| number.load(Ordering::Relaxed)).sum()
     }
 
-    /// The numbers in Prometheus' text format, version 0.0.4.
+    /// The numbers in Prometheus' text format, version 0.0.4. `expiries` are certificates and when they expire,
+    /// in seconds since 1970.
     #[must_use]
-    pub fn render(&self, log_dropped: u64) -> String {
+    pub fn render(&self, log_dropped: u64, expiries: &[(Name, i64)]) -> String {
         let mut out = String::with_capacity(4096);
         let head = |out: &mut String, name: &str, kind: &str, help: &str| {
             let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
@@ -104,11 +116,36 @@ impl Metrics {
         let open: i64 = self.shards.iter().map(|shard| shard.connections.load(Ordering::Relaxed)).sum();
         head(&mut out, "modelgate_connections", "gauge", "Client connections that are open.");
         let _ = writeln!(out, "modelgate_connections {open}");
+        head(
+            &mut out,
+            "modelgate_connections_refused_total",
+            "counter",
+            "Client connections that were closed before their handshake, by reason.",
+        );
+        for (index, reason) in self.refused.iter().enumerate() {
+            let count = self.sum(|shard| shard.refused.get(index));
+            let _ = writeln!(out, "modelgate_connections_refused_total{{reason=\"{reason}\"}} {count}");
+        }
+        head(
+            &mut out,
+            "modelgate_certificate_expiry_seconds",
+            "gauge",
+            "When a certificate expires, in seconds since 1970.",
+        );
+        for (name, expires) in expiries {
+            // What Rust escapes in a string, Prometheus does in the same way.
+            let _ = writeln!(out, "modelgate_certificate_expiry_seconds{{name={name:?}}} {expires}");
+        }
         for (name, help, count) in [
             (
                 "modelgate_connections_accepted_total",
                 "Client connections that were accepted.",
                 self.sum(|s| Some(&s.accepted)),
+            ),
+            (
+                "modelgate_connections_full_total",
+                "Times that a thread left connections in the kernel's queue because it had all that it may.",
+                self.sum(|s| Some(&s.full)),
             ),
             (
                 "modelgate_handshakes_failed_total",
@@ -167,6 +204,16 @@ impl Tally<'_> {
         if let Some(shard) = self.shard {
             shard.connections.fetch_sub(1, Ordering::Relaxed);
         }
+    }
+
+    /// Counts a connection that was closed before its handshake. `reason` is the slug's position.
+    pub fn connection_refused(&self, reason: usize) {
+        add(self.shard.and_then(|shard| shard.refused.get(reason)), 1);
+    }
+
+    /// Counts that no more connections are taken.
+    pub fn connections_full(&self) {
+        add(self.shard.map(|shard| &shard.full), 1);
     }
 
     /// Counts a handshake that failed.

@@ -36,6 +36,17 @@ pub trait Source {
     fn variable(&self, name: &str) -> Option<String>;
 }
 
+/// Files that settings name, for what is read again while the gateway runs.
+pub trait Files: Send + Sync {
+    /// The content of a file.
+    ///
+    /// # Errors
+    /// A reason that does not show the content.
+    fn read(&self, name: &str) -> Result<Vec<u8>, String>;
+    /// Whether every user of this machine may read it.
+    fn is_public(&self, name: &str) -> bool;
+}
+
 /// One table of the configuration.
 pub struct Section<'a> {
     source: &'a dyn Source,
@@ -179,6 +190,11 @@ impl<'a> Section<'a> {
     /// A secret, which may only be referred to: `{ env = "NAME" }` or `{ file = "path" }`. Line ends at
     /// the end are cut, as editors and `echo` add them.
     pub fn secret(&self, key: &str) -> Option<Secret> {
+        self.secret_and_file(key).map(|(secret, _)| secret)
+    }
+
+    /// A secret, and the name of the file that it is in, if it is in one.
+    pub fn secret_and_file(&self, key: &str) -> Option<(Secret, Option<String>)> {
         let remedy = "write { env = \"NAME\" } or { file = \"path\" }; a secret itself never stands here";
         match self.value(key) {
             None => {
@@ -201,7 +217,7 @@ impl<'a> Section<'a> {
             Ordering::Equal => {}
         }
         reference.finish();
-        let bytes = match (variable, file) {
+        let bytes = match (variable, file.take()) {
             (Some(name), None) => {
                 if let Some(value) = self.source.variable(&name) {
                     value.into_bytes()
@@ -211,24 +227,33 @@ impl<'a> Section<'a> {
                     return None;
                 }
             }
-            (None, Some(name)) => self.read(key, &name)?,
+            (None, Some(name)) => {
+                let bytes = self.read(key, &name)?;
+                file = Some(name);
+                bytes
+            }
             _ => {
                 self.mistake(key, "must have exactly one of `env` and `file`", remedy);
                 return None;
             }
         };
-        let end = bytes.iter().rposition(|b| !matches!(b, b'\r' | b'\n')).map_or(0, |last| last + 1);
-        if end == 0 {
+        let secret = Secret::from_text(&bytes);
+        if secret.expose().is_empty() {
             self.mistake(key, "refers to a secret that is empty", "put the secret there");
             return None;
         }
-        Some(Secret::new(bytes.get(..end).unwrap_or_default()))
+        Some((secret, file))
     }
 
     /// The content of the file that the key names.
     pub fn file(&self, key: &str, remedy: &str) -> Option<Vec<u8>> {
+        self.named_file(key, remedy).map(|(_, content)| content)
+    }
+
+    /// The file that the key names: its name and content.
+    pub fn named_file(&self, key: &str, remedy: &str) -> Option<(String, Vec<u8>)> {
         let name: String = self.required(key, remedy)?;
-        self.read(key, &name)
+        self.read(key, &name).map(|content| (name, content))
     }
 
     fn read(&self, key: &str, name: &str) -> Option<Vec<u8>> {

@@ -15,6 +15,13 @@ impl Secret {
         Self(bytes.into())
     }
 
+    /// Wraps secret bytes without the line ends behind them, as editors and `echo` add them.
+    #[must_use]
+    pub fn from_text(bytes: &[u8]) -> Self {
+        let end = bytes.iter().rposition(|b| !matches!(b, b'\r' | b'\n')).map_or(0, |last| last + 1);
+        Self::new(bytes.get(..end).unwrap_or_default())
+    }
+
     /// The bytes, for the one place that must use them.
     #[must_use]
     pub fn expose(&self) -> &[u8] {

@@ -1,0 +1,177 @@
+//! New files in place of old ones, while the gateway serves.
+//!
+//! Files are compared by what they hold, so that it does not matter how they were replaced. A file that is
+//! wrong, or does not yet fit the others, changes nothing: what was good stays, and why is told once.
+
+use std::sync::PoisonError;
+use std::time::SystemTime;
+
+use super::certificate::{Certificate, date};
+use super::client::Trust;
+use super::{HeldCertificate, HeldTrust, Material, Part, Secret, Tls, Wrong, seconds, tickets};
+use crate::settings::Files;
+use crate::types::Name;
+
+/// What is to be told once it is true: fixed names, and what each is about.
+type Events = Vec<(&'static str, Vec<(&'static str, String)>)>;
+
+/// What looking at files has led to.
+enum Outcome {
+    Same,
+    New,
+}
+
+impl Tls {
+    /// Looks at all files again and takes what is new and good. Returns how many things have changed.
+    ///
+    /// Reads files, so it may wait for a disk.
+    pub fn reload(&self, files: &dyn Files, now: SystemTime, tell: &mut dyn FnMut(&str, &[(&str, &str)])) -> usize {
+        let now = seconds(now);
+        let mut events = Events::new();
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut changed = 0;
+        for certificate in &mut held.certificates {
+            certificate.tell_public_key(files, &mut events);
+            if let Outcome::New = certificate.reload(files, now, &mut events) {
+                changed += 1;
+            }
+        }
+        if let Some(Outcome::New) = held.clients.as_mut().map(|clients| clients.reload(files, now, &mut events)) {
+            changed += 1;
+            // Who was let in by the old rules must not come back by a ticket.
+            match tickets() {
+                Ok(tickets) => held.tickets = tickets,
+                Err(error) => events.push(("certificate-kept", vec![("cause", error.to_string())])),
+            }
+        }
+        if changed > 0 {
+            match held.config() {
+                Ok(config) => self.current.store(config.into()),
+                Err(error) => events.push(("certificate-kept", vec![("cause", error.to_string())])),
+            }
+        }
+        for (name, fields) in events {
+            let fields: Vec<_> = fields.iter().map(|(key, value)| (*key, value.as_str())).collect();
+            tell(name, &fields);
+        }
+        changed
+    }
+
+    /// When each certificate expires, in seconds since 1970.
+    #[must_use]
+    pub fn expiries(&self) -> Vec<(Name, i64)> {
+        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        held.certificates.iter().map(|held| (Name::clone(&held.name), held.certificate.expires)).collect()
+    }
+}
+
+impl HeldCertificate {
+    fn reload(&mut self, files: &dyn Files, now: i64, events: &mut Events) -> Outcome {
+        let outcome = match self.read(files, now) {
+            Ok(None) => {
+                self.complaint = None;
+                if self.certificate.take_old_staple(now) { Outcome::New } else { Outcome::Same }
+            }
+            Ok(Some((material, certificate))) => {
+                (self.material, self.certificate, self.complaint) = (material, certificate, None);
+                let expires = date(self.certificate.expires);
+                let hosts = self.certificate.hosts.join(" ");
+                let name = self.name.to_string();
+                events.push(("certificate-loaded", vec![("name", name), ("hosts", hosts), ("expires", expires)]));
+                Outcome::New
+            }
+            Err(wrong) => {
+                let file = match wrong.part {
+                    Part::Key => self.files.private_key.as_deref(),
+                    Part::Ocsp => self.files.ocsp.as_deref(),
+                    _ => Some(self.files.certificate.as_str()),
+                };
+                complain(&mut self.complaint, &self.name, file, &wrong, events);
+                // The last good certificate stays; its staple must not outlive its time with it.
+                if self.certificate.take_old_staple(now) { Outcome::New } else { Outcome::Same }
+            }
+        };
+        if let Some(cause) = self.certificate.unstapled.take() {
+            let (name, file) = (self.name.to_string(), self.files.ocsp.clone().unwrap_or_default());
+            events.push(("certificate-unstapled", vec![("name", name), ("file", file), ("cause", cause)]));
+        }
+        outcome
+    }
+
+    fn read(&self, files: &dyn Files, now: i64) -> Result<Option<(Material, Certificate)>, Wrong> {
+        let read = |part, name: &str| files.read(name).map_err(|reason| unreadable(part, &reason));
+        let material = Material {
+            chain: read(Part::Certificate, &self.files.certificate)?,
+            key: match &self.files.private_key {
+                Some(file) => Secret::from_text(&read(Part::Key, file)?),
+                None => Secret::new(self.material.key.expose()),
+            },
+            ocsp: self.files.ocsp.as_ref().map(|file| read(Part::Ocsp, file)).transpose()?,
+        };
+        if material == self.material {
+            return Ok(None);
+        }
+        let certificate = Certificate::read(&material, now)?;
+        Ok(Some((material, certificate)))
+    }
+
+    /// A key that every user of the machine can read is told of, and served with: containers mount secrets so.
+    fn tell_public_key(&mut self, files: &dyn Files, events: &mut Events) {
+        let Some(file) = &self.files.private_key else { return };
+        let public = files.is_public(file);
+        if public && !self.told_public {
+            let cause = "every user of this machine can read it; chmod 600 if others share the machine".to_owned();
+            let name = self.name.to_string();
+            events.push(("private-key-readable", vec![("name", name), ("file", file.clone()), ("cause", cause)]));
+        }
+        self.told_public = public;
+    }
+}
+
+impl HeldTrust {
+    fn reload(&mut self, files: &dyn Files, now: i64, events: &mut Events) -> Outcome {
+        let read = |part, name: &str| files.read(name).map_err(|reason| unreadable(part, &reason));
+        let trust = read(Part::ClientCa, &self.ca).and_then(|ca| {
+            let crl = self.crl.as_ref().map(|file| read(Part::ClientCrl, file)).transpose()?;
+            Ok(Trust { ca, crl })
+        });
+        let verifier = trust.and_then(|trust| {
+            if trust == self.trust {
+                return Ok(None);
+            }
+            let verifier = trust.verifier(self.required, now)?;
+            Ok(Some((trust, verifier)))
+        });
+        match verifier {
+            Ok(None) => {
+                self.complaint = None;
+                Outcome::Same
+            }
+            Ok(Some((trust, verifier))) => {
+                (self.trust, self.verifier, self.complaint) = (trust, verifier, None);
+                events.push(("client-ca-loaded", vec![("file", self.ca.clone())]));
+                Outcome::New
+            }
+            Err(wrong) => {
+                let file = if wrong.part == Part::ClientCrl { self.crl.as_deref() } else { Some(self.ca.as_str()) };
+                complain(&mut self.complaint, "client_ca", file, &wrong, events);
+                Outcome::Same
+            }
+        }
+    }
+}
+
+fn unreadable(part: Part, reason: &str) -> Wrong {
+    Wrong { part, reason: format!("can't be read: {reason}"), remedy: "check the path and its permissions" }
+}
+
+/// Tells what is wrong, unless that was the last thing told.
+fn complain(last: &mut Option<String>, name: &str, file: Option<&str>, wrong: &Wrong, events: &mut Events) {
+    if last.as_ref() == Some(&wrong.reason) {
+        return;
+    }
+    let file = file.unwrap_or("-");
+    let fields = [("name", name), ("file", file), ("cause", &wrong.reason), ("remedy", wrong.remedy)];
+    events.push(("certificate-kept", fields.map(|(key, value)| (key, value.to_owned())).to_vec()));
+    *last = Some(wrong.reason.clone());
+}
