@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use crate::frames::{Flood, Frames};
 use crate::wire::{Fault, Wire};
 
 /// The bounds that a connection keeps.
@@ -56,6 +57,9 @@ pub struct Activity {
     /// What the client could take of each answer; as many as there ever were requests at once.
     offers: RefCell<Vec<Offer>>,
     draining: Cell<Option<Instant>>,
+    /// Parts of answers that were given out, since they were credited last.
+    worked: Cell<u32>,
+    flood: Cell<Option<Flood>>,
     /// Whether a request may still come after the sign to stop.
     lingers: bool,
 }
@@ -73,6 +77,8 @@ impl Activity {
             unflushed: Cell::default(),
             offers: RefCell::default(),
             draining: Cell::default(),
+            worked: Cell::default(),
+            flood: Cell::default(),
             lingers,
         })
     }
@@ -96,6 +102,12 @@ impl Activity {
     /// The gateway is stopping: a connection without a request is closed after a while.
     pub fn drain(&self) {
         self.draining.set(Some(Instant::now()));
+    }
+
+    /// What the connection was flooded with, where it has ended in an error.
+    #[must_use]
+    pub fn flood(&self) -> Option<Flood> {
+        self.flood.get()
     }
 
     /// Whether the client leaves an answer where it is. HTTP/2 can refuse one stream's octets and take all
@@ -143,6 +155,12 @@ pub struct Busy {
 impl Busy {
     /// The client has something to take, or (`false`) waits for the worker as we do.
     pub fn offer(&self, something: bool) {
+        // For HTTP/1 its socket tells.
+        if self.activity.lingers {
+            return;
+        }
+        let worked = &self.activity.worked;
+        worked.set(worked.get().saturating_add(something.into()));
         self.set(if something { Offer::Since(Instant::now()) } else { Offer::Nothing });
     }
 
@@ -170,33 +188,64 @@ pub trait Peer {
     fn is_gone(&self) -> bool;
 }
 
+/// Who reads along with hyper.
+#[derive(Debug)]
+pub enum Reader {
+    /// HTTP/1.
+    Wire(Wire),
+    /// HTTP/2.
+    Frames(Frames),
+}
+
 /// A connection's stream, watched.
 pub struct Watched<S> {
     stream: S,
     activity: Rc<Activity>,
-    wire: Option<Wire>,
+    reader: Reader,
     /// Whether the reader came to the head that is refused.
     refused: bool,
-    asked: Option<Pin<Box<tokio::time::Sleep>>>,
+    /// When a client that has stopped sending is asked next, or for how long one is read from at its end.
+    timer: Option<Pin<Box<tokio::time::Sleep>>>,
+    /// Octets that were written, up to the next KiB.
+    written: usize,
 }
 
 /// How often a client that has stopped sending is asked whether it still listens.
 const ASK: Duration = Duration::from_millis(500);
+/// For how long an HTTP/2 client is read from at its end, and how much of it is thrown away.
+const LINGER: Duration = Duration::from_millis(500);
+const MOST_LINGERED: usize = 256 << 10;
 
 impl<S> Watched<S> {
-    /// Watches a stream. `wire` reads along where it is HTTP/1.
-    pub fn new(stream: S, activity: Rc<Activity>, wire: Option<Wire>) -> Self {
-        Self { stream, activity, wire, refused: false, asked: None }
+    /// Watches a stream.
+    pub fn new(stream: S, activity: Rc<Activity>, reader: Reader) -> Self {
+        Self { stream, activity, reader, refused: false, timer: None, written: 0 }
     }
 
     /// The stream, and what was wrong with the last head, if that is still to be answered: nothing follows an
     /// answer that ended the connection.
     pub fn into_inner(self) -> (S, Option<Fault>) {
-        (self.stream, self.wire.filter(|_| self.refused).and_then(|wire| wire.fault()))
+        let fault = match self.reader {
+            Reader::Wire(wire) if self.refused => wire.fault(),
+            Reader::Wire(_) | Reader::Frames(_) => None,
+        };
+        (self.stream, fault)
     }
 
     fn is_serving(&self) -> bool {
         self.activity.requests.get() > 0
+    }
+
+    /// Each KiB that goes out is work done. What hyper says at a flood's end goes out last.
+    fn credit(&mut self, octets: &[u8], written: &Poll<io::Result<usize>>) {
+        let Reader::Frames(frames) = &self.reader else { return };
+        if let Poll::Ready(Ok(length)) = written {
+            self.activity.flood.set(frames.flood().or_else(|| Flood::told(octets)));
+            self.written += length;
+            let worked = &self.activity.worked;
+            worked.set(worked.get().saturating_add(u32::try_from(self.written >> 10).unwrap_or(u32::MAX)));
+            self.written &= 0x3ff;
+        }
     }
 
     fn wrote<T>(&self, written: Poll<T>) -> Poll<T> {
@@ -214,10 +263,10 @@ impl<S: Peer> Watched<S> {
     /// A client that sends no more may still wait for its answer, or be gone: the end of its stream looks the
     /// same. Only what is sent to it tells, because nobody answers for a socket that was closed.
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.asked.is_none() {
+        if self.timer.is_none() {
             self.stream.ask(cx);
         }
-        let timer = self.asked.get_or_insert_with(|| Box::pin(tokio::time::sleep(ASK)));
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(ASK)));
         loop {
             ready!(timer.as_mut().poll(cx));
             if self.stream.is_gone() {
@@ -229,39 +278,75 @@ impl<S: Peer> Watched<S> {
     }
 }
 
+impl<S: AsyncRead + Unpin> Watched<S> {
+    fn poll_frames(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let Reader::Frames(frames) = &mut self.reader else { return Poll::Ready(Ok(())) };
+        frames.earn(self.activity.worked.take());
+        if !frames.is_ended() {
+            let before = buf.filled().len();
+            let read = ready!(Pin::new(&mut self.stream).poll_read(cx, buf));
+            let passed = frames.follow(buf.filled_mut().get_mut(before..).unwrap_or_default(), Instant::now);
+            buf.set_filled(before + passed);
+            if let Some(flood) = frames.flood() {
+                self.activity.flood.set(Some(flood));
+            }
+            return Poll::Ready(read);
+        }
+        let rest = buf.initialize_unfilled();
+        let length = rest.len();
+        frames.say_farewell(rest);
+        buf.advance(length);
+        Poll::Ready(Ok(()))
+    }
+
+    /// Reads on a little at the end: closing over what was sent and not read would reset the connection, and
+    /// a reset overtakes GOAWAY.
+    fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(LINGER)));
+        let mut sink = [0; 4096];
+        while timer.as_mut().poll(cx).is_pending() {
+            let mut part = ReadBuf::new(&mut sink);
+            let read = ready!(Pin::new(&mut self.stream).poll_read(cx, &mut part));
+            // What is written no more is not counted either.
+            self.written += part.filled().len();
+            if read.is_err() || part.filled().is_empty() || self.written > MOST_LINGERED {
+                break;
+            }
+        }
+        Poll::Ready(())
+    }
+}
+
 impl<S: AsyncRead + Peer + Unpin> AsyncRead for Watched<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        if this.wire.as_ref().is_some_and(Wire::is_body_broken) {
+        let serving = this.is_serving();
+        let Reader::Wire(wire) = &mut this.reader else { return this.poll_frames(cx, buf) };
+        if wire.is_body_broken() {
             return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
         }
-        if this.wire.as_ref().is_some_and(Wire::is_ended) {
+        if wire.is_ended() {
             // The request before the one that is wrong gets its answer first; hyper asks again after it.
-            this.refused = !this.is_serving();
-            return if this.refused { Poll::Ready(Ok(())) } else { Poll::Pending };
+            this.refused = !serving;
+            return if serving { Poll::Pending } else { Poll::Ready(Ok(())) };
         }
         let before = buf.filled().len();
         let read = ready!(Pin::new(&mut this.stream).poll_read(cx, buf));
         let octets = buf.filled().get(before..).unwrap_or_default();
-        let Some(wire) = &mut this.wire else { return Poll::Ready(read) };
         if octets.is_empty() {
             let ended = read.is_ok() || read.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::UnexpectedEof);
-            return if ended && wire.is_between() && this.is_serving() {
-                this.poll_gone(cx)
-            } else {
-                Poll::Ready(read)
-            };
+            return if ended && wire.is_between() && serving { this.poll_gone(cx) } else { Poll::Ready(read) };
         }
         let passed = wire.follow(octets);
         let is_broken = passed == 0 && wire.is_body_broken();
         buf.set_filled(before + passed);
-        if !this.is_serving() && this.activity.head_began.get().is_none() {
+        if !serving && this.activity.head_began.get().is_none() {
             this.activity.head_began.set(Some(Instant::now()));
         }
         if is_broken {
             return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
         }
-        if passed == 0 && this.is_serving() {
+        if passed == 0 && serving {
             return Poll::Pending;
         }
         this.refused = passed == 0;
@@ -269,9 +354,10 @@ impl<S: AsyncRead + Peer + Unpin> AsyncRead for Watched<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.credit(buf, &written);
         self.activity.unflushed.set(true);
         self.wrote(written)
     }
@@ -282,6 +368,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.credit(bufs.last().map_or(&[], |last| last), &written);
         self.activity.unflushed.set(true);
         self.wrote(written)
     }
@@ -299,10 +386,15 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.refused {
+        let shut = match &self.reader {
             // The answer to the head that is refused is still to be written.
-            return Poll::Ready(Ok(()));
+            Reader::Wire(_) if self.refused => return Poll::Ready(Ok(())),
+            Reader::Wire(_) => return Pin::new(&mut self.stream).poll_shutdown(cx),
+            Reader::Frames(_) => ready!(Pin::new(&mut self.stream).poll_shutdown(cx)),
+        };
+        if shut.is_ok() {
+            ready!(self.poll_linger(cx));
         }
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        Poll::Ready(shut)
     }
 }

@@ -10,6 +10,7 @@ use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 
+use crate::deadline::within;
 use crate::edge::upstream::{ClientFault, SLOWEST};
 use crate::policy::body::BodyRule;
 use crate::problem::Stop;
@@ -47,6 +48,12 @@ impl ClientBody {
         self.incoming.as_ref().is_none_or(hyper::body::Body::is_end_stream)
     }
 
+    /// Whether it ends without an octet, which HTTP/2 may say only behind the head (RFC 9113 §8.1).
+    pub async fn ends_empty(&mut self, idle: Duration) -> bool {
+        let announced = self.incoming.as_ref().map_or(0, |incoming| incoming.size_hint().lower());
+        announced == 0 && self.whole(0, idle).await.is_ok()
+    }
+
     /// Reads it to its end. `idle` bounds each pause; the whole may take as long as its size in pauses of
     /// at least 1 KiB a second would.
     ///
@@ -62,7 +69,7 @@ impl ClientBody {
             let mut gathered = BytesMut::new();
             let mut length = 0;
             loop {
-                let frame = tokio::time::timeout(idle, incoming.frame()).await.map_err(|_| ClientFault::Slow)?;
+                let frame = within(idle, incoming.frame()).await.ok_or(ClientFault::Slow)?;
                 let Some(frame) = frame else { break };
                 let Ok(data) = frame.map_err(|error| ClientFault::of(&error))?.into_data() else { continue };
                 length += data.len();
@@ -82,7 +89,7 @@ impl ClientBody {
             }
             Ok(if gathered.is_empty() { first } else { gathered.freeze() })
         };
-        let whole = tokio::time::timeout(longest, reading).await.unwrap_or(Err(ClientFault::Slow)).map_err(stop)?;
+        let whole = within(longest, reading).await.unwrap_or(Err(ClientFault::Slow)).map_err(stop)?;
         self.incoming = None;
         Ok(whole)
     }
@@ -125,6 +132,6 @@ impl ClientBody {
             }
             true
         };
-        tokio::time::timeout(DRAIN_TIME, reading).await.unwrap_or(false) || !http1
+        within(DRAIN_TIME, reading).await.unwrap_or(false) || !http1
     }
 }

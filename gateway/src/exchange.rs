@@ -1,7 +1,6 @@
 //! One request from its head to the end of its answer: what is known of it, its answer's body, its record.
 
 use std::cell::Cell;
-use std::net::IpAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -9,7 +8,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use http::Version;
+use http::{Method, Uri, Version};
 use http_body::{Body as _, Frame, SizeHint};
 use tokio::sync::{Semaphore, watch};
 
@@ -20,11 +19,12 @@ use crate::edge::log::{BatchLog, Record};
 use crate::edge::metrics::Metrics;
 use crate::edge::upstream::{Pool, WorkerBody};
 use crate::policy::Policy;
+use crate::policy::authenticate::seen::SeenTokens;
 use crate::policy::cors::Earned;
 use crate::policy::limit::RateHeaders;
 use crate::policy::route::RouteId;
 use crate::problem::{Problem, Reason, Stop};
-use crate::types::{Name, Principal, RequestId, RequestIds, Role};
+use crate::types::{ClientAddress, Name, Principal, RequestId, RequestIds, Role};
 
 /// What all threads share and nobody changes.
 #[derive(Debug)]
@@ -79,6 +79,8 @@ pub struct Core {
     pub metrics: Arc<Metrics>,
     /// This thread's position.
     pub thread: usize,
+    /// Tokens that were verified on this thread.
+    pub seen_tokens: SeenTokens,
     /// Names for requests.
     pub ids: RequestIds,
     /// Room for checking passwords, in all threads.
@@ -95,11 +97,12 @@ pub struct Exchange {
     pub(crate) id: RequestId,
     pub(crate) began: SystemTime,
     pub(crate) clock: Instant,
-    pub(crate) peer: IpAddr,
-    pub(crate) client: IpAddr,
-    pub(crate) method: String,
-    pub(crate) path: Box<str>,
+    pub(crate) client: ClientAddress,
+    /// Method and target, where there were any.
+    pub(crate) line: Option<(Method, Uri)>,
     pub(crate) http1: bool,
+    /// Whether the connection ends with this request.
+    pub(crate) is_last: bool,
     pub(crate) route: Option<RouteId>,
     pub(crate) principal: Option<Arc<Principal>>,
     pub(crate) role: Option<Role>,
@@ -116,18 +119,16 @@ pub struct Exchange {
 }
 
 impl Exchange {
-    pub(crate) fn begin(core: Rc<Core>, peer: IpAddr, busy: Busy, parts: &http::request::Parts) -> Box<Self> {
-        let peer = peer.to_canonical();
+    pub(crate) fn begin(core: Rc<Core>, peer: ClientAddress, busy: Busy, parts: &http::request::Parts) -> Box<Self> {
         Box::new(Self {
             id: core.ids.next(),
             core,
             busy,
             began: SystemTime::now(),
             clock: Instant::now(),
-            peer,
             client: peer,
-            method: parts.method.as_str().to_owned(),
-            path: parts.uri.path().into(),
+            line: Some((parts.method.clone(), parts.uri.clone())),
+            is_last: false,
             http1: parts.version != Version::HTTP_2,
             route: None,
             principal: None,
@@ -154,14 +155,14 @@ impl Drop for Exchange {
         let took = self.clock.elapsed();
         let tally = self.core.metrics.tally(self.core.thread);
         tally.request(self.route.map(RouteId::index), self.status, reason.map(Reason::index), took);
-        let client = self.client.to_string();
+        let (method, path) = self.line.as_ref().map_or(("-", "-"), |(method, uri)| (method.as_str(), uri.path()));
         self.core.log.request(&Record {
             id: self.id,
             began: self.began,
             took,
-            client: &client,
-            method: &self.method,
-            path: &self.path,
+            client: &self.client.text,
+            method,
+            path,
             protocol: if self.http1 { "HTTP/1.1" } else { "HTTP/2" },
             status: self.status,
             route: self.route.and_then(|id| policy.route(id)).map(|route| &*route.name),
@@ -182,6 +183,8 @@ impl Drop for Exchange {
 pub(crate) enum Content {
     Whole(Option<Bytes>),
     Worker(WorkerBody),
+    /// The worker broke off; what came before is on its way to the client.
+    Broken,
 }
 
 /// An answer's body. The request's record is written when it is dropped.
@@ -200,7 +203,8 @@ impl AnswerBody {
 impl Drop for AnswerBody {
     fn drop(&mut self) {
         // Dropped before its end, and not because the worker broke off: nobody is there to take it.
-        if self.exchange.reason.is_none() && !self.is_end_stream() && self.exchange.method != "HEAD" {
+        let is_head = matches!(self.exchange.line, Some((Method::HEAD, _)));
+        if self.exchange.reason.is_none() && !self.is_end_stream() && !is_head {
             self.exchange.reason = Some(Reason::ClientGone);
         }
     }
@@ -221,30 +225,35 @@ impl http_body::Body for AnswerBody {
         let data = match &mut this.content {
             Content::Whole(bytes) => Poll::Ready(bytes.take().filter(|bytes| !bytes.is_empty()).map(Ok)),
             Content::Worker(body) => body.poll_data(cx),
+            Content::Broken => return Poll::Ready(Some(Err(BrokenOff))),
         };
         // While the worker's next part is awaited, the client has nothing to take.
         this.exchange.busy.offer(data.is_ready());
-        data.map(|part| {
-            part.map(|part| match part {
-                Ok(bytes) => {
-                    this.exchange.bytes_out += bytes.len() as u64;
-                    Ok(Frame::data(bytes))
-                }
-                Err(fault) => {
-                    // The head is gone; all that is left to say is to break the connection off.
-                    let problem = Problem::from(Stop::Upstream(fault));
-                    this.exchange.reason = Some(problem.reason);
-                    this.exchange.cause = problem.cause;
-                    Err(BrokenOff)
-                }
-            })
-        })
+        match data {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(None) => Poll::Ready(None),
+            Poll::Ready(Some(Ok(bytes))) => {
+                this.exchange.bytes_out += bytes.len() as u64;
+                Poll::Ready(Some(Ok(Frame::data(bytes))))
+            }
+            Poll::Ready(Some(Err(fault))) => {
+                // The head is gone; all that is left to say is to break the connection off, once what the
+                // client is to have of the answer was written: hyper throws away what is not.
+                let problem = Problem::from(Stop::Upstream(fault));
+                this.exchange.reason = Some(problem.reason);
+                this.exchange.cause = problem.cause;
+                this.content = Content::Broken;
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+        }
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.content {
             Content::Whole(bytes) => bytes.as_ref().is_none_or(Bytes::is_empty),
             Content::Worker(body) => body.is_end(),
+            Content::Broken => false,
         }
     }
 
@@ -252,6 +261,7 @@ impl http_body::Body for AnswerBody {
         match &self.content {
             Content::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
             Content::Worker(body) => body.size_hint(),
+            Content::Broken => SizeHint::new(),
         }
     }
 }

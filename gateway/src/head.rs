@@ -8,19 +8,18 @@ use http::uri::Scheme;
 use http::{Method, Uri, Version};
 
 use crate::problem::HeadFault;
+use crate::wire;
 
 /// Reads the head: gives back the authority that the client called, with a port where it gave one.
 ///
 /// # Errors
 /// [`HeadFault`].
-pub fn read<'r>(
-    version: Version,
-    method: &Method,
-    uri: &'r Uri,
-    headers: &'r HeaderMap,
-) -> Result<&'r str, HeadFault> {
-    // Paths alone, or (HTTP/1) with this service's scheme and host before them.
+pub fn read<'r>(version: Version, method: &Method, uri: &'r Uri, headers: &'r HeaderMap) -> Result<&'r str, HeadFault> {
     let http1 = version != Version::HTTP_2;
+    if !http1 {
+        sayable_in_http1(uri, headers)?;
+    }
+    // Paths alone, or (HTTP/1) with this service's scheme and host before them.
     let foreign = http1 && uri.scheme().is_some_and(|scheme| *scheme != Scheme::HTTPS);
     if *method == Method::CONNECT || !uri.path().starts_with('/') || foreign {
         return Err(HeadFault::Target);
@@ -34,6 +33,37 @@ pub fn read<'r>(
         return Err(HeadFault::Expectation);
     }
     host(http1, uri, headers)
+}
+
+/// Holds a head of HTTP/2, whose frames `wire` has not read, to what HTTP/1 can say, before it is written as
+/// HTTP/1 (RFC 9113 §8.2, §8.3).
+fn sayable_in_http1(uri: &Uri, headers: &HeaderMap) -> Result<(), HeadFault> {
+    let malformed = |why| Err(HeadFault::Wire(wire::Fault::Malformed(why)));
+    if let Some(target) = uri.path_and_query() {
+        if target.as_str().len() > wire::MOST_TARGET {
+            return Err(HeadFault::Wire(wire::Fault::TargetTooLong));
+        }
+        if !target.as_str().starts_with('/') {
+            return Err(HeadFault::Target);
+        }
+    }
+    // There is nothing but TLS here. It is not told where `:authority` is missing; then nothing hangs on it.
+    if uri.scheme_str().is_some_and(|scheme| !scheme.eq_ignore_ascii_case("https")) {
+        return malformed("its :scheme is not https");
+    }
+    for (name, value) in headers {
+        if !name.as_str().bytes().all(wire::is_token) {
+            return malformed("a header's name is not a token");
+        }
+        if value.as_bytes().trim_ascii().len() != value.len() {
+            return malformed("a header's value begins or ends with a space");
+        }
+    }
+    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
+    if lengths.next().is_some() && lengths.next().is_some() {
+        return malformed("it has Content-Length twice");
+    }
+    Ok(())
 }
 
 /// Whether the client expects nothing, or the one thing that there is (RFC 9110 §10.1.1).
@@ -100,11 +130,7 @@ mod tests {
         read_version(Version::HTTP_11, uri, pairs)
     }
 
-    fn read_version(
-        version: Version,
-        uri: &str,
-        pairs: &[(&'static str, &'static str)],
-    ) -> Result<String, HeadFault> {
+    fn read_version(version: Version, uri: &str, pairs: &[(&'static str, &'static str)]) -> Result<String, HeadFault> {
         let mut headers = HeaderMap::new();
         for (name, value) in pairs {
             headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));

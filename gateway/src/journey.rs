@@ -10,20 +10,20 @@
 //! back evidence that the next one takes, or a [`Stop`] that ends the journey.
 
 use std::convert::Infallible;
-use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
-use http::header::{self, HeaderMap, HeaderValue};
+use http::header::{self, HeaderName, HeaderValue};
+use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 
 use crate::activity::Busy;
 use crate::client_body::ClientBody;
 use crate::edge::counter::StoreChange;
-use crate::edge::upstream::{ClientStream, Outgoing, Told, Upload, WorkerBody, for_worker};
+use crate::edge::upstream::{Call, ClientStream, Forwarded, Outgoing, Told, WorkerBody};
 use crate::exchange::{AnswerBody, Content, Core, Exchange};
 use crate::head;
 use crate::policy::body::{self, BodyRule};
@@ -32,23 +32,27 @@ use crate::policy::limit::{Admission, Limit, Subject};
 use crate::policy::{Destination, Route, authenticate, path};
 use crate::problem::{HeadFault, Problem, Stop};
 use crate::token_endpoint;
-use crate::types::{AddressBucket, Name, Principal, Scheme, Timestamp};
+use crate::types::{AddressBucket, ClientAddress, Name, Scheme, Timestamp};
 
-/// One request on one connection. Always gives an answer.
+static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+static X_NORMALIZED: HeaderName = HeaderName::from_static("x-normalized");
+
+/// One request on one connection, which `is_last` says ends with it. Always gives an answer.
 ///
 /// # Errors
 /// None; the type is what hyper's service takes.
 pub async fn serve(
     core: Rc<Core>,
-    peer: IpAddr,
+    peer: ClientAddress,
     busy: Busy,
+    is_last: bool,
     request: Request<Incoming>,
 ) -> Result<Response<AnswerBody>, Infallible> {
     let (parts, incoming) = request.into_parts();
     let mut exchange = Exchange::begin(core, peer, busy, &parts);
+    exchange.is_last = is_last;
     let mut body = ClientBody::new(incoming, Rc::clone(&exchange.bytes_in), parts.headers.contains_key(header::EXPECT));
-    let arrived = Arrived { method: parts.method, uri: parts.uri, version: parts.version };
-    let outcome = travel(&mut exchange, arrived, parts.headers, &mut body).await;
+    let outcome = travel(&mut exchange, &parts, &mut body).await;
     let outcome = match outcome {
         Ok(answer) => Ok(answer),
         Err(stop) => {
@@ -62,19 +66,11 @@ pub async fn serve(
 
 /// Answers a head that never became a request.
 #[must_use]
-pub fn refuse(core: Rc<Core>, peer: IpAddr, busy: Busy, fault: HeadFault) -> Response<AnswerBody> {
+pub fn refuse(core: Rc<Core>, peer: ClientAddress, busy: Busy, fault: HeadFault) -> Response<AnswerBody> {
     let nameless = Request::new(()).into_parts().0;
     let mut exchange = Exchange::begin(core, peer, busy, &nameless);
-    "-".clone_into(&mut exchange.method);
-    exchange.path = "-".into();
+    exchange.line = None;
     finish(exchange, Err(Problem::from(Stop::Head(fault))))
-}
-
-/// The request line, as it arrived.
-struct Arrived {
-    method: Method,
-    uri: http::Uri,
-    version: Version,
 }
 
 /// An answer before it is finished.
@@ -85,20 +81,19 @@ enum Answer {
     Own(Response<Bytes>),
 }
 
-async fn travel(
-    exchange: &mut Exchange,
-    arrived: Arrived,
-    headers: HeaderMap,
-    body: &mut ClientBody,
-) -> Result<Answer, Stop> {
+async fn travel(exchange: &mut Exchange, arrived: &Parts, body: &mut ClientBody) -> Result<Answer, Stop> {
     let core = Rc::clone(&exchange.core);
     let policy = &core.snapshot.policy;
-    let asked = cors::preflight(&arrived.method, &headers);
+    let headers = &arrived.headers;
+    let asked = cors::preflight(&arrived.method, headers);
 
     // Head first: what can be read in two ways must not reach a decision.
-    let host = head::read(arrived.version, &arrived.method, &arrived.uri, &headers).map_err(Stop::Head)?;
+    let host = head::read(arrived.version, &arrived.method, &arrived.uri, headers).map_err(Stop::Head)?;
     let path = path::normalize(arrived.uri.path()).map_err(Stop::Path)?;
-    exchange.client = policy.trusted_proxies.client(exchange.peer, &headers);
+    let client = policy.trusted_proxies.client(exchange.client.ip, headers);
+    if client != exchange.client.ip {
+        exchange.client = ClientAddress::new(client);
+    }
 
     // The route next: all other rules hang on it. A preflight goes where its real request would.
     let id = policy.table.find(host, &path, asked.as_ref().unwrap_or(&arrived.method)).map_err(Stop::Route)?;
@@ -106,7 +101,7 @@ async fn travel(
     exchange.route = Some(id);
 
     // CORS before credentials: a preflight carries none, and a page must be able to read a refusal.
-    let earned = route.cors.as_ref().map(|cors| cors.decide(&headers));
+    let earned = route.cors.as_ref().map(|cors| cors.decide(headers));
     if let Some(asked) = asked {
         return preflight(earned, &asked);
     }
@@ -115,7 +110,8 @@ async fn travel(
     // Who, then whether: a refusal here is charged to the client's address, so that credentials can't be
     // guessed faster than the limit, and a right guess behind the limit looks like a wrong one.
     let now = timestamp(exchange.began);
-    let decided = policy.authenticator.decide(&route.authenticate, &headers, &policy.roles, &*core.snapshot.keys, now);
+    let (keys, seen) = (&*core.snapshot.keys, &core.seen_tokens);
+    let decided = policy.authenticator.decide(&route.authenticate, headers, &policy.roles, keys, seen, now);
     let principal = match decided {
         Ok(principal) => principal,
         Err(refusal) => {
@@ -144,7 +140,7 @@ async fn travel(
     match &route.destination {
         Destination::Token => {
             let issuer = policy.issuer.as_ref().ok_or(Stop::Internal("a token route without an issuer"))?;
-            let form = body.form(&headers, core.snapshot.body_timeout).await.map_err(Stop::into_oauth)?;
+            let form = body.form(headers, core.snapshot.body_timeout).await.map_err(Stop::into_oauth)?;
             let minted = token_endpoint::answer(&core, issuer, &form, exchange.id, now).await?;
             exchange.rate = admission.into_headers();
             Ok(Answer::Own(minted))
@@ -154,13 +150,25 @@ async fn travel(
             // The client learns where its limits stand, whatever becomes of the rest.
             let (admission, rate) = admission.split();
             exchange.rate = rate;
-            let upload = Rc::<Upload>::default();
-            let outgoing = read_body(exchange, route, &arrived.method, &headers, body, &upload).await?;
-            let target = route.worker_path.as_deref().unwrap_or(&path);
-            let request = worker_request(exchange, route, &arrived, target, headers, &principal, outgoing)?;
+            let outgoing = read_body(exchange, route, arrived, body).await?;
+            let told = Told {
+                credential: policy.api_key_header(),
+                client: &exchange.client.text,
+                authority: arrived.uri.authority(),
+                http2: arrived.version == Version::HTTP_2,
+                id: exchange.id,
+                principal: &principal,
+                route: &route.name,
+            };
+            let call = Call {
+                method: &arrived.method,
+                path: route.worker_path.as_deref().unwrap_or(&path),
+                query: arrived.uri.query(),
+                headers: Forwarded::new(headers, told).ok_or(Stop::Head(HeadFault::Connection))?,
+            };
             let tally = core.metrics.tally(core.thread);
             let sent = Instant::now();
-            let answer = pool.forward(request, permit, admission, &upload, || tally.upstream_connected()).await;
+            let answer = pool.forward(&call, outgoing, permit, admission, || tally.upstream_connected()).await;
             let answer = answer.map_err(Stop::Upstream)?;
             exchange.worker_took = Some(sent.elapsed());
             exchange.worker = Some(answer.worker);
@@ -184,7 +192,7 @@ async fn charge_guess(exchange: &mut Exchange, route: &Route) -> Result<(), Stop
 }
 
 async fn admit(exchange: &Exchange, route: &Route, limits: &[Arc<Limit>], principal: &Name) -> Result<Admission, Stop> {
-    let subject = Subject { address: AddressBucket::of(exchange.client), principal, route: &route.name };
+    let subject = Subject { address: AddressBucket::of(exchange.client.ip), principal, route: &route.name };
     let log = exchange.core.log.log();
     let changed = |change| match change {
         StoreChange::Lost(why) => log.event("store-lost", &[("cause", &why)]),
@@ -197,29 +205,24 @@ async fn admit(exchange: &Exchange, route: &Route, limits: &[Arc<Limit>], princi
 async fn read_body(
     exchange: &mut Exchange,
     route: &Route,
-    method: &Method,
-    headers: &HeaderMap,
+    arrived: &Parts,
     body: &mut ClientBody,
-    upload: &Rc<Upload>,
 ) -> Result<Outgoing, Stop> {
+    let idle = exchange.core.snapshot.body_timeout;
     let Some(rule) = &route.body else {
-        return if body.is_empty() { Ok(Outgoing::Empty) } else { Err(Stop::Body(body::Refusal::NotTaken)) };
+        let empty = body.is_empty() || !exchange.http1 && body.ends_empty(idle).await;
+        return if empty { Ok(Outgoing::Empty) } else { Err(Stop::Body(body::Refusal::NotTaken)) };
     };
     // A route may list methods without a body beside those with one (RFC 9110 §9.3.1).
-    if body.is_empty() && matches!(*method, Method::GET | Method::HEAD | Method::DELETE | Method::OPTIONS) {
+    if body.is_empty() && matches!(arrived.method, Method::GET | Method::HEAD | Method::DELETE | Method::OPTIONS) {
         return Ok(Outgoing::Empty);
     }
-    rule.decide_head(headers).map_err(Stop::Body)?;
-    let idle = exchange.core.snapshot.body_timeout;
+    rule.decide_head(&arrived.headers).map_err(Stop::Body)?;
     if !rule.needs_whole() {
         return Ok(match body.take() {
-            Some(incoming) => Outgoing::Stream(ClientStream::new(
-                incoming,
-                rule.max(),
-                idle,
-                Rc::clone(upload),
-                Rc::clone(&exchange.bytes_in),
-            )),
+            Some(incoming) => {
+                Outgoing::Stream(ClientStream::new(incoming, rule.max(), idle, Rc::clone(&exchange.bytes_in)))
+            }
             None => Outgoing::Empty,
         });
     }
@@ -238,39 +241,6 @@ fn judge(exchange: &mut Exchange, rule: &BodyRule, whole: Bytes) -> Result<Outgo
     })))
 }
 
-/// The request as the worker gets it.
-fn worker_request(
-    exchange: &Exchange,
-    route: &Route,
-    arrived: &Arrived,
-    path: &str,
-    mut headers: HeaderMap,
-    principal: &Principal,
-    body: Outgoing,
-) -> Result<Request<Outgoing>, Stop> {
-    let told = Told {
-        credential: exchange.core.snapshot.policy.api_key_header(),
-        client: exchange.client,
-        authority: arrived.uri.authority(),
-        http2: arrived.version == Version::HTTP_2,
-        id: exchange.id,
-        principal,
-        route: &route.name,
-    };
-    if !for_worker(&mut headers, &told) {
-        return Err(Stop::Head(HeadFault::Connection));
-    }
-    let target = match arrived.uri.query() {
-        Some(query) => format!("{path}?{query}").parse(),
-        None => path.parse(),
-    };
-    let mut request = Request::new(body);
-    *request.method_mut() = arrived.method.clone();
-    *request.uri_mut() = target.map_err(|_| Stop::Head(HeadFault::Target))?;
-    *request.headers_mut() = headers;
-    Ok(request)
-}
-
 fn timestamp(at: SystemTime) -> Timestamp {
     let micros = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_micros();
     Timestamp::from_micros(u64::try_from(micros).unwrap_or(u64::MAX))
@@ -278,7 +248,7 @@ fn timestamp(at: SystemTime) -> Timestamp {
 
 /// Every answer passes here: what it must carry is put in place, and its record goes with its body.
 fn finish(mut exchange: Box<Exchange>, outcome: Result<Answer, Problem>) -> Response<AnswerBody> {
-    let (mut head, content) = match outcome {
+    let (mut head, mut content) = match outcome {
         Ok(Answer::Worker(response)) => {
             let (head, body) = response.into_parts();
             (head, Content::Worker(body))
@@ -297,12 +267,12 @@ fn finish(mut exchange: Box<Exchange>, outcome: Result<Answer, Problem>) -> Resp
     };
     exchange.status = head.status.as_u16();
     let headers = &mut head.headers;
-    headers.insert("x-request-id", exchange.id.header());
+    headers.insert(&X_REQUEST_ID, exchange.id.header());
     if let Some(rate) = exchange.rate.take() {
         rate.apply(headers);
     }
     if let Some(note) = exchange.normalized.as_deref().and_then(|note| HeaderValue::from_str(note).ok()) {
-        headers.insert("x-normalized", note);
+        headers.insert(&X_NORMALIZED, note);
     }
     if let Some(earned) = exchange.earned.take() {
         earned.apply(headers);
@@ -319,7 +289,11 @@ fn finish(mut exchange: Box<Exchange>, outcome: Result<Answer, Problem>) -> Resp
     if !(public && headers.contains_key(header::CACHE_CONTROL)) {
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     }
-    if exchange.http1 && *exchange.core.stopping.borrow() {
+    if !exchange.http1 && matches!(exchange.line, Some((Method::HEAD, _))) {
+        // hyper keeps such a body back on HTTP/1 alone (RFC 9110 §9.3.2).
+        content = Content::Whole(None);
+    }
+    if exchange.http1 && (exchange.is_last || *exchange.core.stopping.borrow()) {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     if exchange.core.snapshot.hsts {

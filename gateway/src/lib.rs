@@ -16,7 +16,8 @@
 //! | `head`, `problem` | heads that can be read in one way; refusals and faults as answers |
 //! | `edge` | TLS, keys, counting, workers, records, numbers |
 //! | `policy` | the decisions |
-//! | `wire`, `proxy_protocol` | HTTP/1 octets and PROXY protocol headers, read strictly |
+//! | `wire`, `frames`, `proxy_protocol` | HTTP/1 octets, HTTP/2 frames and PROXY protocol headers, read strictly |
+//! | `deadline` | time limits that cost next to nothing |
 //! | `settings` | one table of the configuration |
 //! | `types` | the vocabulary |
 
@@ -25,8 +26,10 @@ pub mod admin;
 pub mod client_body;
 pub mod config;
 pub mod connection_limit;
+pub mod deadline;
 pub mod edge;
 pub mod exchange;
+pub mod frames;
 pub mod head;
 pub mod journey;
 pub mod listener;

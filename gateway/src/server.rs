@@ -13,10 +13,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use futures_util::TryFutureExt as _;
-use http::header::{self, HeaderValue};
 use http::{Request, Response};
 use http_body_util::{BodyExt as _, Collected};
 use hyper::body::Incoming;
@@ -30,14 +28,17 @@ use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{Notify, watch};
 use tokio_rustls::server::TlsStream;
 
-use crate::activity::{Activity, Over, Peer, Watched};
+use crate::activity::{Activity, Over, Peer, Reader, Watched};
 use crate::connection_limit::{AddressPlace, ConnectionLimit, Quota, Refused};
+use crate::edge::socket::Socket;
 use crate::exchange::{AnswerBody, Core};
+use crate::frames::Frames;
 use crate::journey;
 use crate::listener::{LINGER, ListenerSettings, Listeners, ProxyProtocol};
 use crate::problem::HeadFault;
 use crate::proxy_protocol::{self, Parsed};
-use crate::wire::{Bounds, Wire};
+use crate::types::ClientAddress;
+use crate::wire::{self, Bounds, Wire};
 
 /// How long accepting rests after an error such as "too many open files".
 const ACCEPT_BACK_OFF: Duration = Duration::from_millis(100);
@@ -246,7 +247,7 @@ impl Thread {
                 explain_plain_http(stream).await?;
                 return Err(io::ErrorKind::InvalidData.into());
             }
-            Ok(Some((self.settings.tls.acceptor().accept(stream).await?, address, place)))
+            Ok(Some((self.settings.tls.acceptor().accept(Socket(stream)).await?, address, place)))
         };
         let shaken: Result<io::Result<_>, _> = tokio::time::timeout(self.settings.handshake_timeout, handshake).await;
         let (stream, address, place) = match shaken {
@@ -258,9 +259,9 @@ impl Thread {
             }
         };
         if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
-            self.http2(stream, address).await;
+            self.http2(stream, ClientAddress::new(address)).await;
         } else {
-            self.http1(stream, address).await;
+            self.http1(stream, ClientAddress::new(address)).await;
         }
         drop(place);
     }
@@ -269,7 +270,7 @@ impl Thread {
         Quota::new(self.settings.max_requests_per_connection, self.settings.max_connection_age)
     }
 
-    async fn http1(&self, stream: TlsStream<TcpStream>, peer: IpAddr) {
+    async fn http1(&self, stream: TlsStream<Socket>, peer: ClientAddress) {
         let activity = Activity::new(true);
         let quota = self.quota();
         let wire = Wire::new(Bounds { head: self.settings.max_head, headers: self.settings.max_headers });
@@ -280,16 +281,10 @@ impl Thread {
             .timer(TokioTimer::new())
             .header_read_timeout(None)
             .serve_connection(
-                TokioIo::new(Watched::new(stream, Rc::clone(&activity), Some(wire))),
+                TokioIo::new(Watched::new(stream, Rc::clone(&activity), Reader::Wire(wire))),
                 service_fn(|request: Request<Incoming>| {
                     let is_last = quota.spend();
-                    let answer = journey::serve(Rc::clone(&self.core), peer, activity.begin(), request);
-                    answer.map_ok(move |mut answer| {
-                        if is_last {
-                            answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-                        }
-                        answer
-                    })
+                    journey::serve(Rc::clone(&self.core), peer.clone(), activity.begin(), is_last, request)
                 }),
             );
         // An idle HTTP/1 connection is not told at once: a request may be on its way. Its next answer
@@ -298,49 +293,70 @@ impl Thread {
         self.drive(Pin::new(&mut connection), &activity, &quota, |_| false).await;
         let (mut stream, fault) = connection.into_parts().io.into_inner().into_inner();
         if let Some(fault) = fault {
-            let answer = journey::refuse(Rc::clone(&self.core), peer, activity.begin(), HeadFault::Wire(fault));
+            let answer = journey::refuse(Rc::clone(&self.core), peer.clone(), activity.begin(), HeadFault::Wire(fault));
             let written = write_answer(&mut stream, answer);
             let _ = tokio::time::timeout(LINGER, written).await;
         }
         linger(stream).await;
     }
 
-    async fn http2(&self, stream: TlsStream<TcpStream>, peer: IpAddr) {
+    async fn http2(&self, stream: TlsStream<Socket>, peer: ClientAddress) {
         let activity = Activity::new(false);
         let quota = self.quota();
+        let frames = Reader::Frames(Frames::new(Instant::now()));
+        let most_headers = self.settings.max_headers;
         let connection = http2::Builder::new(LocalExecutor)
             .timer(TokioTimer::new())
             .max_concurrent_streams(self.settings.max_streams)
+            // What a head may take once it is decompressed; four times as much ends the connection. It also
+            // bounds the parts that a head may come in.
             .max_header_list_size(u32::try_from(self.settings.max_head).unwrap_or(u32::MAX))
-            // Small windows bound what one connection can make us hold; large bodies are not what this is for.
+            // Small windows bound what one connection can make us hold of bodies: 256 KiB in all, and a fourth
+            // of it for one stream, so that one body can't keep the others out. Large bodies are not what
+            // this is for.
             .initial_stream_window_size(64 << 10)
             .initial_connection_window_size(256 << 10)
-            .max_send_buf_size(64 << 10)
+            // What one answer may have waiting beside its last part. One frame is enough to go on with.
+            .max_send_buf_size(16 << 10)
+            // Requests that were taken back before we had looked at them; those after that are counted by
+            // `frames`. More than this is CVE-2023-44487.
             .max_pending_accept_reset_streams(32)
-            .max_local_error_reset_streams(64)
+            // Faults of a client that we answered with RST_STREAM, in a connection's life: CVE-2025-8671. Among
+            // them are streams beyond the limit, and clients begin up to 100 before they were told of it.
+            .max_local_error_reset_streams(64 + 100_usize.saturating_sub(self.settings.max_streams as usize))
             .serve_connection(
-                TokioIo::new(Watched::new(stream, Rc::clone(&activity), None)),
+                TokioIo::new(Watched::new(stream, Rc::clone(&activity), frames)),
                 service_fn(|request: Request<Incoming>| {
-                    quota.spend();
-                    journey::serve(Rc::clone(&self.core), peer, activity.begin(), request)
+                    let is_last = quota.spend();
+                    let (core, peer, busy) = (Rc::clone(&self.core), peer.clone(), activity.begin());
+                    async move {
+                        if request.headers().len() > most_headers {
+                            return Ok(journey::refuse(core, peer, busy, HeadFault::Wire(wire::Fault::HeadTooLarge)));
+                        }
+                        journey::serve(core, peer, busy, is_last, request).await
+                    }
                 }),
             );
         let graceful = |connection: Pin<&mut http2::Connection<_, _, _>>| {
             connection.graceful_shutdown();
             true
         };
-        self.drive(pin!(connection), &activity, &quota, graceful).await;
+        let ended = self.drive(pin!(connection), &activity, &quota, graceful).await;
+        if let Some(flood) = activity.flood().filter(|_| !matches!(ended, Some(Ok(())))) {
+            self.core.metrics.tally(self.core.thread).flooded(flood);
+            self.core.log.log().security("http2-flood", &[("kind", flood.name()), ("client", &*peer.text)]);
+        }
     }
 
     /// Runs a connection until it ends, breaks a bound, or is asked to stop. `graceful` tells the client, if the
-    /// protocol can, and says whether it can.
+    /// protocol can, and says whether it can. Gives back how it ended, if by itself.
     async fn drive<C: Future>(
         &self,
         mut connection: Pin<&mut C>,
         activity: &Activity,
         quota: &Quota,
         graceful: impl Fn(Pin<&mut C>) -> bool,
-    ) {
+    ) -> Option<C::Output> {
         let mut stop = self.stop.clone();
         let patience = &self.settings.patience;
         let mut clock = tokio::time::interval(patience.interval());
@@ -349,7 +365,7 @@ impl Thread {
             tokio::select! {
                 biased;
                 // Its error is the client's doing, and the requests on it have their own records.
-                _ = connection.as_mut() => return,
+                ended = connection.as_mut() => return Some(ended),
                 _ = stop.wait_for(|stop| *stop), if !stopping => {
                     stopping = true;
                     activity.drain();
@@ -363,18 +379,18 @@ impl Thread {
                 }
                 _ = clock.tick() => {
                     if quota.is_overdrawn() {
-                        return;
+                        return None;
                     }
                     match activity.over(patience) {
                         None => {}
-                        Some(Over::Stalled) => return,
+                        Some(Over::Stalled) => return None,
                         Some(Over::Idle) => {
                             // HTTP/2 says which requests were not looked at, and may still hold the end of an
                             // answer that its client takes slowly. HTTP/1 has no word for it, and holds nothing.
                             if graceful(connection.as_mut()) {
-                                let _ = tokio::time::timeout(patience.stalled.min(GOODBYE), connection).await;
+                                return tokio::time::timeout(patience.stalled.min(GOODBYE), connection).await.ok();
                             }
-                            return;
+                            return None;
                         }
                     }
                 }
@@ -401,7 +417,7 @@ async fn read_proxy_header(stream: &mut TcpStream) -> io::Result<Result<Option<S
     }
 }
 
-impl Peer for TlsStream<TcpStream> {
+impl Peer for TlsStream<Socket> {
     fn ask(&mut self, cx: &mut Context<'_>) {
         // A change of keys is seen by TLS alone (RFC 8446 §4.6.3). TLS 1.2 has nothing like it; there a client
         // that is gone is noticed when its answer is sent.
@@ -410,12 +426,12 @@ impl Peer for TlsStream<TcpStream> {
     }
 
     fn is_gone(&self) -> bool {
-        !matches!(self.get_ref().0.take_error(), Ok(None))
+        !matches!(self.get_ref().0.0.take_error(), Ok(None))
     }
 }
 
 /// Writes an answer that hyper has no request for.
-async fn write_answer(stream: &mut TlsStream<TcpStream>, answer: Response<AnswerBody>) -> io::Result<()> {
+async fn write_answer(stream: &mut TlsStream<Socket>, answer: Response<AnswerBody>) -> io::Result<()> {
     let (head, body) = answer.into_parts();
     let body = body.collect().await.map(Collected::to_bytes).unwrap_or_default();
     let mut text = format!("HTTP/1.1 {}\r\n", head.status).into_bytes();
@@ -430,7 +446,7 @@ async fn write_answer(stream: &mut TlsStream<TcpStream>, answer: Response<Answer
 
 /// Ends a connection so that the client sees the last answer: closing over bytes that it sent and nobody
 /// read would reset the connection, and a reset overtakes the answer (RFC 9112 §9.6).
-async fn linger(mut stream: TlsStream<TcpStream>) {
+async fn linger(mut stream: TlsStream<Socket>) {
     let drained = async {
         stream.shutdown().await?;
         let mut left = MOST_LINGERED;

@@ -16,7 +16,7 @@ pub struct Bounds {
 }
 
 /// The longest request target.
-const MOST_TARGET: usize = 8 << 10;
+pub const MOST_TARGET: usize = 8 << 10;
 /// The longest line of chunk framing or trailers.
 const MOST_CHUNK_LINE: usize = 256;
 /// The most trailer fields, which are read and dropped.
@@ -262,7 +262,7 @@ fn request_line(line: &[u8]) -> Result<bool, Fault> {
     else {
         return Err(Fault::Malformed("its request line is not method, target and version with one space between"));
     };
-    if method.is_empty() || !method.iter().all(|&b| is_token(b)) {
+    if !is_token_text(method) {
         return Err(Fault::Malformed("its method is not a token"));
     }
     if target.len() > MOST_TARGET {
@@ -281,14 +281,12 @@ fn request_line(line: &[u8]) -> Result<bool, Fault> {
 /// A request target that hyper takes too (RFC 9112 §3.2). Where a quotation mark or a grave
 /// accent may stand is hyper's choice; the normal form of paths refuses both.
 fn is_target(target: &[u8]) -> bool {
-    let query = target.iter().position(|&b| b == b'?').unwrap_or(target.len());
-    let written = |(at, &b): (usize, &u8)| {
-        b.is_ascii_graphic()
-            && !matches!(b, b'<' | b'>' | b'#')
-            && (b != b'`' || at > query)
-            && (b != b'"' || at < query)
+    let (path, query) = target.split_at(memchr::memchr(b'?', target).unwrap_or(target.len()));
+    let written = |part: &[u8], other: u8| {
+        let stands = |b: u8| (b > b' ') & (b < 0x7f) & (b != b'<') & (b != b'>') & (b != b'#') & (b != other);
+        part.iter().fold(true, |written, &b| written & stands(b))
     };
-    if !target.iter().enumerate().all(written) {
+    if !(written(path, b'`') && written(query, b'"')) {
         return false;
     }
     match target.first() {
@@ -308,17 +306,18 @@ fn field(line: &[u8]) -> Result<(&[u8], &[u8]), Fault> {
     let colon = memchr::memchr(b':', line).ok_or(Fault::Malformed("a header has no colon"))?;
     let (name, value) = line.split_at(colon);
     let value = value.get(1..).unwrap_or_default();
-    if name.is_empty() || !name.iter().all(|&b| is_token(b)) {
+    if !is_token_text(name) {
         return Err(Fault::Malformed("a header's name is not a token, or is followed by a space"));
     }
-    if !value.iter().all(|&b| is_text(b)) {
+    // Without an early end, so that many octets are looked at in one step.
+    if !value.iter().fold(true, |text, &b| text & is_text(b)) {
         return Err(Fault::Malformed("a header's value has a control character"));
     }
     Ok((name, value.trim_ascii()))
 }
 
 /// A chunk's size (RFC 9112 §7.1). Extensions are held to their grammar, and mean nothing here.
-fn chunk_size(line: &[u8]) -> Result<u64, Fault> {
+pub(crate) fn chunk_size(line: &[u8]) -> Result<u64, Fault> {
     const WRONG: Fault = Fault::Malformed("a chunk's size is not a hexadecimal number");
     let (size, extension) = match line.iter().position(|&b| b == b';') {
         Some(at) => line.split_at(at),
@@ -383,11 +382,30 @@ fn after_quoted(mut rest: &[u8]) -> Option<&[u8]> {
 
 /// Which octets a value has (RFC 9110 §5.5).
 const fn is_text(byte: u8) -> bool {
-    byte == b'\t' || (byte >= b' ' && byte != 0x7f)
+    (byte == b'\t') | (byte >= b' ') & (byte != 0x7f)
+}
+
+/// Whether this is a token.
+fn is_token_text(text: &[u8]) -> bool {
+    !text.is_empty() && text.iter().fold(true, |token, &b| token & is_token(b))
 }
 
 /// Which octets a token has (RFC 9110 §5.6.2).
-const fn is_token(byte: u8) -> bool {
+#[must_use]
+pub fn is_token(byte: u8) -> bool {
+    static TOKEN: [bool; 256] = {
+        let mut table = [false; 256];
+        let mut byte = 0;
+        while byte < 128 {
+            table[byte as usize] = stands_in_token(byte);
+            byte += 1;
+        }
+        table
+    };
+    TOKEN.get(usize::from(byte)).copied().unwrap_or_default()
+}
+
+const fn stands_in_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric()
         || matches!(
             byte,

@@ -74,7 +74,7 @@ compression = true
 
   2.toml:2:1  listener.compression
     is not a key that is known here
-    help: remove it; known here: address, body_timeout, certificate, drain, handshake_timeout, head_timeout, hsts, idle_timeout, max_connections, max_head, max_headers, max_streams, private_key, threads
+    help: remove it; known here: address, body_timeout, certificate, certificate_check, certificates, client_ca, client_certificates, client_crl, danger_proxy_protocol_from_anybody, drain, handshake_timeout, head_timeout, hsts, idle_timeout, max_connection_age, max_connections, max_connections_per_address, max_head, max_headers, max_requests_per_connection, max_streams, ocsp, private_key, proxy_protocol, proxy_protocol_from, strict_sni, threads
 ",
     ),
     (
@@ -555,7 +555,7 @@ address = "0.0.0.0:9443"
     (
         "plain text through the open",
         r#"[pools.models]
-workers = ["http://127.0.0.1:9001", "http://8.8.8.8:80", "https://127.0.0.1", "127.0.0.1:9001", "http://127.0.0.1/predict", "unix:worker.sock"]
+workers = ["http://127.0.0.1:9001", "http://8.8.8.8:80", "httpx://127.0.0.1", "127.0.0.1:9001", "http://127.0.0.1/predict", "unix:worker.sock"]
 "#,
         r#"error: 5 mistakes in the configuration
 
@@ -564,7 +564,7 @@ workers = ["http://127.0.0.1:9001", "http://8.8.8.8:80", "https://127.0.0.1", "1
     help: use a private address, or say that you know with danger_plaintext_to_public_addresses = true
 
   2.toml:2:58  pools.models.workers.2
-    is "https://127.0.0.1", which asks for TLS, which this version does not speak to workers
+    is "httpx://127.0.0.1", which is not the URL of a worker
     help: write one such as "http://127.0.0.1:9001" or "unix:/run/worker.sock"
 
   2.toml:2:79  pools.models.workers.3
@@ -925,6 +925,276 @@ certificate = "server.key"
   2.toml:2:1  listener.certificate
     names a file without a certificate in PEM
     help: name the file that begins with -----BEGIN CERTIFICATE-----
+",
+    ),
+];
+
+#[test]
+fn a_listener_that_could_not_serve_is_refused() {
+    let ca = TestCa::shared();
+    let old = ca.issue(&["old.test"], |params| params.not_after = rcgen::date_time_ymd(2020, 1, 1));
+    let early = ca.issue(&["early.test"], |params| params.not_before = rcgen::date_time_ymd(2999, 1, 1));
+    let nameless = ca.issue(&["192.0.2.1"], |_| {});
+    let (shop, again) = (ca.issue(&["shop.test", "b.test"], |_| {}), ca.issue(&["a.test", "shop.test"], |_| {}));
+    let all = [("old", old), ("early", early), ("nameless", nameless), ("shop", shop), ("again", again)];
+    let with = |overlay: &str| {
+        let mut builder = world();
+        for (name, issued) in &all {
+            builder = builder.file(&format!("{name}.pem"), &issued.certificate);
+            builder = builder.file(&format!("{name}.key"), &issued.private_key);
+        }
+        builder.policy(overlay)
+    };
+    for (what, overlay, expected) in LISTENERS {
+        assert_mistakes(what, &with(overlay), expected);
+    }
+}
+
+const LISTENERS: &[Case] = &[
+    (
+        "proxies that nobody has named",
+        r"[listener]
+proxy_protocol = true
+",
+        r#"error: 1 mistake in the configuration
+
+  2.toml:1:2  listener.proxy_protocol_from
+    is missing
+    help: list the addresses of your proxies, such as ["10.0.0.0/24"]; nobody else can connect
+"#,
+    ),
+    (
+        "everybody is a balancer",
+        r#"[listener]
+proxy_protocol = true
+proxy_protocol_from = ["10.0.0.0/8", "0.0.0.0/0", "::/0", "ten"]
+"#,
+        r#"error: 3 mistakes in the configuration
+
+  2.toml:3:59  listener.proxy_protocol_from.3
+    is "ten", which is not a network
+    help: write a network such as "10.0.0.0/8" or one address
+
+  2.toml:3:38  listener.proxy_protocol_from.1
+    trusts more addresses than one network has, so that any client there could choose its own
+    help: list the addresses of your proxies, or say that you know with danger_proxy_protocol_from_anybody = true
+
+  2.toml:3:51  listener.proxy_protocol_from.2
+    trusts more addresses than one network has, so that any client there could choose its own
+    help: list the addresses of your proxies, or say that you know with danger_proxy_protocol_from_anybody = true
+"#,
+    ),
+    (
+        "proxies without the protocol",
+        r#"[listener]
+proxy_protocol_from = ["10.0.0.0/8"]
+"#,
+        r"error: 1 mistake in the configuration
+
+  2.toml:2:1  listener.proxy_protocol_from
+    has no meaning while proxy_protocol is off
+    help: write proxy_protocol = true
+",
+    ),
+    (
+        "anybody without the protocol",
+        r"[listener]
+danger_proxy_protocol_from_anybody = true
+",
+        r"error: 1 mistake in the configuration
+
+  2.toml:2:1  listener.danger_proxy_protocol_from_anybody
+    has no meaning while proxy_protocol is off
+    help: write proxy_protocol = true
+",
+    ),
+    (
+        "numbers",
+        r#"[listener]
+max_connections_per_address = 0
+max_requests_per_connection = 0
+max_connection_age = "0s"
+certificate_check = "soon"
+strict_sni = "yes"
+"#,
+        r#"error: 5 mistakes in the configuration
+
+  2.toml:6:1  listener.strict_sni
+    is a string, not true or false
+    help: write true or false
+
+  2.toml:4:1  listener.max_connection_age
+    is zero
+    help: write a duration with its unit, such as "500ms", "30s", "5m", "1h" or "31d"
+
+  2.toml:5:1  listener.certificate_check
+    is "soon", which is not a duration
+    help: write a duration with its unit, such as "500ms", "30s", "5m", "1h" or "31d"
+
+  2.toml:2:1  listener.max_connections_per_address
+    is 0
+    help: write a number from 1 to 1000000
+
+  2.toml:3:1  listener.max_requests_per_connection
+    is 0
+    help: write a number from 1 to 1000000000
+"#,
+    ),
+    (
+        "times of certificates",
+        r#"[listener.certificates.early]
+certificate = "early.pem"
+private_key = { file = "early.key" }
+[listener.certificates.old]
+certificate = "old.pem"
+private_key = { file = "old.key" }
+"#,
+        r"error: 2 mistakes in the configuration
+
+  2.toml:2:1  listener.certificates.early.certificate
+    is not valid before 2999-01-01T00:00:00Z, so every client would refuse it
+    help: use one that is valid now, and check this machine's clock
+
+  2.toml:5:1  listener.certificates.old.certificate
+    has expired on 2020-01-01T00:00:00Z, so every client would refuse it
+    help: renew it
+",
+    ),
+    (
+        "certificates that fit nothing",
+        r#"[listener.certificates.crossed]
+certificate = "shop.pem"
+private_key = { file = "again.key" }
+[listener.certificates.default]
+certificate = "shop.pem"
+private_key = { file = "shop.key" }
+[listener.certificates.nameless]
+certificate = "nameless.pem"
+private_key = { file = "nameless.key" }
+[listener.certificates.empty]
+key = "x"
+"#,
+        r#"error: 6 mistakes in the configuration
+
+  2.toml:2:1  listener.certificates.crossed.certificate
+    can't be used with this private key: keys may not be consistent: KeyMismatch
+    help: check that both belong together
+
+  2.toml:4:24  listener.certificates.default
+    has the name of the certificate that stands in [listener]
+    help: choose another name
+
+  2.toml:10:24  listener.certificates.empty.certificate
+    is missing
+    help: name a PEM file with the certificate and those between it and the root
+
+  2.toml:10:24  listener.certificates.empty.private_key
+    is missing
+    help: write { env = "NAME" } or { file = "path" }; a secret itself never stands here
+
+  2.toml:11:1  listener.certificates.empty.key
+    is not a key that is known here
+    help: remove it; known here: certificate, ocsp, private_key
+
+  2.toml:8:1  listener.certificates.nameless.certificate
+    is for no host (it has no DNS name among its alternative names), so it would never be shown
+    help: make one with the host's name
+"#,
+    ),
+    (
+        "two certificates for one host",
+        r#"[listener.certificates.again]
+certificate = "again.pem"
+private_key = { file = "again.key" }
+[listener.certificates.shop]
+certificate = "shop.pem"
+private_key = { file = "shop.key" }
+"#,
+        r#"error: 1 mistake in the configuration
+
+  2.toml:5:1  listener.certificates.shop.certificate
+    is for the host "shop.test", as the certificate "again" is, with the same kind of key
+    help: remove one, or use one with an ECDSA and one with an RSA key
+"#,
+    ),
+    (
+        "a response that is none",
+        r#"[listener]
+ocsp = "server.pem"
+"#,
+        r"error: 1 mistake in the configuration
+
+  2.toml:2:1  listener.ocsp
+    is not an OCSP response in DER
+    help: fetch the response for this certificate from its issuer
+",
+    ),
+    (
+        "clients that nobody vouches for",
+        r#"[listener]
+client_certificates = "required"
+"#,
+        r"error: 1 mistake in the configuration
+
+  2.toml:1:2  listener.client_ca
+    is missing
+    help: name a PEM file with the certificates of those who vouch for clients
+",
+    ),
+    (
+        "trust that is not asked for",
+        r#"[listener]
+client_ca = "server.pem"
+client_crl = "server.pem"
+"#,
+        r#"error: 2 mistakes in the configuration
+
+  2.toml:2:1  listener.client_ca
+    has no meaning while client_certificates is "off"
+    help: write client_certificates = "required" or "optional"
+
+  2.toml:3:1  listener.client_crl
+    has no meaning while client_certificates is "off"
+    help: write client_certificates = "required" or "optional"
+"#,
+    ),
+    (
+        "trust that is none",
+        r#"[listener]
+client_certificates = "optional"
+client_ca = "bad.json"
+"#,
+        r"error: 1 mistake in the configuration
+
+  2.toml:3:1  listener.client_ca
+    names a file without a certificate in PEM
+    help: name your CA's file
+",
+    ),
+    (
+        "a word that is none",
+        r#"[listener]
+client_certificates = "always"
+"#,
+        r#"error: 1 mistake in the configuration
+
+  2.toml:2:1  listener.client_certificates
+    is "always", which is not one of its choices
+    help: write "off", "optional" or "required"
+"#,
+    ),
+    (
+        "a list that is none",
+        r#"[listener]
+client_certificates = "optional"
+client_ca = "server.pem"
+client_crl = "server.pem"
+"#,
+        r"error: 1 mistake in the configuration
+
+  2.toml:4:1  listener.client_crl
+    names a file without a revocation list in PEM
+    help: name the file that begins with -----BEGIN X509 CRL-----
 ",
     ),
 ];

@@ -175,6 +175,23 @@ async fn who_is_no_proxy_can_not_choose_an_address() {
 }
 
 #[tokio::test]
+async fn whoever_connects_may_choose_an_address_only_where_that_is_called_dangerous() {
+    let worker = Recorder::start();
+    let anybody = "[listener]\nproxy_protocol = true\ndanger_proxy_protocol_from_anybody = true\n\
+                   max_connections_per_address = 2\n";
+    let gateway = Gateway::builder().worker(&worker).policy(anybody).start().await;
+    let mut wire = opened(tcp(&gateway).await, &speaking_for("203.0.113.9:1")).await.expect("a handshake");
+    wire.send(REQUEST).await;
+    assert_eq!(wire.answer().await.status, 200);
+    assert_eq!(worker.only().header("x-forwarded-for").as_deref(), Some("203.0.113.9"));
+    // Who names no client is counted as itself: nobody here is known to be a proxy.
+    let local = header(0x20, 0x00, &[]);
+    let held = (opened(tcp(&gateway).await, &local).await, opened(tcp(&gateway).await, &local).await);
+    assert!(held.0.is_ok() && held.1.is_ok());
+    assert!(opened(tcp(&gateway).await, &local).await.is_err());
+}
+
+#[tokio::test]
 async fn a_header_where_none_is_asked_for_is_no_tls() {
     let worker = Recorder::start();
     let gateway = Gateway::before(&worker).await;
@@ -211,6 +228,11 @@ async fn an_address_has_so_many_connections_and_others_have_theirs() {
     let events = gateway.log().matching(|line| line["event"] == "connection-refused");
     assert_eq!(events[0]["reason"], "address-full", "{events:?}");
     assert!(events.len() < 10, "a flood of connections is no flood of lines: {events:?}");
+    // What was refused holds nothing.
+    eventually("the refused to be gone", async || {
+        (number(&gateway, "modelgate_connections").await.as_deref() == Some("4")).then_some(())
+    })
+    .await;
     // Another address is served meanwhile.
     let mut other = opened(tcp_from(&gateway, "127.0.0.2").await, b"").await.expect("a handshake");
     other.send(REQUEST).await;

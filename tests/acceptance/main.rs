@@ -10,6 +10,7 @@ mod conformance;
 mod cors;
 mod counter_model;
 mod forward;
+mod http2;
 mod issuer_keys;
 mod jwt;
 mod listener;

@@ -10,8 +10,13 @@
 //! | `«x×20000»` | the same text so many times |
 //! | `«get»`, `«post»`, … | what [`ABBREVIATIONS`] says |
 //! | `«pause»` | what follows goes into a piece of its own |
-//! | `«await»` | stop until an answer's head, interim or not, has come |
-//! | `«end»` | nothing more comes: half-close, and no next request |
+//! | `«await»` | a client stops until an answer's head, interim or not, has come |
+//! | `«end»` | nothing more comes from the client: half-close, and no next request |
+//! | `«early»` | a worker answers before it has read the request's body |
+//! | `«later»` | a worker stops until the client has its answer |
+//! | `«drip»` | a worker sends what follows again and again, a little apart |
+//! | `«stall»` | a worker does nothing more |
+//! | `«close»` | a worker closes the connection |
 //! | `⏭` | between two messages, where a cell holds several |
 //!
 //! Everything else is itself, and ASCII.
@@ -27,15 +32,16 @@ pub const ABBREVIATIONS: &[(&str, &str)] = &[
     ("ok", "HTTP/1.1 200 OK⏎Content-Type: text/plain⏎"),
 ];
 
+/// What a connection does beside sending.
+const WORDS: [&str; 8] = ["pause", "await", "end", "early", "later", "drip", "stall", "close"];
+
 /// What a connection does, one after the other.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
     /// Sends octets, in one go.
     Send(Vec<u8>),
-    /// Waits for an answer's head.
-    Await,
-    /// Half-closes.
-    End,
+    /// Does what the word says.
+    Do(&'static str),
 }
 
 /// The steps of a cell, for the case with that mark.
@@ -57,16 +63,12 @@ pub fn steps(cell: &str, mark: &str) -> Vec<Step> {
             '«' => {
                 let (word, after) = rest.split_once('»').unwrap_or_else(|| panic!("« without » in {cell:?}"));
                 rest = after;
-                match word {
-                    "pause" | "await" | "end" => {
+                match WORDS.iter().find(|known| **known == word) {
+                    Some(word) => {
                         steps.push(Step::Send(std::mem::take(&mut octets)));
-                        match word {
-                            "await" => steps.push(Step::Await),
-                            "end" => steps.push(Step::End),
-                            _ => {}
-                        }
+                        steps.push(Step::Do(word));
                     }
-                    _ => octets.extend(expand(word, mark)),
+                    None => octets.extend(expand(word, mark)),
                 }
             }
             c if c.is_ascii_graphic() || c == ' ' => octets.push(u8::try_from(c).expect("ASCII")),
@@ -139,12 +141,10 @@ mod tests {
     fn cells_become_octets_and_come_back() {
         assert_eq!(octets("GET /№␠␀␡⏎", "c001"), b"GET /c001 \0\x7f\r\n");
         assert_eq!(octets("«C3 A9»«ab×3»", ""), b"\xc3\xa9ababab");
-        assert_eq!(steps("a«await»b«end»", ""), [
-            Step::Send(b"a".to_vec()),
-            Step::Await,
-            Step::Send(b"b".to_vec()),
-            Step::End
-        ]);
+        assert_eq!(
+            steps("a«await»b«end»", ""),
+            [Step::Send(b"a".to_vec()), Step::Do("await"), Step::Send(b"b".to_vec()), Step::Do("end")]
+        );
         assert_eq!(written(b"/c001\r\n\0\xff", "c001"), "/№⏎␀«FF»");
     }
 }

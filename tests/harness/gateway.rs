@@ -252,6 +252,12 @@ impl Gateway {
         self.process.log()
     }
 
+    /// Memory that it holds now, in KiB.
+    #[must_use]
+    pub fn resident(&self) -> usize {
+        self.process.resident()
+    }
+
     /// Sends it a signal by name.
     pub fn signal(&self, name: &str) {
         self.process.signal(name);

@@ -11,6 +11,8 @@
 //! | [`redis`] | [`Redis`]: the real server, to be stopped and killed |
 //! | [`client`] | [`Client`]: HTTP/1.1 and HTTP/2 over TLS, and raw octets |
 //! | [`wire`] | one connection octet by octet: requests in parts, answers one at a time |
+//! | [`frames`] | HTTP/2 frame by frame: what no library sends, and what really comes back |
+//! | [`floods`] | ways to make an HTTP/2 server work for nothing |
 //! | [`browser`] | a real Chromium, and pages for it |
 //! | [`keys`] | [`KeyServer`]: where an issuer publishes its keys |
 //! | [`conformance`] | tables of messages that lie, and what must come of each |
@@ -32,6 +34,8 @@ pub mod ca;
 pub mod client;
 #[path = "../conformance/mod.rs"]
 pub mod conformance;
+pub mod floods;
+pub mod frames;
 pub mod gateway;
 pub mod identity;
 pub mod keys;

@@ -4,6 +4,7 @@ use std::io::{self, Read as _, Write as _};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use serde_json::Value;
 use tokio::net::TcpSocket;
@@ -12,12 +13,16 @@ use tokio::sync::watch;
 use crate::PATIENCE;
 use crate::gateway::Upstream;
 
+/// How far apart drops are.
+const DRIP: Duration = Duration::from_millis(5);
+
 /// What a reply does, one after the other. Afterwards the connection takes its next request.
 #[derive(Clone, Debug)]
 enum Step {
     ReadBody,
     Write(Vec<u8>),
     Wait(Gate),
+    Drip(Vec<u8>),
     Stall,
     Close,
 }
@@ -80,6 +85,13 @@ impl Reply {
     #[must_use]
     pub fn wait(mut self, gate: &Gate) -> Self {
         self.steps.push(Step::Wait(gate.clone()));
+        self
+    }
+
+    /// Then sends these octets again and again, a little apart, until the other side closes.
+    #[must_use]
+    pub fn drip(mut self, octets: impl Into<Vec<u8>>) -> Self {
+        self.steps.push(Step::Drip(octets.into()));
         self
     }
 
@@ -281,6 +293,13 @@ impl Recorder {
         self.wait_for("so many connections to be closed", |state| state.hung_up >= count).await;
     }
 
+    /// Waits until so many connections are at their end, whoever closed them; `false` if that does not come.
+    pub async fn ends(&self, count: usize) -> bool {
+        let mut receiver = self.state.subscribe();
+        let reached = receiver.wait_for(|state| state.hung_up + state.closed >= count);
+        tokio::time::timeout(PATIENCE, reached).await.is_ok()
+    }
+
     /// Waits until it has closed so many connections by itself ([`Reply::close`]).
     pub async fn wait_for_closes(&self, count: usize) {
         self.wait_for("so many closes", |state| state.closed >= count).await;
@@ -394,6 +413,10 @@ fn serve(line: &mut Line, connection: usize, state: &watch::Sender<State>, scrip
                 })?,
                 Step::Write(octets) => line.stream.write_all(&octets)?,
                 Step::Wait(gate) => gate.pass(),
+                Step::Drip(octets) => loop {
+                    line.stream.write_all(&octets)?;
+                    std::thread::sleep(DRIP);
+                },
                 Step::Stall => {
                     while line.more()? {}
                     return Ok(Ended::HungUp);

@@ -96,6 +96,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     /// Why none comes.
     pub async fn try_answer(&mut self) -> Result<Answer, String> {
         let mut answer = self.head().await?;
+        self.body(&mut answer).await?;
+        Ok(answer)
+    }
+
+    /// The body of an answer whose head was read.
+    ///
+    /// # Errors
+    /// Why it does not come whole.
+    pub async fn body(&mut self, answer: &mut Answer) -> Result<(), String> {
         let mut body = Vec::new();
         if answer.header("transfer-encoding").is_empty() {
             let length = answer.header("content-length");
@@ -114,7 +123,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             }
         }
         answer.body = Bytes::from(body);
-        Ok(answer)
+        Ok(())
     }
 
     /// Everything that still comes, until the other side closes, properly or not.

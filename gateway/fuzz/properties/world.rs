@@ -3,7 +3,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -11,7 +10,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use gateway::activity::{Activity, Peer, Watched};
+use gateway::activity::{Activity, Peer, Reader, Watched};
 use gateway::edge::counter::{Counter, SharedStore, StoreSettings};
 use gateway::edge::keys::KeyRing;
 use gateway::edge::log::{BatchLog, Format, LogWriter};
@@ -20,8 +19,9 @@ use gateway::edge::upstream::{Pool, PoolSettings};
 use gateway::exchange::{Core, PasswordRoom, Snapshot};
 use gateway::journey;
 use gateway::policy::Policy;
+use gateway::policy::authenticate::seen::SeenTokens;
 use gateway::problem::{HeadFault, Reason};
-use gateway::types::RequestIds;
+use gateway::types::{ClientAddress, RequestIds};
 use gateway::wire::{Bounds as WireBounds, Wire};
 use http_body_util::BodyExt as _;
 use hyper::server::conn::http1;
@@ -125,6 +125,7 @@ impl World {
             log: BatchLog::new(log),
             metrics: Arc::new(Metrics::new(routes, Reason::SLUGS, 1)),
             thread: 0,
+            seen_tokens: SeenTokens::default(),
             ids: RequestIds::new([0; 16]),
             passwords: Arc::new(PasswordRoom::new(1)),
             stopping,
@@ -156,7 +157,7 @@ impl World {
 
     /// As the server's `http1` does it.
     async fn connection(&self, stream: &[u8], cuts: &[u8]) -> Vec<u8> {
-        let peer: IpAddr = CLIENT.parse().expect("an address");
+        let peer = ClientAddress::new(CLIENT.parse().expect("an address"));
         let client = Client {
             stream: stream.to_vec(),
             at: 0,
@@ -172,13 +173,15 @@ impl World {
             .timer(TokioTimer::new())
             .header_read_timeout(None)
             .serve_connection(
-                TokioIo::new(Watched::new(client, Rc::clone(&activity), Some(Wire::new(HEADS)))),
-                service_fn(|request| journey::serve(Rc::clone(&self.core), peer, activity.begin(), request)),
+                TokioIo::new(Watched::new(client, Rc::clone(&activity), Reader::Wire(Wire::new(HEADS)))),
+                service_fn(|request| {
+                    journey::serve(Rc::clone(&self.core), peer.clone(), activity.begin(), false, request)
+                }),
             );
         let _ = Pin::new(&mut connection).await;
         let (mut client, fault) = connection.into_parts().io.into_inner().into_inner();
         if let Some(fault) = fault {
-            let answer = journey::refuse(Rc::clone(&self.core), peer, activity.begin(), HeadFault::Wire(fault));
+            let answer = journey::refuse(Rc::clone(&self.core), peer.clone(), activity.begin(), HeadFault::Wire(fault));
             let (head, body) = answer.into_parts();
             let body = body.collect().await.expect("an answer of our own").to_bytes();
             let mut text = format!("HTTP/1.1 {}\r\n", head.status).into_bytes();

@@ -21,6 +21,7 @@ use gateway::edge::metrics::Metrics;
 use gateway::edge::tls::Tls;
 use gateway::edge::upstream::Pool;
 use gateway::exchange::{Core, PasswordRoom, Snapshot};
+use gateway::policy::authenticate::seen::SeenTokens;
 use gateway::problem::Reason;
 use gateway::server::{self, Serving};
 use gateway::types::RequestIds;
@@ -105,6 +106,7 @@ impl Gateway {
                     log: BatchLog::new(log.clone()),
                     metrics: Arc::clone(&metrics),
                     thread,
+                    seen_tokens: SeenTokens::default(),
                     ids: RequestIds::new(seed),
                     passwords: Arc::clone(&passwords),
                     stopping: stopping.clone(),
@@ -185,10 +187,14 @@ impl Gateway {
 async fn renew(tls: Arc<Tls>, every: Duration, mut hangup: Option<Signal>, log: Log) {
     let mut asked = false;
     loop {
-        let (tls, log_of_check) = (Arc::clone(&tls), log.clone());
-        let check = move || tls.reload(&Disk, SystemTime::now(), &mut |name, fields| log_of_check.event(name, fields));
+        let tls = Arc::clone(&tls);
         // A disk that does not answer must not hold what else runs here.
-        let changed = tokio::task::spawn_blocking(check).await.unwrap_or_default();
+        let check = tokio::task::spawn_blocking(move || tls.reload(&Disk, SystemTime::now()));
+        let (changed, events) = check.await.unwrap_or_default();
+        for event in events {
+            let fields: Vec<_> = event.fields.iter().map(|(key, value)| (*key, value.as_str())).collect();
+            log.event(event.name, &fields);
+        }
         if asked {
             log.event("reloaded", &[("signal", "SIGHUP"), ("changed", &changed.to_string())]);
         }

@@ -15,7 +15,6 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
 use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 use tokio::sync::Notify;
 
 use crate::settings::{Named, Section};
@@ -145,11 +144,20 @@ impl Log {
 
     /// Records a change of state: `name` is a fixed word, `fields` are what it is about.
     pub fn event(&self, name: &str, fields: &[(&str, &str)]) {
+        self.note("event", name, fields);
+    }
+
+    /// The same for what somebody outside does to us and no request says.
+    pub fn security(&self, name: &str, fields: &[(&str, &str)]) {
+        self.note("security", name, fields);
+    }
+
+    fn note(&self, kind: &str, name: &str, fields: &[(&str, &str)]) {
         let mut line = Line::new(self.format);
         let now = SystemTime::now();
         match self.format {
             Format::Json => {
-                line.begin("event", now);
+                line.begin(kind, now);
                 line.text("event", name);
                 for (key, value) in fields {
                     line.text(key, value);
@@ -176,7 +184,7 @@ pub struct BatchLog(Rc<Batch>);
 #[derive(Debug)]
 struct Batch {
     log: Log,
-    text: RefCell<String>,
+    lines: RefCell<Line>,
     records: Cell<u64>,
     begun: Notify,
 }
@@ -185,22 +193,21 @@ impl BatchLog {
     /// A batch of one thread.
     #[must_use]
     pub fn new(log: Log) -> Self {
-        Self(Rc::new(Batch { log, text: RefCell::default(), records: Cell::default(), begun: Notify::new() }))
+        let lines = RefCell::new(Line::new(log.format));
+        Self(Rc::new(Batch { log, lines, records: Cell::default(), begun: Notify::new() }))
     }
 
     /// Adds a request's records.
     pub fn request(&self, record: &Record<'_>) {
         let batch = &*self.0;
-        let mut text = batch.text.borrow_mut();
-        if text.is_empty() {
+        let mut lines = batch.lines.borrow_mut();
+        if lines.out.is_empty() {
             batch.begun.notify_one();
         }
-        let mut line = Line { format: batch.log.format, out: std::mem::take(&mut text) };
-        record.write(&mut line);
-        *text = line.out;
+        record.write(&mut lines);
         batch.records.set(batch.records.get() + 1);
-        if text.len() >= FULL_BATCH {
-            drop(text);
+        if lines.out.len() >= FULL_BATCH {
+            drop(lines);
             batch.flush();
         }
     }
@@ -223,8 +230,9 @@ impl BatchLog {
 
 impl Batch {
     fn flush(&self) {
-        let text = self.text.take();
-        if !text.is_empty() {
+        let mut lines = self.lines.borrow_mut();
+        if !lines.out.is_empty() {
+            let text = std::mem::replace(&mut lines.out, String::with_capacity(FULL_BATCH + (2 << 10)));
             self.log.send(text.into_bytes(), self.records.take());
         }
     }
@@ -364,20 +372,37 @@ impl std::fmt::Display for Escaped<'_> {
     }
 }
 
-/// One line as it grows.
+/// Lines as they grow.
+#[derive(Debug)]
 struct Line {
     format: Format,
     out: String,
+    /// The last second that was written, and its text (RFC 3339 §5.6) up to the fraction.
+    second: u64,
+    second_text: String,
 }
 
 impl Line {
     fn new(format: Format) -> Self {
-        Self { format, out: String::new() }
+        Self { format, out: String::new(), second: u64::MAX, second_text: String::new() }
     }
 
     fn begin(&mut self, kind: &str, at: SystemTime) {
-        let at = OffsetDateTime::from(at).format(&Rfc3339).unwrap_or_default();
-        let _ = write!(self.out, "{{\"time\":\"{at}\",\"log\":\"{kind}\"");
+        let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        if self.second != since.as_secs() {
+            self.second = since.as_secs();
+            let at = OffsetDateTime::from(at);
+            let (date, (hour, minute, second)) = (at.date(), at.time().as_hms());
+            self.second_text = format!("{date}T{hour:02}:{minute:02}:{second:02}.");
+        }
+        self.out.push_str("{\"time\":\"");
+        self.out.push_str(&self.second_text);
+        // A digit in front keeps the zeros behind it; it is left out.
+        let mut digits = itoa::Buffer::new();
+        self.out.push_str(digits.format(1_000_000 + since.subsec_micros()).get(1..).unwrap_or("0"));
+        self.out.push_str("Z\",\"log\":\"");
+        self.out.push_str(kind);
+        self.out.push('"');
     }
 
     fn key(&mut self, key: &str) {
@@ -389,7 +414,13 @@ impl Line {
     fn text(&mut self, key: &str, value: &str) {
         self.key(key);
         // Encoding is what keeps a client from writing lines of its own (ASVS 16.4.1).
-        self.out.push_str(&serde_json::to_string(value).unwrap_or_default());
+        if value.bytes().all(|b| b >= b' ' && b != b'"' && b != b'\\') {
+            self.out.push('"');
+            self.out.push_str(value);
+            self.out.push('"');
+        } else {
+            self.out.push_str(&serde_json::to_string(value).unwrap_or_default());
+        }
     }
 
     fn optional(&mut self, key: &str, value: Option<&str>) {

@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::frames::Flood;
 use crate::types::Name;
 
 /// Upper bounds of the duration histogram, in microseconds.
@@ -26,6 +27,8 @@ struct Shard {
     refused: Vec<AtomicU64>,
     full: AtomicU64,
     upstream_connects: AtomicU64,
+    /// By [`Flood`].
+    floods: [AtomicU64; Flood::NAMES.len()],
 }
 
 /// All threads' numbers and what they are called.
@@ -95,6 +98,16 @@ impl Metrics {
         for (index, reason) in self.reasons.iter().enumerate() {
             let count = self.sum(|shard| shard.reasons.get(index));
             let _ = writeln!(out, "modelgate_refusals_total{{reason=\"{reason}\"}} {count}");
+        }
+        head(
+            &mut out,
+            "modelgate_http2_floods_total",
+            "counter",
+            "HTTP/2 connections that were ended for a flood, by kind.",
+        );
+        for (index, kind) in Flood::NAMES.iter().enumerate() {
+            let count = self.sum(|shard| shard.floods.get(index));
+            let _ = writeln!(out, "modelgate_http2_floods_total{{kind=\"{kind}\"}} {count}");
         }
         head(
             &mut out,
@@ -219,6 +232,11 @@ impl Tally<'_> {
     /// Counts a handshake that failed.
     pub fn handshake_failed(&self) {
         add(self.shard.map(|shard| &shard.handshakes_failed), 1);
+    }
+
+    /// Counts an HTTP/2 connection that was ended for a flood.
+    pub fn flooded(&self, flood: Flood) {
+        add(self.shard.and_then(|shard| shard.floods.get(flood as usize)), 1);
     }
 
     /// Counts a connection to a worker.

@@ -4,5 +4,6 @@ pub mod counter;
 pub mod keys;
 pub mod log;
 pub mod metrics;
+pub mod socket;
 pub mod tls;
 pub mod upstream;

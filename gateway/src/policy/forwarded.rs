@@ -5,12 +5,12 @@
 
 use std::net::IpAddr;
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 
 use crate::settings::Section;
 use crate::types::Network;
 
-const X_FORWARDED_FOR: &str = "x-forwarded-for";
+static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 /// Peers whose `X-Forwarded-For` is believed.
 #[derive(Debug, Default)]
@@ -50,7 +50,7 @@ impl TrustedProxies {
         if self.0.is_empty() {
             return client;
         }
-        let lines: Vec<&str> = headers.get_all(X_FORWARDED_FOR).iter().map(|v| v.to_str().unwrap_or("?")).collect();
+        let lines: Vec<&str> = headers.get_all(&X_FORWARDED_FOR).iter().map(|v| v.to_str().unwrap_or("?")).collect();
         for hop in lines.iter().rev().flat_map(|line| line.rsplit(',')) {
             if !self.trusts(client) {
                 break;

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
+use std::rc::Rc;
 
 /// The part of an address that one party controls: a whole IPv4 address, or an IPv6 /64, because a
 /// single subscriber holds at least that and could otherwise take a fresh address per request.
@@ -25,6 +26,24 @@ impl fmt::Display for AddressBucket {
             IpAddr::V4(v4) => v4.fmt(f),
             IpAddr::V6(v6) => write!(f, "{v6}/64"),
         }
+    }
+}
+
+/// A client's address and its text, which is made once.
+#[derive(Clone, Debug)]
+pub struct ClientAddress {
+    /// The address; one of IPv4 that is written as IPv6 is the former.
+    pub ip: IpAddr,
+    /// Its text.
+    pub text: Rc<str>,
+}
+
+impl ClientAddress {
+    /// Writes the text.
+    #[must_use]
+    pub fn new(ip: IpAddr) -> Self {
+        let ip = ip.to_canonical();
+        Self { ip, text: ip.to_string().into() }
     }
 }
 

@@ -38,6 +38,12 @@ impl Sha256 {
         Some(Self(out))
     }
 
+    /// The bytes.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
     /// The first four bytes, for a check part that tells a typo from a guess.
     #[must_use]
     pub fn prefix(&self) -> [u8; 4] {

@@ -9,7 +9,7 @@ mod request_id;
 mod secret;
 mod time;
 
-pub use address::{AddressBucket, Network};
+pub use address::{AddressBucket, ClientAddress, Network};
 pub use digest::Sha256;
 pub use principal::{Principal, Role, RoleSet, Scheme};
 pub use request_id::{RequestId, RequestIds};

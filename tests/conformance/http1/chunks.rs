@@ -7,6 +7,8 @@ const HELLO: super::Then = Forwarded("POST /№ HTTP/1.1⏎transfer-encoding: ch
 /// The same fault where a body is read whole: the worker is never asked.
 const UNREAD: super::Then = Refused(400, "body-framing");
 
+// One row a line.
+#[rustfmt::skip]
 pub(super) const CASES: &[Case] = &[
     // Good ones: sizes, extensions and trailers stay between neighbours.
     case("a size in lower case", "«chunked»a⏎0123456789⏎0⏎⏎", Forwarded("POST /№ HTTP/1.1⏎transfer-encoding: chunked⏎⏎A⏎0123456789⏎0⏎⏎")),

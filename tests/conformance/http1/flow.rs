@@ -6,6 +6,8 @@ use super::{Case, MALFORMED, case};
 const GET: super::Then = Forwarded("GET /№ HTTP/1.1");
 const HELLO: super::Then = Forwarded("POST /№ HTTP/1.1⏎content-length: 5⏎⏎hello");
 
+// One row a line.
+#[rustfmt::skip]
 pub(super) const CASES: &[Case] = &[
     // One behind the other.
     case("three in one go", "«get»⏎POST /№/b HTTP/1.1⏎Host: a.test⏎Content-Type: text/plain⏎Content-Length: 5⏎⏎hello«get»⏎", Forwarded("GET /№ HTTP/1.1⏭POST /№/b HTTP/1.1⏎content-length: 5⏎⏎hello⏭GET /№ HTTP/1.1")),

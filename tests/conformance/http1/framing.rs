@@ -7,6 +7,8 @@ const HELLO: super::Then = Forwarded("POST /№ HTTP/1.1⏎content-length: 5⏎�
 const CHUNKED: super::Then = Forwarded("POST /№ HTTP/1.1⏎transfer-encoding: chunked⏎⏎5⏎hello⏎0⏎⏎");
 const UNKNOWN: super::Then = Refused(501, "framing-unsupported");
 
+// One row a line.
+#[rustfmt::skip]
 pub(super) const CASES: &[Case] = &[
     // One length.
     case("a length", "«post»Content-Length: 5⏎⏎hello", HELLO),

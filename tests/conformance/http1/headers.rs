@@ -5,6 +5,8 @@ use super::{Case, MALFORMED, case, trusted};
 
 const GET: super::Then = Forwarded("GET /№ HTTP/1.1");
 
+// One row a line.
+#[rustfmt::skip]
 pub(super) const CASES: &[Case] = &[
     // What stays between neighbours.
     case("fields of its own", "«get»Accept: */*⏎User-Agent: a⏎Traceparent: 00-1⏎⏎", Forwarded("GET /№ HTTP/1.1⏎accept: */*⏎traceparent: 00-1⏎user-agent: a")),

@@ -6,6 +6,8 @@ use super::{Case, MALFORMED, case};
 const GET: super::Then = Forwarded("GET /№ HTTP/1.1");
 const LARGE: super::Then = Refused(431, "head-too-large");
 
+// One row a line.
+#[rustfmt::skip]
 pub(super) const CASES: &[Case] = &[
     // The request line.
     case("a plain request", "«get»⏎", GET),

@@ -114,13 +114,17 @@ pub async fn observe(
 ) -> (Vec<(&'static Case, Observed)>, Vec<String>) {
     let config = Arc::new(tls_config(&["http/1.1"], &[]));
     let room = Arc::new(Semaphore::new(AT_ONCE));
-    let conversations: Vec<_> = cases.iter().enumerate().map(|(number, case)| {
-        let (config, room, case) = (Arc::clone(&config), Arc::clone(&room), **case);
-        tokio::spawn(async move {
-            let _place = room.acquire().await;
-            converse(proxy, config, &case, &mark(number)).await
+    let conversations: Vec<_> = cases
+        .iter()
+        .enumerate()
+        .map(|(number, case)| {
+            let (config, room, case) = (Arc::clone(&config), Arc::clone(&room), **case);
+            tokio::spawn(async move {
+                let _place = room.acquire().await;
+                converse(proxy, config, &case, &mark(number)).await
+            })
         })
-    }).collect();
+        .collect();
     let mut observed = Vec::new();
     for (case, conversation) in cases.iter().zip(conversations) {
         observed.push((*case, conversation.await.expect("a conversation ends")));
@@ -178,7 +182,7 @@ async fn converse(proxy: Proxy, config: Arc<ClientConfig>, case: &Case, mark: &s
         Err(error) => return Observed { garbage: format!("no connection: {error}"), ..Observed::default() },
     };
     let mut steps = notation::steps(case.sent, mark);
-    if !steps.contains(&Step::End) {
+    if !steps.contains(&Step::Do("end")) {
         let next = notation::octets(NEXT, mark);
         match steps.last_mut() {
             Some(Step::Send(octets)) => octets.extend_from_slice(&next),
@@ -194,15 +198,16 @@ async fn converse(proxy: Proxy, config: Arc<ClientConfig>, case: &Case, mark: &s
                 let _ = stream.write_all(&octets).await;
                 let _ = stream.flush().await;
             }
-            Step::Await => {
+            Step::Do("await") => {
                 let before = got.len();
                 while !closed && !got[before..].windows(4).any(|window| window == b"\r\n\r\n") {
                     closed = read(&mut stream, &mut got, proxy.patience).await != Some(true);
                 }
             }
-            Step::End => {
+            Step::Do("end") => {
                 let _ = stream.shutdown().await;
             }
+            Step::Do(_) => {}
         }
     }
     let ended = loop {
@@ -216,7 +221,8 @@ async fn converse(proxy: Proxy, config: Arc<ClientConfig>, case: &Case, mark: &s
     let head_only = case.sent.starts_with("HEAD ");
     let mut rest = &got[..];
     while !rest.is_empty() {
-        let Some((said, after)) = answer(rest, head_only && observed.answers.iter().all(|said| said.status < 200)) else {
+        let Some((said, after)) = answer(rest, head_only && observed.answers.iter().all(|said| said.status < 200))
+        else {
             observed.garbage = notation::written(rest, mark);
             break;
         };
@@ -279,7 +285,8 @@ fn message(seen: &Seen, mark: &str, ours: &[(&str, &str)]) -> String {
     let mut missing = String::new();
     for (name, value) in ours {
         let is_ours = |line: &&str| {
-            line.split_once(": ").is_some_and(|(field, found)| field.eq_ignore_ascii_case(name) && (value.is_empty() || found == *value))
+            line.split_once(": ")
+                .is_some_and(|(field, found)| field.eq_ignore_ascii_case(name) && (value.is_empty() || found == *value))
         };
         match lines.iter().position(|line| is_ours(line)) {
             Some(at) => {

@@ -3,6 +3,8 @@
 use super::Then::Forwarded;
 use super::{AMBIGUOUS, Case, MALFORMED, case};
 
+// One row a line.
+#[rustfmt::skip]
 pub(super) const CASES: &[Case] = &[
     // Absolute form.
     case("an absolute target", "GET https://a.test/№ HTTP/1.1⏎Host: a.test⏎⏎", Forwarded("GET /№ HTTP/1.1")),

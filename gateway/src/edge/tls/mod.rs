@@ -24,6 +24,7 @@ use crate::settings::Section;
 use crate::types::{Name, Secret};
 use certificate::{Certificate, Material};
 use client::{ClientCertificates, Trust};
+pub use reload::Event;
 use resolver::Resolver;
 
 /// The one provider of cryptography.
@@ -37,8 +38,14 @@ const DEFAULT: &str = "default";
 
 /// What TLS is spoken with.
 pub struct Tls {
-    current: ArcSwap<ServerConfig>,
+    current: ArcSwap<Current>,
     held: Mutex<Held>,
+}
+
+/// What holds for the next connection. Read without waiting for whoever looks at files.
+struct Current {
+    config: Arc<ServerConfig>,
+    expiries: Vec<(Name, i64)>,
 }
 
 impl std::fmt::Debug for Tls {
@@ -151,18 +158,24 @@ impl Tls {
         let certificates = [default].into_iter().chain(others.into_iter().map(|(_, held)| held)).collect();
         let made = tickets().and_then(|tickets| {
             let held = Held { certificates, clients, strict_sni, tickets };
-            held.config().map(|config| (held, config))
+            held.current().map(|current| (held, current))
         });
         let remedy = "see whether this machine's random numbers work";
-        let (held, config) =
+        let (held, current) =
             made.map_err(|error| section.mistake_here(format!("gives no TLS: {error}"), remedy)).ok()?;
-        Some(Arc::new(Self { current: ArcSwap::from_pointee(config), held: Mutex::new(held) }))
+        Some(Arc::new(Self { current: ArcSwap::from_pointee(current), held: Mutex::new(held) }))
     }
 
     /// What accepts a connection now.
     #[must_use]
     pub fn acceptor(&self) -> TlsAcceptor {
-        TlsAcceptor::from(self.current.load_full())
+        TlsAcceptor::from(Arc::clone(&self.current.load().config))
+    }
+
+    /// When each certificate expires, in seconds since 1970.
+    #[must_use]
+    pub fn expiries(&self) -> Vec<(Name, i64)> {
+        self.current.load().expiries.clone()
     }
 }
 
@@ -236,6 +249,11 @@ impl Wrong {
 }
 
 impl Held {
+    fn current(&self) -> Result<Current, rustls::Error> {
+        let expiries = self.certificates.iter().map(|held| (Name::clone(&held.name), held.certificate.expires));
+        Ok(Current { config: Arc::new(self.config()?), expiries: expiries.collect() })
+    }
+
     fn config(&self) -> Result<ServerConfig, rustls::Error> {
         let builder = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?;

@@ -10,10 +10,17 @@ use super::certificate::{Certificate, date};
 use super::client::Trust;
 use super::{HeldCertificate, HeldTrust, Material, Part, Secret, Tls, Wrong, seconds, tickets};
 use crate::settings::Files;
-use crate::types::Name;
 
-/// What is to be told once it is true: fixed names, and what each is about.
-type Events = Vec<(&'static str, Vec<(&'static str, String)>)>;
+/// What is to be told of one change.
+#[derive(Clone, Debug)]
+pub struct Event {
+    /// A fixed name.
+    pub name: &'static str,
+    /// What it is about.
+    pub fields: Vec<(&'static str, String)>,
+}
+
+type Events = Vec<Event>;
 
 /// What looking at files has led to.
 enum Outcome {
@@ -22,10 +29,11 @@ enum Outcome {
 }
 
 impl Tls {
-    /// Looks at all files again and takes what is new and good. Returns how many things have changed.
+    /// Looks at all files again and takes what is new and good. Returns how many things have changed, and what
+    /// is to be told, all of which is true by then.
     ///
     /// Reads files, so it may wait for a disk.
-    pub fn reload(&self, files: &dyn Files, now: SystemTime, tell: &mut dyn FnMut(&str, &[(&str, &str)])) -> usize {
+    pub fn reload(&self, files: &dyn Files, now: SystemTime) -> (usize, Vec<Event>) {
         let now = seconds(now);
         let mut events = Events::new();
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
@@ -41,27 +49,20 @@ impl Tls {
             // Who was let in by the old rules must not come back by a ticket.
             match tickets() {
                 Ok(tickets) => held.tickets = tickets,
-                Err(error) => events.push(("certificate-kept", vec![("cause", error.to_string())])),
+                Err(error) => {
+                    events.push(Event { name: "certificate-kept", fields: vec![("cause", error.to_string())] });
+                }
             }
         }
         if changed > 0 {
-            match held.config() {
-                Ok(config) => self.current.store(config.into()),
-                Err(error) => events.push(("certificate-kept", vec![("cause", error.to_string())])),
+            match held.current() {
+                Ok(current) => self.current.store(current.into()),
+                Err(error) => {
+                    events.push(Event { name: "certificate-kept", fields: vec![("cause", error.to_string())] });
+                }
             }
         }
-        for (name, fields) in events {
-            let fields: Vec<_> = fields.iter().map(|(key, value)| (*key, value.as_str())).collect();
-            tell(name, &fields);
-        }
-        changed
-    }
-
-    /// When each certificate expires, in seconds since 1970.
-    #[must_use]
-    pub fn expiries(&self) -> Vec<(Name, i64)> {
-        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        held.certificates.iter().map(|held| (Name::clone(&held.name), held.certificate.expires)).collect()
+        (changed, events)
     }
 }
 
@@ -77,7 +78,10 @@ impl HeldCertificate {
                 let expires = date(self.certificate.expires);
                 let hosts = self.certificate.hosts.join(" ");
                 let name = self.name.to_string();
-                events.push(("certificate-loaded", vec![("name", name), ("hosts", hosts), ("expires", expires)]));
+                events.push(Event {
+                    name: "certificate-loaded",
+                    fields: vec![("name", name), ("hosts", hosts), ("expires", expires)],
+                });
                 Outcome::New
             }
             Err(wrong) => {
@@ -93,7 +97,10 @@ impl HeldCertificate {
         };
         if let Some(cause) = self.certificate.unstapled.take() {
             let (name, file) = (self.name.to_string(), self.files.ocsp.clone().unwrap_or_default());
-            events.push(("certificate-unstapled", vec![("name", name), ("file", file), ("cause", cause)]));
+            events.push(Event {
+                name: "certificate-unstapled",
+                fields: vec![("name", name), ("file", file), ("cause", cause)],
+            });
         }
         outcome
     }
@@ -122,7 +129,10 @@ impl HeldCertificate {
         if public && !self.told_public {
             let cause = "every user of this machine can read it; chmod 600 if others share the machine".to_owned();
             let name = self.name.to_string();
-            events.push(("private-key-readable", vec![("name", name), ("file", file.clone()), ("cause", cause)]));
+            events.push(Event {
+                name: "private-key-readable",
+                fields: vec![("name", name), ("file", file.clone()), ("cause", cause)],
+            });
         }
         self.told_public = public;
     }
@@ -149,7 +159,7 @@ impl HeldTrust {
             }
             Ok(Some((trust, verifier))) => {
                 (self.trust, self.verifier, self.complaint) = (trust, verifier, None);
-                events.push(("client-ca-loaded", vec![("file", self.ca.clone())]));
+                events.push(Event { name: "client-ca-loaded", fields: vec![("file", self.ca.clone())] });
                 Outcome::New
             }
             Err(wrong) => {
@@ -172,6 +182,7 @@ fn complain(last: &mut Option<String>, name: &str, file: Option<&str>, wrong: &W
     }
     let file = file.unwrap_or("-");
     let fields = [("name", name), ("file", file), ("cause", &wrong.reason), ("remedy", wrong.remedy)];
-    events.push(("certificate-kept", fields.map(|(key, value)| (key, value.to_owned())).to_vec()));
+    events
+        .push(Event { name: "certificate-kept", fields: fields.map(|(key, value)| (key, value.to_owned())).to_vec() });
     *last = Some(wrong.reason.clone());
 }

@@ -4,13 +4,23 @@ use std::fmt;
 use std::net::IpAddr;
 use std::path::Path;
 
-use http::{HeaderValue, Uri};
+use http::Uri;
+use rustls::pki_types::ServerName;
 
 /// Where a worker listens.
 #[derive(Clone, Debug)]
 pub(super) enum Address {
-    Tcp { host: Box<str>, port: u16, authority: HeaderValue },
-    Unix { path: Box<Path> },
+    Tcp {
+        host: Box<str>,
+        port: u16,
+        /// What the worker is called in `Host`.
+        authority: Box<str>,
+        /// The name in its certificate, where it has one.
+        tls_name: Option<ServerName<'static>>,
+    },
+    Unix {
+        path: Box<Path>,
+    },
 }
 
 impl fmt::Display for Address {
@@ -23,6 +33,14 @@ impl fmt::Display for Address {
 }
 
 impl Address {
+    /// What stands in `Host`.
+    pub(super) fn host(&self) -> &[u8] {
+        match self {
+            Self::Tcp { authority, .. } => authority.as_bytes(),
+            Self::Unix { .. } => b"localhost",
+        }
+    }
+
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         if let Some(path) = text.strip_prefix("unix:") {
             return if path.starts_with('/') {
@@ -33,12 +51,19 @@ impl Address {
         }
         let uri: Uri = text.parse().map_err(|_| "is not a URL".to_owned())?;
         match (uri.scheme_str(), uri.authority(), uri.path(), uri.query()) {
-            (Some("https"), ..) => Err("asks for TLS, which this version does not speak to workers".into()),
-            (Some("http"), Some(authority), "" | "/", None) if !authority.as_str().contains('@') => Ok(Self::Tcp {
-                host: authority.host().trim_matches(['[', ']']).into(),
-                port: authority.port_u16().unwrap_or(80),
-                authority: HeaderValue::from_str(authority.as_str()).map_err(|_| "has no usable host".to_owned())?,
-            }),
+            (Some(scheme @ ("http" | "https")), Some(authority), "" | "/", None)
+                if !authority.as_str().contains('@') =>
+            {
+                let host = authority.host().trim_matches(['[', ']']);
+                let tls = scheme == "https";
+                let tls_name = tls.then(|| ServerName::try_from(host.to_owned())).transpose();
+                Ok(Self::Tcp {
+                    host: host.into(),
+                    port: authority.port_u16().unwrap_or(if tls { 443 } else { 80 }),
+                    authority: authority.as_str().into(),
+                    tls_name: tls_name.map_err(|_| "has no name that a certificate could have".to_owned())?,
+                })
+            }
             _ => Err("is not the URL of a worker".into()),
         }
     }
@@ -58,13 +83,15 @@ mod tests {
 
     #[test]
     fn worker_addresses() {
-        for good in ["http://127.0.0.1:9001", "http://worker:9001/", "http://[::1]:80", "unix:/run/w.sock"] {
+        for good in
+            ["http://127.0.0.1:9001", "https://worker", "http://worker:9001/", "http://[::1]:80", "unix:/run/w.sock"]
+        {
             assert!(Address::parse(good).is_ok(), "{good}");
         }
         for wrong in [
             "",
             "127.0.0.1:9001",
-            "https://worker",
+            "https://worker/path",
             "http://worker/path",
             "http://u:p@worker",
             "unix:w.sock",

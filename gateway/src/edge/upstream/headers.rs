@@ -1,7 +1,5 @@
 //! Which headers pass between client and worker, and which only one side may say.
 
-use std::net::IpAddr;
-
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::uri::Authority;
 
@@ -12,8 +10,8 @@ use crate::types::{Name, Principal, RequestId};
 pub struct Told<'a> {
     /// The header that API keys come in, which a worker never sees.
     pub credential: &'a HeaderName,
-    /// The client's address.
-    pub client: IpAddr,
+    /// The client's address, as text.
+    pub client: &'a str,
     /// The authority of the request target, where it had one.
     pub authority: Option<&'a Authority>,
     /// Whether the request came over HTTP/2.
@@ -26,158 +24,209 @@ pub struct Told<'a> {
     pub route: &'a Name,
 }
 
-/// Makes a client's headers those of the request to the worker: without what is hop-by-hop, spoofed or
-/// secret, and with ours. Gives back `false` where `Connection` names a header that we rely on.
-#[must_use]
-pub fn for_worker(headers: &mut HeaderMap, told: &Told<'_>) -> bool {
-    let relied_on = |name: &HeaderName| {
-        name == told.credential
-            || matches!(*name, header::CONTENT_TYPE | header::COOKIE | header::CONTENT_LENGTH | header::TRANSFER_ENCODING)
-            || is_ours(name.as_str())
-    };
-    if !remove_hop_by_hop(headers, relied_on) {
-        return false;
-    }
-    join_cookies(headers);
-    let authority = || told.authority.and_then(|authority| HeaderValue::from_str(authority.as_str()).ok());
-    let host = headers.remove(header::HOST).or_else(authority).unwrap_or(HeaderValue::from_static("unknown"));
-    let doomed: Vec<HeaderName> =
-        headers.keys().filter(|name| *name == told.credential || is_ours(name.as_str())).cloned().collect();
-    for name in doomed {
-        headers.remove(name);
-    }
-    headers.append(header::VIA, HeaderValue::from_static(if told.http2 { "2 modelgate" } else { "1.1 modelgate" }));
-    let client = told.client.to_string();
-    headers.insert("x-forwarded-for", HeaderValue::try_from(client).unwrap_or(HeaderValue::from_static("unknown")));
-    headers.insert("x-forwarded-proto", HeaderValue::from_static("https"));
-    headers.insert("x-forwarded-host", host);
-    headers.insert("x-request-id", told.id.header());
-    headers.insert("x-modelgate-principal", told.principal.header.clone());
-    headers.insert("x-modelgate-roles", told.principal.roles_header.clone());
-    headers.insert("x-modelgate-scheme", HeaderValue::from_static(told.principal.scheme.as_str()));
-    headers.insert("x-modelgate-route", HeaderValue::from_str(told.route).unwrap_or(HeaderValue::from_static("-")));
-    true
+/// A request's headers as the worker gets them: without what is hop-by-hop, spoofed or secret, and with
+/// ours. Checked once, and written for the worker that is to get them.
+#[derive(Debug)]
+pub struct Forwarded<'a> {
+    headers: &'a HeaderMap,
+    told: Told<'a>,
+    /// What the client's `Connection` names, which goes no further (RFC 9110 §7.6.1).
+    named: Vec<HeaderName>,
 }
 
-/// Whether only we may say it to a worker, by any spelling that a worker could read as the same: with
-/// `_` for `-` (CGI and WSGI fold them), or as a well-known relative of a forwarding or identity header.
-fn is_ours(name: &str) -> bool {
-    name.contains('_')
-        || ["x-modelgate-", "x-forwarded-", "x-original-", "x-rewrite-", "x-real-", "x-client-", "x-http-method"]
-            .iter()
-            .any(|prefix| name.starts_with(prefix))
-        || matches!(
-            name,
-            "authorization"
-                | "host"
-                | "forwarded"
-                | "x-request-id"
-                | "x-forwarded"
-                | "x-method-override"
-                | "expect"
-                | "max-forwards"
-                | "true-client-ip"
-                | "cf-connecting-ip"
-                | "remote-user"
-                | "x-remote-user"
-                | "x-user"
-        )
-}
-
-/// HTTP/2 may send one cookie in several fields; HTTP/1 readers expect one (RFC 9113 §8.2.3).
-fn join_cookies(headers: &mut HeaderMap) {
-    let mut crumbs = headers.get_all(header::COOKIE).iter();
-    if crumbs.next().is_none() || crumbs.next().is_none() {
-        return;
-    }
-    let joined = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect::<Vec<_>>().join(&b"; "[..]);
-    if let Ok(joined) = HeaderValue::from_bytes(&joined) {
-        headers.insert(header::COOKIE, joined);
-    }
-}
-
-/// Headers that belong to one connection (RFC 9110 §7.6.1), and those that RFC 9112 frames by.
-static HOP_BY_HOP: [HeaderName; 11] = [
-    header::CONNECTION,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-    header::PROXY_AUTHENTICATE,
-    header::PROXY_AUTHORIZATION,
-    header::TE,
-    header::TRAILER,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-    HeaderName::from_static("http2-settings"),
-    header::CONTENT_LENGTH,
-];
-
-/// Headers of a worker's answer that are ours to say or nobody's to know.
-static NOT_THE_WORKERS: [HeaderName; 5] = [
-    header::SERVER,
-    HeaderName::from_static("x-powered-by"),
-    header::VIA,
-    header::STRICT_TRANSPORT_SECURITY,
-    header::ALT_SVC,
-];
-
-/// Removes what `Connection` names, then every hop-by-hop header. Gives back `false` where `Connection`
-/// names something that `keep` says we rely on, or what is no header.
-fn remove_hop_by_hop(headers: &mut HeaderMap, keep: impl Fn(&HeaderName) -> bool) -> bool {
-    if headers.contains_key(header::CONNECTION) {
-        let names = headers.get_all(header::CONNECTION).iter().flat_map(|value| value.as_bytes().split(|&b| b == b','));
-        let names = names.map(<[u8]>::trim_ascii).filter(|name| !name.is_empty());
-        let Ok(named) = names.map(HeaderName::from_bytes).collect::<Result<Vec<_>, _>>() else { return false };
-        if named.iter().any(&keep) {
-            return false;
+impl<'a> Forwarded<'a> {
+    /// A client's headers; `None` where `Connection` names one that we rely on, or what is no header.
+    #[must_use]
+    pub fn new(headers: &'a HeaderMap, told: Told<'a>) -> Option<Self> {
+        let mut named = Vec::new();
+        for value in headers.get_all(header::CONNECTION) {
+            if value == "keep-alive" || value == "close" {
+                continue;
+            }
+            let names = value.as_bytes().split(|&b| b == b',').map(<[u8]>::trim_ascii);
+            for name in names.filter(|name| !name.is_empty()) {
+                named.push(HeaderName::from_bytes(name).ok()?);
+            }
         }
-        for name in named {
-            headers.remove(name);
+        let relied_on = |name: &HeaderName| {
+            name == told.credential
+                || matches!(
+                    *name,
+                    header::CONTENT_TYPE | header::COOKIE | header::CONTENT_LENGTH | header::TRANSFER_ENCODING
+                )
+                || fate(name.as_str()) == Fate::Ours
+        };
+        (!named.iter().any(relied_on)).then_some(Self { headers, told, named })
+    }
+
+    /// Writes them as fields of an HTTP/1 head, after `Host`.
+    pub(super) fn write(&self, out: &mut Vec<u8>) {
+        let mut cookies = 0;
+        for (name, value) in self.headers {
+            let text = name.as_str();
+            if fate(text) != Fate::Passes || name == self.told.credential || self.named.contains(name) {
+                continue;
+            }
+            if *name == header::COOKIE {
+                cookies += 1;
+                if cookies > 1 {
+                    continue;
+                }
+                self.write_cookies(out);
+            } else {
+                field(out, text, value.as_bytes());
+            }
         }
+        let told = &self.told;
+        field(out, "via", if told.http2 { b"2 modelgate" } else { b"1.1 modelgate" });
+        field(out, "x-forwarded-for", told.client.as_bytes());
+        field(out, "x-forwarded-proto", b"https");
+        let named = self.headers.get(header::HOST).map(HeaderValue::as_bytes);
+        let host = named.or(told.authority.map(|authority| authority.as_str().as_bytes()));
+        field(out, "x-forwarded-host", host.unwrap_or(b"unknown"));
+        field(out, "x-request-id", told.id.as_str().as_bytes());
+        field(out, "x-modelgate-principal", told.principal.header.as_bytes());
+        field(out, "x-modelgate-roles", told.principal.roles_header.as_bytes());
+        field(out, "x-modelgate-scheme", told.principal.scheme.as_str().as_bytes());
+        field(out, "x-modelgate-route", told.route.as_bytes());
     }
-    for name in &HOP_BY_HOP {
-        headers.remove(name);
+
+    /// HTTP/2 may send one cookie in several fields; HTTP/1 readers expect one (RFC 9113 §8.2.3).
+    fn write_cookies(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"cookie: ");
+        for (index, crumb) in self.headers.get_all(header::COOKIE).iter().enumerate() {
+            if index > 0 {
+                out.extend_from_slice(b"; ");
+            }
+            out.extend_from_slice(crumb.as_bytes());
+        }
+        out.extend_from_slice(b"\r\n");
     }
-    true
 }
 
-/// Takes from an answer what is not for the client. Gives back `false` where `Connection` names what is no header.
-#[must_use]
-pub(super) fn clean_answer(headers: &mut HeaderMap) -> bool {
-    if !remove_hop_by_hop(headers, |_| false) {
-        return false;
+fn field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// What becomes of a client's header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    /// It reaches the worker.
+    Passes,
+    /// It belongs to one connection (RFC 9110 §7.6.1), or RFC 9112 frames by it.
+    HopByHop,
+    /// Only we may say it to a worker, by any spelling that a worker could read as the same: with `_` for
+    /// `-` (CGI and WSGI fold them), or as a well-known relative of a forwarding or identity header.
+    Ours,
+}
+
+/// Names are in lower case.
+fn fate(name: &str) -> Fate {
+    if name.contains('_') {
+        return Fate::Ours;
     }
-    for name in &NOT_THE_WORKERS {
-        headers.remove(name);
+    let is_ours = |prefix: &&str| name.starts_with(*prefix);
+    match name.as_bytes().first() {
+        Some(b'x') => {
+            const PREFIXES: [&str; 8] = [
+                "x-modelgate-",
+                "x-forwarded-",
+                "x-original-",
+                "x-rewrite-",
+                "x-real-",
+                "x-client-",
+                "x-http-method",
+                "x-remote-",
+            ];
+            let named = matches!(name, "x-request-id" | "x-forwarded" | "x-method-override" | "x-user");
+            if named || PREFIXES.iter().any(is_ours) { Fate::Ours } else { Fate::Passes }
+        }
+        Some(b'a' | b'h' | b'f' | b'e' | b'm' | b't' | b'c' | b'r' | b'k' | b'p' | b'u') => match name {
+            "authorization" | "host" | "forwarded" | "expect" | "max-forwards" | "true-client-ip"
+            | "cf-connecting-ip" | "remote-user" => Fate::Ours,
+            "connection"
+            | "keep-alive"
+            | "proxy-connection"
+            | "proxy-authenticate"
+            | "proxy-authorization"
+            | "te"
+            | "trailer"
+            | "transfer-encoding"
+            | "upgrade"
+            | "http2-settings"
+            | "content-length" => Fate::HopByHop,
+            _ => Fate::Passes,
+        },
+        _ => Fate::Passes,
     }
+}
+
+/// Whether a header of a worker's answer reaches the client. Names are in any case.
+pub(super) fn passes_back(name: &str, value: &[u8]) -> bool {
+    const DROPPED: [&str; 15] = [
+        // Between the worker and us.
+        "connection",
+        "keep-alive",
+        "proxy-connection",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "content-length",
+        // Ours to say, or nobody's to know.
+        "server",
+        "x-powered-by",
+        "via",
+        "strict-transport-security",
+        "alt-svc",
+    ];
+    const PREFIXES: [&str; 3] = ["access-control-", "x-modelgate-", "ratelimit"];
+    let starts = |prefix: &&str| name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix));
     // An absolute address would name the worker's own network.
-    if headers
-        .get(header::LOCATION)
-        .is_some_and(|to| !to.as_bytes().starts_with(b"/") || to.as_bytes().starts_with(b"//"))
-    {
-        headers.remove(header::LOCATION);
-    }
-    let foreign: Vec<HeaderName> = headers
-        .keys()
-        .filter(|name| {
-            let name = name.as_str();
-            name.starts_with("access-control-") || name.starts_with("x-modelgate-") || name.starts_with("ratelimit")
-        })
-        .cloned()
-        .collect();
-    for name in foreign {
-        headers.remove(name);
-    }
-    true
+    let is_foreign = || !value.starts_with(b"/") || value.starts_with(b"//");
+    !(DROPPED.iter().any(|dropped| name.eq_ignore_ascii_case(dropped))
+        || PREFIXES.iter().any(starts)
+        || (name.eq_ignore_ascii_case("location") && is_foreign()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::types::RequestIds;
+
+    /// What a worker gets of these headers, or nothing where they are refused.
+    fn forwarded(pairs: &[(&'static str, &'static str)]) -> Option<Vec<String>> {
+        let mut headers = HeaderMap::new();
+        for (name, value) in pairs {
+            headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
+        }
+        let (credential, principal, route) =
+            (HeaderName::from_static("x-api-key"), Principal::anonymous(), Name::from("predict"));
+        let told = Told {
+            credential: &credential,
+            client: "203.0.113.7",
+            authority: None,
+            http2: false,
+            id: RequestIds::new([1; 16]).next(),
+            principal: &principal,
+            route: &route,
+        };
+        let mut out = Vec::new();
+        Forwarded::new(&headers, told)?.write(&mut out);
+        let text = String::from_utf8(out).expect("text");
+        let ours = ["via:", "x-forwarded-", "x-request-id:", "x-modelgate-"];
+        let theirs = text.lines().filter(|line| !ours.iter().any(|ours| line.starts_with(ours)));
+        Some(theirs.map(str::to_owned).collect())
+    }
 
     #[test]
     fn no_hop_by_hop_header_survives() {
-        let mut headers = HeaderMap::new();
-        for (name, value) in [
+        let passed = forwarded(&[
             ("connection", "close, X-Secret-Hop"),
             ("connection", "keep-alive"),
             ("x-secret-hop", "1"),
@@ -189,18 +238,20 @@ mod tests {
             ("proxy-authorization", "Basic eDp5"),
             ("content-length", "3"),
             ("content-type", "application/json"),
-        ] {
-            headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
-        }
-        assert!(remove_hop_by_hop(&mut headers, |_| false));
-        assert_eq!(headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["content-type"]);
+        ]);
+        assert_eq!(passed, Some(vec!["content-type: application/json".to_owned()]));
     }
 
     #[test]
     fn connection_can_not_take_away_what_we_rely_on() {
-        let mut headers = HeaderMap::new();
-        headers.insert(header::CONNECTION, HeaderValue::from_static("close, Authorization"));
-        assert!(!remove_hop_by_hop(&mut headers, |name| *name == header::AUTHORIZATION));
+        for name in ["Authorization", "x-api-key", "Host", "content-type", "Cookie", "X-Modelgate-Principal", "TE, a b"]
+        {
+            assert_eq!(
+                forwarded(&[("connection", Box::leak(format!("close, {name}").into_boxed_str()))]),
+                None,
+                "{name}"
+            );
+        }
     }
 
     #[test]
@@ -216,20 +267,36 @@ mod tests {
             "x-original-url",
             "authorization",
             "x-http-method-override",
+            "x-remote-user",
+            "remote-user",
+            "x-api-key",
         ] {
-            assert!(is_ours(name), "{name}");
+            assert_eq!(forwarded(&[(name, "1")]), Some(vec![]), "{name}");
         }
-        for name in ["content-type", "accept", "traceparent", "inference-header-content-length", "user-agent"] {
-            assert!(!is_ours(name), "{name}");
+        for name in ["content-type", "accept", "traceparent", "inference-header-content-length", "user-agent", "x-a"] {
+            assert_eq!(forwarded(&[(name, "1")]), Some(vec![format!("{name}: 1")]), "{name}");
         }
     }
 
     #[test]
     fn crumbs_become_one_cookie() {
-        let mut headers = HeaderMap::new();
-        headers.append(header::COOKIE, HeaderValue::from_static("a=1"));
-        headers.append(header::COOKIE, HeaderValue::from_static("b=2"));
-        join_cookies(&mut headers);
-        assert_eq!(headers.get_all(header::COOKIE).iter().collect::<Vec<_>>(), ["a=1; b=2"]);
+        assert_eq!(forwarded(&[("cookie", "a=1"), ("cookie", "b=2")]), Some(vec!["cookie: a=1; b=2".to_owned()]));
+    }
+
+    #[test]
+    fn answers_lose_what_is_not_for_clients() {
+        for name in ["Connection", "SERVER", "Access-Control-Allow-Origin", "RateLimit-Policy", "X-Modelgate-A", "Via"]
+        {
+            assert!(!passes_back(name, b"/x"), "{name}");
+        }
+        for (name, value, passes) in [
+            ("Content-Type", "a/b", true),
+            ("Set-Cookie", "a=b", true),
+            ("Location", "/here", true),
+            ("location", "//there", false),
+            ("Location", "http://10.0.0.1/", false),
+        ] {
+            assert_eq!(passes_back(name, value.as_bytes()), passes, "{name}: {value}");
+        }
     }
 }

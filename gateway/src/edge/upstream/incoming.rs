@@ -1,52 +1,51 @@
-//! A worker's answer on its way to the client, and the connection that it came on.
+//! A worker's answer on its way to the client, and the connection that it comes on.
 
 use std::fmt;
-use std::future::Future as _;
-use std::pin::Pin;
-use std::rc::Rc;
+use std::future::poll_fn;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http_body::{Body as _, SizeHint};
-use hyper::body::Incoming;
-use tokio::sync::OwnedSemaphorePermit;
+use http_body::SizeHint;
 
-use super::{Fault, Sender, Worker, describe};
+use super::link::{Framing, Link, Unsent, Upload};
+use super::{Fault, Place};
+use crate::deadline::Deadline;
 use crate::types::Name;
 
-/// A connection lent to one exchange. It goes back only when the whole answer was read.
+/// A connection lent to one exchange. It is used again only when the exchange is over on both sides.
 pub(super) struct Lease {
-    worker: Rc<Worker>,
-    sender: Option<(Sender, OwnedSemaphorePermit)>,
-    max_idle: usize,
+    link: Link,
+    place: Place,
 }
 
 impl Lease {
-    pub(super) fn new(worker: Rc<Worker>, sender: Sender, place: OwnedSemaphorePermit, max_idle: usize) -> Self {
-        Self { worker, sender: Some((sender, place)), max_idle }
+    pub(super) fn new(link: Link, place: Place) -> Self {
+        Self { link, place }
+    }
+
+    /// Closes the connection, and keeps the room for another.
+    pub(super) fn into_place(self) -> Place {
+        self.place
     }
 
     /// The worker's address, for the log.
     pub(super) fn label(&self) -> &Name {
-        &self.worker.label
+        &self.place.0.label
     }
 
-    fn give_back(&mut self) {
-        let Some((mut sender, place)) = self.sender.take() else { return };
-        let (worker, max_idle) = (Rc::clone(&self.worker), self.max_idle);
-        tokio::task::spawn_local(async move {
-            // Ready only once the connection has seen the end of both messages.
-            if sender.ready().await.is_ok() {
-                let mut idle = worker.idle.borrow_mut();
-                if idle.len() >= max_idle {
-                    idle.pop_front();
-                }
-                idle.push_back((sender, Instant::now()));
-            }
-            // Whoever waits for the place finds the connection.
-            drop(place);
-        });
+    pub(super) fn link(&mut self) -> &mut Link {
+        &mut self.link
+    }
+
+    /// Keeps the connection for the next request.
+    pub(super) fn give_back(self) {
+        // What comes after an answer's end was not asked for, and the next request must not get it.
+        if self.link.is_quiet() {
+            self.place.0.keep(self.link);
+        }
+        // Whoever waits for the place finds the connection.
+        drop(self.place);
     }
 }
 
@@ -66,71 +65,152 @@ impl fmt::Debug for WorkerBody {
 
 /// The part of an answer that is still at the worker.
 pub struct WorkerStream {
-    inner: Incoming,
+    /// Until the answer has ended.
+    lease: Option<Lease>,
+    framing: Framing,
+    /// A request that is not out yet: a worker may answer while it reads.
+    upload: Option<Upload>,
+    /// Whether the worker keeps the connection.
+    keeps: bool,
     left: u64,
-    idle: Duration,
-    timer: Option<Pin<Box<tokio::time::Sleep>>>,
-    lease: Lease,
+    /// What was read before the head was passed on.
+    first: Option<Bytes>,
+    waits: Waits,
+}
+
+/// The worker's pauses: each has a bound, and all together. A client that takes the answer slowly is not the
+/// worker's doing, so only the time in which the worker is waited for counts.
+struct Waits {
+    longest: Duration,
+    left: Duration,
+    pause: Option<(Instant, Deadline)>,
+}
+
+impl Waits {
+    fn new(longest: Duration, total: Duration) -> Self {
+        Self { longest, left: total, pause: None }
+    }
+
+    fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let longest = self.longest.min(self.left);
+        self.pause.get_or_insert_with(|| (Instant::now(), Deadline::new(longest))).1.poll_reached(cx)
+    }
+
+    /// The worker sent something.
+    fn end(&mut self) {
+        if let Some((began, _)) = self.pause.take() {
+            self.left = self.left.saturating_sub(began.elapsed());
+        }
+    }
 }
 
 impl WorkerStream {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Fault>>> {
-        loop {
-            match Pin::new(&mut self.inner).poll_frame(cx) {
-                Poll::Ready(Some(Ok(frame))) => {
-                    self.timer = None;
-                    // Trailers are not forwarded: nothing here knows what they would mean.
-                    let Ok(data) = frame.into_data() else { continue };
-                    let Some(left) = self.left.checked_sub(data.len() as u64) else {
-                        return Poll::Ready(Some(Err(Fault::TooLarge)));
-                    };
-                    self.left = left;
-                    if self.inner.is_end_stream() {
-                        self.lease.give_back();
-                    }
-                    return Poll::Ready(Some(Ok(data)));
-                }
-                Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(Fault::Broken(describe(&error))))),
-                Poll::Ready(None) => {
-                    self.lease.give_back();
-                    return Poll::Ready(None);
-                }
-                Poll::Pending => {
-                    let idle = self.idle;
-                    let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(idle)));
-                    return match timer.as_mut().poll(cx) {
-                        Poll::Ready(()) => Poll::Ready(Some(Err(Fault::Slow))),
-                        Poll::Pending => Poll::Pending,
-                    };
+        if let Some(first) = self.first.take() {
+            return Poll::Ready(Some(Ok(first)));
+        }
+        let Some(lease) = &mut self.lease else { return Poll::Ready(None) };
+        if let Some(upload) = &mut self.upload {
+            match lease.link().poll_send(upload, cx) {
+                Poll::Pending => {}
+                Poll::Ready(Ok(())) => self.upload = None,
+                Poll::Ready(Err(Unsent::Client(fault))) => return Poll::Ready(Some(Err(Fault::Client(fault)))),
+                // The worker wants no more of it; what it answers still counts.
+                Poll::Ready(Err(Unsent::Worker(_))) => {
+                    self.upload = None;
+                    self.keeps = false;
                 }
             }
+        }
+        match lease.link().poll_data(cx, &mut self.framing) {
+            Poll::Ready(Some(Ok(data))) => {
+                self.waits.end();
+                let Some(left) = self.left.checked_sub(data.len() as u64) else {
+                    return Poll::Ready(Some(Err(Fault::TooLarge)));
+                };
+                self.left = left;
+                self.end_if_whole();
+                Poll::Ready(Some(Ok(data)))
+            }
+            Poll::Ready(end_or_fault) => {
+                self.end_if_whole();
+                Poll::Ready(end_or_fault)
+            }
+            Poll::Pending => self.waits.poll_over(cx).map(|()| Some(Err(Fault::Slow))),
+        }
+    }
+
+    /// Lets the connection go when the answer has ended: back, or closed where anything is in doubt.
+    fn end_if_whole(&mut self) {
+        if matches!(self.framing, Framing::Length(0))
+            && let Some(lease) = self.lease.take()
+            && self.keeps
+            && self.upload.is_none()
+        {
+            lease.give_back();
         }
     }
 }
 
 impl WorkerBody {
-    /// An answer of at most `max` bytes, with at most `idle` between its parts.
-    pub(super) fn new(inner: Incoming, max: u64, idle: Duration, lease: Lease) -> Self {
-        Self::Stream(Box::new(WorkerStream { inner, left: max, idle, timer: None, lease }))
+    /// An answer of at most `max` bytes. `pauses` bounds each pause and all of them; `upload` is what is left
+    /// of the request.
+    pub(super) fn new(
+        lease: Lease,
+        framing: Framing,
+        keeps: bool,
+        upload: Option<Upload>,
+        max: u64,
+        pauses: (Duration, Duration),
+    ) -> Self {
+        let waits = Waits::new(pauses.0, pauses.1);
+        let mut stream = WorkerStream { lease: Some(lease), framing, upload, keeps, left: max, first: None, waits };
+        stream.end_if_whole();
+        if stream.lease.is_none() { Self::Whole(None) } else { Self::Stream(Box::new(stream)) }
     }
 
-    /// Reads the answer to its end.
-    pub(super) async fn hold(self) -> Result<Self, Fault> {
-        let Self::Stream(mut stream) = self else { return Ok(self) };
-        let mut whole: Option<Bytes> = None;
-        let mut gathered = Vec::new();
-        while let Some(part) = std::future::poll_fn(|cx| stream.poll(cx)).await {
-            let part = part?;
-            match (&whole, gathered.is_empty()) {
-                (None, true) => whole = Some(part),
-                (Some(first), true) => {
-                    gathered.extend_from_slice(first);
-                    gathered.extend_from_slice(&part);
-                }
-                _ => gathered.extend_from_slice(&part),
+    /// Reads what is there of the answer, so that one that is broken from its beginning becomes a clear 502.
+    pub(super) async fn begin(&mut self) -> Result<(), Fault> {
+        poll_fn(|cx| {
+            let Self::Stream(stream) = self else { return Poll::Ready(Ok(())) };
+            match stream.poll(cx) {
+                Poll::Ready(Some(Ok(first))) => stream.first = Some(first),
+                Poll::Ready(Some(Err(fault))) => return Poll::Ready(Err(fault)),
+                Poll::Ready(None) => *self = Self::Whole(None),
+                Poll::Pending => {}
             }
+            Poll::Ready(Ok(()))
+        })
+        .await
+    }
+
+    /// Reads an answer of known length, which is not longer than a buffer, to its end.
+    pub(super) async fn hold(
+        mut lease: Lease,
+        length: usize,
+        keeps: bool,
+        pause: Duration,
+        total: Duration,
+    ) -> Result<Self, Fault> {
+        let mut there = 0;
+        let mut waits = Waits::new(pause, total);
+        let whole = poll_fn(|cx| {
+            let link = lease.link();
+            let whole = link.poll_whole(cx, length);
+            if whole.is_ready() {
+                return whole;
+            }
+            if there < link.buffered() {
+                there = link.buffered();
+                waits.end();
+            }
+            waits.poll_over(cx).map(|()| Err(Fault::Slow))
+        });
+        let whole = whole.await?;
+        if keeps {
+            lease.give_back();
         }
-        Ok(Self::Whole(if gathered.is_empty() { whole } else { Some(gathered.into()) }))
+        Ok(Self::Whole(Some(whole)))
     }
 
     /// The next part of the body.
@@ -146,7 +226,7 @@ impl WorkerBody {
     pub fn is_end(&self) -> bool {
         match self {
             Self::Whole(bytes) => bytes.is_none(),
-            Self::Stream(stream) => stream.inner.is_end_stream(),
+            Self::Stream(stream) => stream.first.is_none() && stream.lease.is_none(),
         }
     }
 
@@ -155,7 +235,12 @@ impl WorkerBody {
     pub fn size_hint(&self) -> SizeHint {
         match self {
             Self::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
-            Self::Stream(stream) => stream.inner.size_hint(),
+            Self::Stream(stream) => match stream.framing {
+                Framing::Length(left) => {
+                    SizeHint::with_exact(left + stream.first.as_ref().map_or(0, |first| first.len() as u64))
+                }
+                Framing::Chunked(_) | Framing::Close => SizeHint::new(),
+            },
         }
     }
 }

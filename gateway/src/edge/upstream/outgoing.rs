@@ -2,15 +2,16 @@
 
 use std::cell::Cell;
 use std::fmt;
-use std::future::Future as _;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
+
+use crate::deadline::Deadline;
 
 /// What goes to a worker as a body.
 pub enum Outgoing {
@@ -98,29 +99,6 @@ impl ClientFault {
     }
 }
 
-/// How a client's body fares, for whoever waits for the worker's answer meanwhile.
-#[derive(Debug, Default)]
-pub struct Upload {
-    fault: Cell<Option<ClientFault>>,
-    open: Cell<bool>,
-    awaited: Cell<bool>,
-    moved: Cell<bool>,
-}
-
-impl Upload {
-    /// Whether the client is what is waited for, or something of its body has moved since this was asked last.
-    /// While neither is so, the worker has stopped reading.
-    pub(super) fn is_on_its_way(&self) -> bool {
-        let moved = self.moved.replace(false);
-        self.open.get() && (moved || self.awaited.get())
-    }
-
-    /// What the client did wrong.
-    pub(super) fn fault(&self) -> Option<ClientFault> {
-        self.fault.get()
-    }
-}
-
 /// The slowest that a body may come as a whole, in bytes per second, beside the bound on each pause.
 pub const SLOWEST: u64 = 1 << 10;
 
@@ -129,64 +107,48 @@ pub const SLOWEST: u64 = 1 << 10;
 pub struct ClientStream {
     inner: Incoming,
     left: u64,
-    idle: Duration,
-    timer: Pin<Box<tokio::time::Sleep>>,
-    last: tokio::time::Instant,
-    upload: Rc<Upload>,
+    /// The longest pause.
+    pause: Deadline,
+    /// The longest that all of it may take.
+    whole: Duration,
+    /// Since when the client was first waited for.
+    awaited: Option<Instant>,
     read: Rc<Cell<u64>>,
 }
 
 impl ClientStream {
-    /// A stream of at most `max` bytes. `upload` is told how it fares, `read` counts bytes.
+    /// A stream of at most `max` bytes, with pauses of at most `idle`. `read` counts bytes.
     #[must_use]
-    pub fn new(inner: Incoming, max: usize, idle: Duration, upload: Rc<Upload>, read: Rc<Cell<u64>>) -> Self {
-        let now = tokio::time::Instant::now();
-        upload.open.set(true);
-        let last = now + idle + Duration::from_secs(max as u64 / SLOWEST);
-        Self {
-            inner,
-            left: max as u64,
-            idle,
-            timer: Box::pin(tokio::time::sleep_until(now + idle)),
-            last,
-            upload,
-            read,
-        }
+    pub fn new(inner: Incoming, max: usize, idle: Duration, read: Rc<Cell<u64>>) -> Self {
+        let whole = idle + Duration::from_secs(max as u64 / SLOWEST);
+        Self { inner, left: max as u64, pause: Deadline::new(idle), whole, awaited: None, read }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ClientFault>>> {
-        let fault = loop {
+        loop {
             match Pin::new(&mut self.inner).poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => {
                     let Ok(data) = frame.into_data() else { continue };
                     let length = data.len() as u64;
                     self.read.set(self.read.get() + length);
-                    let Some(left) = self.left.checked_sub(length) else { break ClientFault::TooLarge };
+                    let Some(left) = self.left.checked_sub(length) else {
+                        return Poll::Ready(Some(Err(ClientFault::TooLarge)));
+                    };
                     self.left = left;
-                    let next = tokio::time::Instant::now() + self.idle;
-                    self.timer.as_mut().reset(next.min(self.last));
-                    self.upload.awaited.set(false);
-                    self.upload.moved.set(true);
+                    self.pause.reset();
+                    // Every pause has a bound, so it is enough to look at the whole when one is over.
+                    if self.awaited.is_some_and(|since| since.elapsed() > self.whole) {
+                        return Poll::Ready(Some(Err(ClientFault::Slow)));
+                    }
                     return Poll::Ready(Some(Ok(Frame::data(data))));
                 }
-                Poll::Ready(Some(Err(error))) => break ClientFault::of(&error),
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(ClientFault::of(&error)))),
                 Poll::Ready(None) => return Poll::Ready(None),
-                Poll::Pending => match self.timer.as_mut().poll(cx) {
-                    Poll::Ready(()) => break ClientFault::Slow,
-                    Poll::Pending => {
-                        self.upload.awaited.set(true);
-                        return Poll::Pending;
-                    }
-                },
+                Poll::Pending => {
+                    self.awaited.get_or_insert_with(Instant::now);
+                    return self.pause.poll_reached(cx).map(|()| Some(Err(ClientFault::Slow)));
+                }
             }
-        };
-        self.upload.fault.set(Some(fault));
-        Poll::Ready(Some(Err(fault)))
-    }
-}
-
-impl Drop for ClientStream {
-    fn drop(&mut self) {
-        self.upload.open.set(false);
+        }
     }
 }

@@ -14,11 +14,12 @@ use http::HeaderValue;
 use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey, DecodingKeyKind};
 use serde_json::{Map, Value};
 
+use super::seen::{SeenTokens, Verified};
 use crate::policy::authorize::Roles;
 use crate::policy::json;
 use crate::policy::token::TokenIssuer;
 use crate::settings::{Named, Section};
-use crate::types::{Name, Principal, RoleSet, Scheme, Timestamp};
+use crate::types::{Name, Principal, RoleSet, Scheme, Sha256, Timestamp};
 
 /// The longest token that is looked at, in bytes.
 const MOST_TOKEN: usize = 8 << 10;
@@ -179,8 +180,23 @@ impl Issuers {
         token: &[u8],
         roles: &Roles,
         keys: &dyn Keys,
+        seen: &SeenTokens,
         now: Timestamp,
     ) -> Result<Arc<Principal>, Refusal> {
+        if token.len() > MOST_TOKEN {
+            return Err(Refusal::Malformed);
+        }
+        let digest = Sha256::of(token);
+        if let Some(principal) = seen.find(&digest, |issuer| keys.of(issuer), now) {
+            return Ok(principal);
+        }
+        let verified = self.verify(token, roles, keys, now)?;
+        let principal = Arc::clone(&verified.principal);
+        seen.remember(&digest, verified);
+        Ok(principal)
+    }
+
+    fn verify(&self, token: &[u8], roles: &Roles, keys: &dyn Keys, now: Timestamp) -> Result<Verified, Refusal> {
         let parts = Parts::read(token)?;
         // Nothing in the token counts before its signature holds; `iss` only says whose keys to try.
         let named = parts.claims.get("iss").and_then(Value::as_str).ok_or(Refusal::Issuer)?;
@@ -188,13 +204,10 @@ impl Issuers {
             self.0.iter().enumerate().find(|(_, issuer)| *issuer.iss == *named).ok_or(Refusal::Issuer)?;
         let algorithm = issuer.check_header(&parts.header)?;
         let kid = parts.header.get("kid").and_then(Value::as_str);
-        let fetched;
+        let fetched = keys.of(position);
         let candidates = match &issuer.keys {
             KeySource::Fixed(keys) => keys,
-            KeySource::Url { .. } => {
-                fetched = keys.of(position).ok_or(Refusal::NoKeys)?;
-                &*fetched
-            }
+            KeySource::Url { .. } => &**fetched.as_ref().ok_or(Refusal::NoKeys)?,
         };
         let verified = candidates
             .iter()
@@ -207,8 +220,9 @@ impl Issuers {
         if !verified {
             return Err(Refusal::Signature);
         }
-        issuer.check_claims(&parts.claims, now)?;
-        issuer.principal(&parts.claims, roles)
+        let (from, until) = issuer.check_claims(&parts.claims, now)?;
+        let principal = issuer.principal(&parts.claims, roles)?;
+        Ok(Verified { principal, from, until, issuer: position, keys: fetched })
     }
 }
 
@@ -343,7 +357,8 @@ impl Issuer {
         Ok(algorithm)
     }
 
-    fn check_claims(&self, claims: &Map<String, Value>, now: Timestamp) -> Result<(), Refusal> {
+    /// Gives back from when until when they hold.
+    fn check_claims(&self, claims: &Map<String, Value>, now: Timestamp) -> Result<(Timestamp, Timestamp), Refusal> {
         let now = now.secs();
         let date = |name: &str| match claims.get(name) {
             None => Ok(None),
@@ -361,19 +376,21 @@ impl Issuer {
             }
         };
         let ends = date("exp")?.ok_or(Refusal::NoEnd)?;
-        if ends.saturating_add(self.leeway) <= now {
+        let ends = ends.saturating_add(self.leeway);
+        if ends <= now {
             return Err(Refusal::Expired);
         }
-        let begins = date("nbf")?.max(date("iat")?);
         // Our own tokens have no leeway at their end, yet gateways' clocks differ at their beginning.
-        if begins.is_some_and(|begins| begins > now.saturating_add(self.leeway.max(30))) {
+        let begins = date("nbf")?.max(date("iat")?).unwrap_or(0).saturating_sub(self.leeway.max(30));
+        if begins > now {
             return Err(Refusal::NotYet);
         }
+        let holds = (Timestamp::from_secs(begins), Timestamp::from_secs(ends));
         let for_us =
             |audience: &Value| audience.as_str().is_some_and(|aud| self.audiences.iter().any(|ours| **ours == *aud));
         match claims.get("aud") {
-            Some(Value::Array(many)) if many.iter().any(for_us) => Ok(()),
-            Some(one) if for_us(one) => Ok(()),
+            Some(Value::Array(many)) if many.iter().any(for_us) => Ok(holds),
+            Some(one) if for_us(one) => Ok(holds),
             _ => Err(Refusal::Audience),
         }
     }

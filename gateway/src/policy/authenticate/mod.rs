@@ -5,6 +5,7 @@
 
 pub mod api_key;
 pub mod jwt;
+pub mod seen;
 
 use std::sync::Arc;
 
@@ -18,6 +19,7 @@ use crate::types::{Principal, Timestamp};
 
 use api_key::ApiKeys;
 use jwt::{Issuers, Keys};
+use seen::SeenTokens;
 
 /// A scheme that a route can name.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -147,6 +149,7 @@ impl Authenticator {
         headers: &HeaderMap,
         roles: &Roles,
         keys: &dyn Keys,
+        seen: &SeenTokens,
         now: Timestamp,
     ) -> Result<Arc<Principal>, Refusal> {
         let (api_key, jwt) = match rule {
@@ -158,7 +161,7 @@ impl Authenticator {
         match (key, bearer) {
             (Some(_), Some(_)) => Err(Refusal::Several),
             (Some(key), None) => self.api_keys.decide(key.as_bytes(), now).map_err(Refusal::ApiKey),
-            (None, Some(token)) => match self.issuers.decide(token, roles, keys, now) {
+            (None, Some(token)) => match self.issuers.decide(token, roles, keys, seen, now) {
                 Ok(principal) => Ok(principal),
                 Err(jwt::Refusal::NoKeys) => Err(Refusal::IssuerUnavailable),
                 Err(refusal) => Err(Refusal::Token(refusal)),

@@ -1,0 +1,221 @@
+//! Time limits that cost next to nothing while they are kept.
+//!
+//! Most limits of a request are never reached, so none of them is worth a timer of its own. All that
+//! are running on a thread lie in one table, which is looked through now and then while it is not empty. A
+//! limit is never early, and late by [`TICK`] at most.
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+/// How often the table is looked through.
+pub const TICK: Duration = Duration::from_millis(20);
+
+#[derive(Default)]
+struct Table {
+    places: Vec<Place>,
+    /// The first free place.
+    free: Option<usize>,
+    running: usize,
+    /// Whether somebody looks through the table.
+    watched: bool,
+}
+
+enum Place {
+    Free { next: Option<usize> },
+    Running { at: Instant, waker: Waker },
+    Reached,
+}
+
+thread_local! {
+    static TABLE: RefCell<Table> = RefCell::default();
+}
+
+impl Table {
+    fn put(&mut self, place: Place) -> usize {
+        self.running += 1;
+        match self.free {
+            Some(index) => {
+                if let Some(free) = self.places.get_mut(index)
+                    && let Place::Free { next } = std::mem::replace(free, place)
+                {
+                    self.free = next;
+                }
+                index
+            }
+            None => {
+                self.places.push(place);
+                self.places.len() - 1
+            }
+        }
+    }
+
+    fn remove(&mut self, index: usize) {
+        if let Some(place) = self.places.get_mut(index) {
+            *place = Place::Free { next: self.free };
+            self.free = Some(index);
+            self.running -= 1;
+        }
+    }
+
+    fn wake_reached(&mut self) {
+        let now = Instant::now();
+        for place in &mut self.places {
+            if matches!(place, Place::Running { at, .. } if *at <= now)
+                && let Place::Running { waker, .. } = std::mem::replace(place, Place::Reached)
+            {
+                waker.wake();
+            }
+        }
+    }
+}
+
+/// Looks through the table until it is empty.
+async fn watch() {
+    /// Lets the next limit start a new watch, however this one ends.
+    struct Watch;
+    impl Drop for Watch {
+        fn drop(&mut self) {
+            // Where the thread is ending there is no table, and nobody who would need it.
+            let _ = TABLE.try_with(|table| table.borrow_mut().watched = false);
+        }
+    }
+    let _watch = Watch;
+    while TABLE.with_borrow(|table| table.running) > 0 {
+        tokio::time::sleep(TICK).await;
+        TABLE.with_borrow_mut(Table::wake_reached);
+    }
+}
+
+/// A limit, which begins to run when it is polled first. Needs a runtime that takes local tasks.
+#[derive(Debug)]
+pub struct Deadline {
+    length: Duration,
+    place: Option<usize>,
+}
+
+impl Deadline {
+    /// A limit of this length.
+    #[must_use]
+    pub fn new(length: Duration) -> Self {
+        Self { length, place: None }
+    }
+
+    /// Begins anew when it is polled again.
+    pub fn reset(&mut self) {
+        if let Some(place) = self.place.take() {
+            TABLE.with_borrow_mut(|table| table.remove(place));
+        }
+    }
+
+    /// Ready once the limit is reached.
+    pub fn poll_reached(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let (length, running) = (self.length, self.place);
+        let (place, start) = TABLE.with_borrow_mut(|table| {
+            if let Some(index) = running {
+                return match table.places.get_mut(index) {
+                    Some(Place::Running { waker, .. }) => {
+                        waker.clone_from(cx.waker());
+                        (Some(index), false)
+                    }
+                    _ => (None, false),
+                };
+            }
+            let place = table.put(Place::Running { at: Instant::now() + length, waker: cx.waker().clone() });
+            (Some(place), !std::mem::replace(&mut table.watched, true))
+        });
+        if start {
+            tokio::task::spawn_local(watch());
+        }
+        match place {
+            Some(_) => {
+                self.place = place;
+                Poll::Pending
+            }
+            None => Poll::Ready(()),
+        }
+    }
+}
+
+impl Drop for Deadline {
+    fn drop(&mut self) {
+        self.reset();
+    }
+}
+
+/// What `future` gives, or `None` where it takes longer than `length`.
+pub async fn within<F: Future>(length: Duration, future: F) -> Option<F::Output> {
+    let mut future = pin!(future);
+    let mut deadline = Deadline::new(length);
+    std::future::poll_fn(|cx: &mut Context<'_>| {
+        let future: Pin<&mut F> = future.as_mut();
+        match future.poll(cx) {
+            Poll::Ready(output) => Poll::Ready(Some(output)),
+            Poll::Pending => deadline.poll_reached(cx).map(|()| None),
+        }
+    })
+    .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::runtime::{Builder, LocalOptions};
+
+    fn run<F: Future>(future: F) -> F::Output {
+        let runtime = Builder::new_current_thread().enable_time().build_local(LocalOptions::default());
+        runtime.expect("a runtime").block_on(future)
+    }
+
+    fn running() -> usize {
+        TABLE.with_borrow(|table| table.running)
+    }
+
+    #[test]
+    fn a_limit_ends_what_takes_too_long_and_nothing_else() {
+        run(async {
+            assert_eq!(within(Duration::from_secs(60), async { 1 }).await, Some(1));
+            assert_eq!(running(), 0, "what is ready at once needs no limit");
+            let begun = Instant::now();
+            let short = within(Duration::from_millis(30), std::future::pending::<()>());
+            let other = within(Duration::from_secs(60), tokio::time::sleep(Duration::from_millis(50)));
+            let (short, other) = tokio::join!(short, other);
+            assert_eq!((short, other), (None, Some(())));
+            assert!(begun.elapsed() >= Duration::from_millis(50));
+            assert_eq!(running(), 0);
+        });
+    }
+
+    #[test]
+    fn places_are_used_again_and_a_later_runtime_watches_too() {
+        for _ in 0..3 {
+            run(async {
+                let many = (0..100).map(|_| within(Duration::from_millis(1), std::future::pending::<()>()));
+                let ended = futures_util::future::join_all(many).await;
+                assert!(ended.iter().all(Option::is_none));
+            });
+            assert_eq!((running(), TABLE.with_borrow(|table| table.places.len())), (0, 100));
+        }
+    }
+
+    #[test]
+    fn a_limit_that_is_reset_begins_anew() {
+        run(async {
+            let begun = Instant::now();
+            let mut deadline = Deadline::new(Duration::from_millis(60));
+            let mut last = None;
+            std::future::poll_fn(|cx| {
+                if begun.elapsed() < Duration::from_millis(40) {
+                    last = Some(Instant::now());
+                    deadline.reset();
+                    cx.waker().wake_by_ref();
+                }
+                deadline.poll_reached(cx)
+            })
+            .await;
+            assert!(last.is_some_and(|last| last.elapsed() >= Duration::from_millis(60)));
+        });
+    }
+}
