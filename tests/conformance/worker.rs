@@ -96,7 +96,7 @@ impl World {
             .map(|case| {
                 let gate = Gate::default();
                 let reply = reply(case.answered, &gate);
-                let own = if case.kept { 1 } else { 0 };
+                let own = usize::from(case.kept);
                 let worker = Recorder::scripted(move |number, _: &Seen| {
                     if number == own {
                         reply.clone()
@@ -242,6 +242,11 @@ async fn ask(wire: &mut Wire, case: &Case, mark: &str) -> Result<(String, bool),
         Some(head) => head,
         None => wire.head().await?,
     };
+    if answer.version == http::Version::HTTP_10 && answer.header("content-length").is_empty() {
+        // Until the end, as HTTP/1.0 has it.
+        answer.body = wire.rest().await.into();
+        return Ok((told(&answer), false));
+    }
     let bodiless = case.asked.starts_with("HEAD ") || matches!(answer.status, 204 | 304) || answer.status < 200;
     if !bodiless && wire.body(&mut answer).await.is_err() {
         return Ok((format!("{}, broken off", answer.status), false));

@@ -14,8 +14,10 @@ pub fn binary(name: &str) -> PathBuf {
 /// Builds with the profile, and into the directory, of the test that is running.
 fn build() -> PathBuf {
     let ours = std::env::current_exe().expect("a test has a program");
-    // target/<profile>/deps/<test>
-    let directory = ours.parent().and_then(Path::parent).expect("tests lie two levels deep").to_owned();
+    // target/<profile>/deps/<test>, or target/<profile>/<program>
+    let beside = ours.parent().expect("a program lies in a directory");
+    let directory = if beside.ends_with("deps") { beside.parent() } else { Some(beside) };
+    let directory = directory.map(Path::to_owned).expect("tests lie two levels deep");
     let target = directory.parent().expect("a target directory");
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.args(["build", "--quiet", "--package", "gateway", "--package", "model-worker", "--target-dir"]).arg(target);

@@ -249,25 +249,16 @@ impl<'s> Reader<'s> {
     }
 }
 
-/// §7.1.1: `*( BWS ";" BWS token [ BWS "=" BWS ( token / quoted-string ) ] )`, but no space before the first: there,
-/// it would stand behind the size.
+/// §7.1.1: `*( BWS ";" BWS token [ BWS "=" BWS ( token / quoted-string ) ] )`.
 fn are_extensions(mut rest: &[u8]) -> bool {
-    let mut first = true;
     while !rest.is_empty() {
-        if !first {
-            rest = spaces(rest);
-        }
-        first = false;
-        let Some((name, after)) = rest.strip_prefix(b";").map(spaces).and_then(token) else { return false };
-        assert!(is_token(name));
-        rest = after;
-        let Some(value) = spaces(rest).strip_prefix(b"=").map(spaces) else {
-            // Space behind the last one belongs to nothing; the gateway forgives it.
-            rest = if spaces(rest).is_empty() { b"" } else { rest };
-            continue;
+        let named = spaces(rest).strip_prefix(b";").and_then(|rest| token(spaces(rest)));
+        let Some(after) = named else { return false };
+        let value = spaces(after).strip_prefix(b"=").map(spaces);
+        let Some(after) = value.map_or(Some(after), |value| token(value).or_else(|| quoted(value))) else {
+            return false;
         };
-        let Some(after) = token(value).map(|(_, after)| after).or_else(|| quoted(value)) else { return false };
-        rest = if spaces(after).is_empty() { b"" } else { after };
+        rest = after;
     }
     true
 }
@@ -277,9 +268,10 @@ fn spaces(text: &[u8]) -> &[u8] {
     &text[count..]
 }
 
-fn token(text: &[u8]) -> Option<(&[u8], &[u8])> {
+/// What comes after a token.
+fn token(text: &[u8]) -> Option<&[u8]> {
     let length = text.iter().take_while(|b| is_token(&[**b])).count();
-    (length > 0).then(|| text.split_at(length))
+    (length > 0).then(|| &text[length..])
 }
 
 /// RFC 9110 §5.6.4: what comes after a quoted string.

@@ -11,6 +11,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use gateway::activity::{Activity, Peer, Reader, Watched};
+use gateway::connection_limit::Refused;
 use gateway::edge::counter::{Counter, SharedStore, StoreSettings};
 use gateway::edge::keys::KeyRing;
 use gateway::edge::log::{BatchLog, Format, LogWriter};
@@ -123,7 +124,7 @@ impl World {
             counter: Counter::new(Arc::new(SharedStore::new(store.expect("legal settings")))),
             pools: pools.iter().map(Pool::new).collect(),
             log: BatchLog::new(log),
-            metrics: Arc::new(Metrics::new(routes, Reason::SLUGS, 1)),
+            metrics: Arc::new(Metrics::new(routes, Reason::SLUGS, Refused::SLUGS, 1)),
             thread: 0,
             seen_tokens: SeenTokens::default(),
             ids: RequestIds::new([0; 16]),

@@ -77,6 +77,8 @@ pub struct Observed {
     pub garbage: String,
     /// What the worker got: each message in the notation, headers sorted, those of every request left out.
     pub messages: Vec<String>,
+    /// The same, but for the next request, without what two proxies may write differently: framing, the case of names.
+    pub meanings: Vec<String>,
 }
 
 impl Observed {
@@ -135,7 +137,13 @@ pub async fn observe(
     for seen in worker.seen() {
         let number = marked(&seen.octets());
         match number.and_then(|number| observed.get_mut(number)) {
-            Some((_, observed)) => observed.messages.push(message(&seen, &mark(number.unwrap_or(0)), proxy.ours)),
+            Some((_, observed)) => {
+                let mark = mark(number.unwrap_or(0));
+                observed.messages.push(message(&seen, &mark, proxy.ours));
+                if !seen.line().contains("/next ") {
+                    observed.meanings.push(meaning(&seen, &mark));
+                }
+            }
             None => nobodys.push(notation::written(&seen.octets(), "")),
         }
     }
@@ -274,6 +282,32 @@ fn answer(octets: &[u8], head_only: bool) -> Option<(Said, &[u8])> {
     Some((Said { status, slug, close }, rest))
 }
 
+/// What a request says, however its proxy writes it.
+fn meaning(seen: &Seen, mark: &str) -> String {
+    const OTHER: [&str; 8] = [
+        "host",
+        "via",
+        "connection",
+        "content-length",
+        "transfer-encoding",
+        "content-type",
+        "x-request-id",
+        "forwarded",
+    ];
+    let text = notation::written(&seen.head, mark);
+    let mut lines = text.trim_end_matches('⏎').split('⏎');
+    let first = lines.next().unwrap_or_default();
+    let mut fields: Vec<String> = lines
+        .map(|line| line.split_once(':').map_or((line.to_owned(), ""), |(name, value)| (name.to_lowercase(), value)))
+        .filter(|(name, _)| !OTHER.contains(&name.as_str()))
+        .filter(|(name, _)| !["x-forwarded-", "x-modelgate-", "x-envoy-"].iter().any(|ours| name.starts_with(ours)))
+        .map(|(name, value)| format!("⏎{name}: {}", value.trim()))
+        .collect();
+    fields.sort_unstable();
+    let unfinished = if seen.whole { "" } else { "unfinished " };
+    format!("{unfinished}{first}{}⏎⏎{}", fields.concat(), notation::written(&seen.body, mark))
+}
+
 fn has_name(line: &str, name: &str) -> bool {
     line.split_once(':').is_some_and(|(field, _)| field.eq_ignore_ascii_case(name))
 }
@@ -284,11 +318,11 @@ fn message(seen: &Seen, mark: &str, ours: &[(&str, &str)]) -> String {
     let mut lines: Vec<&str> = head.trim_end_matches('⏎').split('⏎').collect();
     let mut missing = String::new();
     for (name, value) in ours {
-        let is_ours = |line: &&str| {
+        let is_ours = |line: &str| {
             line.split_once(": ")
                 .is_some_and(|(field, found)| field.eq_ignore_ascii_case(name) && (value.is_empty() || found == *value))
         };
-        match lines.iter().position(|line| is_ours(line)) {
+        match lines.iter().copied().position(is_ours) {
             Some(at) => {
                 lines.remove(at);
             }

@@ -130,6 +130,8 @@ pub const CASES: &[Case] = &[
     case("HTTP/1.0 that stays", "HTTP/1.0 200 OK⏎Content-Type: text/plain⏎Connection: keep-alive⏎Content-Length: 5⏎⏎hello", HELLO, Kept),
     case("HTTP/1.0 until it closes", "HTTP/1.0 200 OK⏎Content-Type: text/plain⏎⏎hello«close»", HELLO, Closed),
     case("HTTP/1.0 with chunks", "HTTP/1.0 200 OK⏎Content-Type: text/plain⏎Transfer-Encoding: chunked⏎⏎5⏎hello⏎0⏎⏎«close»", BROKEN, Closed),
+    asked("a client of HTTP/1.0, and chunks", "GET /№ HTTP/1.0⏎Host: a.test⏎⏎", "«ok»Transfer-Encoding: chunked⏎⏎5⏎hello⏎0⏎⏎", HELLO, Kept),
+    asked("a client of HTTP/1.0, and no length", "GET /№ HTTP/1.0⏎Host: a.test⏎⏎", "«ok»⏎hello«close»", HELLO, Closed),
     // Before the request was read.
     asked("an answer before the body", "«post»Content-Length: 10⏎⏎hello«await»world", "«early»«ok»Content-Length: 5⏎⏎hello", HELLO, Either),
     asked("a refusal before the body, and a close", "«post»Content-Length: 10⏎⏎hello«await»", "«early»HTTP/1.1 413 Large⏎Content-Length: 5⏎Connection: close⏎⏎large«close»", Answer("413⏎⏎large"), Closed),
