@@ -15,6 +15,9 @@ use crate::world::{CLIENT, HEADS, MOST_BODY, Outcome, World};
 const BOUNDS: Bounds =
     Bounds { head: HEADS.head, fields: HEADS.headers, target: 8 << 10, chunk_line: 256, trailers: 32 };
 
+/// What the gateway answers has no bounds of its own.
+const ANSWERS: Bounds = Bounds { head: 64 << 10, fields: 256, ..BOUNDS };
+
 /// What must hold for every connection.
 pub(crate) fn check(input: &[u8]) {
     thread_local!(static WORLD: World = World::new());
@@ -22,17 +25,21 @@ pub(crate) fn check(input: &[u8]) {
     let outcome = WORLD.with(|world| world.serve(stream, cuts));
     let reading = http1::read(stream, &BOUNDS, &is_taken);
     let asked = reading.messages.iter().chain(&reading.partial);
-    let answers = answers(&outcome.answers, &asked.clone().map(|m| m.method.clone()).collect::<Vec<_>>());
+    let mut methods: Vec<_> = asked.clone().map(|message| message.method.clone()).collect();
+    // A head that can't be read has an answer too.
+    methods.push(b"?".to_vec());
+    let (answers, end, rest) = http1::read_answers(&outcome.answers, &methods, &ANSWERS);
+    assert!(end == End::Clean && rest.is_empty(), "{end:?}, then {}", rest.escape_ascii());
 
     assert!(outcome.unreadable.is_empty(), "forwarded what can't be read: {outcome:?}");
     let mut forwarded = outcome.forwarded.iter().enumerate();
     for (index, answer) in answers.iter().enumerate() {
-        assert!(index == 0 || !answers[index - 1].closes, "an answer behind the last one");
+        assert!(index == 0 || !answers[index - 1].closes(), "an answer behind the last one");
         let message = reading.messages.get(index);
         match (message, answer.status) {
             (Some(message), 200) => {
                 let (number, sent) = forwarded.next().expect("an answer from nowhere");
-                assert_eq!(answer.number.as_deref(), Some(&*number.to_string()), "another request's answer");
+                assert_eq!(answer.value("x-number"), Some(number.to_string().as_bytes()), "another request's answer");
                 is_of(sent, message);
             }
             (Some(message), 204) => assert!(is_preflight(message), "an answer from nowhere"),
@@ -56,7 +63,7 @@ pub(crate) fn check(input: &[u8]) {
     let mut wire = Wire::new(HEADS);
     wire.follow(stream);
     let due = reading.messages.len() + usize::from(wire.fault().is_some() || matches!(reading.end, End::Chunks { .. }));
-    let closed = answers.len() > 0 && (answers[answers.len() - 1].closes || asks_to_close(asked.clone().nth(answers.len() - 1)));
+    let closed = answers.len() > 0 && (answers[answers.len() - 1].closes() || asks_to_close(asked.clone().nth(answers.len() - 1)));
     assert!(closed || answers.len() >= due, "{} of {due} answered: {}", answers.len(), outcome.answers.escape_ascii());
 }
 
@@ -229,43 +236,4 @@ fn is_plain(message: &Message) -> bool {
         && http1::target_kind(&message.target) == Target::Good
         && !message.fields.iter().any(|(name, _)| unusual.contains(&name.as_str()))
         && body_taken
-}
-
-/// An answer to a client.
-#[derive(Debug)]
-struct Answer {
-    status: u16,
-    closes: bool,
-    number: Option<String>,
-}
-
-/// Reads answers to requests of these methods; interim ones are passed over.
-fn answers(mut octets: &[u8], methods: &[Vec<u8>]) -> Vec<Answer> {
-    let mut answers = Vec::new();
-    while !octets.is_empty() {
-        let (head, rest) = split_once(octets, b"\r\n\r\n").expect("whole heads");
-        let head = std::str::from_utf8(head).expect("a head of text");
-        let mut lines = head.split("\r\n");
-        let line = lines.next().unwrap_or_default();
-        let status = line.strip_prefix("HTTP/1.1 ").or_else(|| line.strip_prefix("HTTP/1.0 ")).and_then(|line| line.get(..3));
-        let status: u16 = status.and_then(|status| status.parse().ok()).expect("a status");
-        let fields: Vec<(&str, &str)> = lines.map(|line| line.split_once(": ").expect("a field")).collect();
-        let value = |name: &str| {
-            let mut values = fields.iter().filter(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| *value);
-            let value = values.next();
-            assert!(values.next().is_none(), "{name} twice in {head}");
-            value
-        };
-        octets = rest;
-        if status == 100 {
-            continue;
-        }
-        assert_eq!(value("transfer-encoding"), None, "{head}");
-        let bodiless = status == 204 || methods.get(answers.len()).is_some_and(|method| method == b"HEAD");
-        let length = if bodiless { 0 } else { value("content-length").and_then(|v| v.parse().ok()).expect("a length") };
-        octets = octets.get(length..).expect("whole bodies");
-        let closes = value("connection").is_some_and(|value| value.eq_ignore_ascii_case("close"));
-        answers.push(Answer { status, closes, number: value("x-number").map(str::to_owned) });
-    }
-    answers
 }

@@ -1,4 +1,4 @@
-//! A reader of HTTP/1 requests, straight from RFC 9112, that shares nothing with the gateway's.
+//! A reader of HTTP/1 requests and answers, straight from RFC 9112, that shares nothing with the gateway's.
 //!
 //! It reads a whole stream at once. Where the RFC lets a recipient choose, it refuses, as the gateway says it does.
 
@@ -96,6 +96,60 @@ pub(crate) fn read(stream: &[u8], bounds: &Bounds, doubtful: &dyn Fn(&[u8]) -> b
     }
 }
 
+/// An answer.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) fields: Vec<(String, Vec<u8>)>,
+    /// The content, so far as it came.
+    pub(crate) body: Vec<u8>,
+    /// Whether all of it came.
+    pub(crate) whole: bool,
+}
+
+impl Answer {
+    /// The value of a field that comes once at most.
+    pub(crate) fn value(&self, name: &str) -> Option<&[u8]> {
+        let mut values = self.fields.iter().filter(|(known, _)| known == name).map(|(_, value)| value.as_slice());
+        let value = values.next();
+        assert!(values.next().is_none(), "{name} comes twice");
+        value
+    }
+
+    pub(crate) fn closes(&self) -> bool {
+        self.value("connection").is_some_and(|value| value.eq_ignore_ascii_case(b"close"))
+    }
+}
+
+/// Reads the answers to requests of these methods, and what comes behind them up to the end of the connection.
+/// Interim answers are passed over (RFC 9110 §15.2), but a switch of protocols, which nobody asks for here.
+pub(crate) fn read_answers<'s>(stream: &'s [u8], methods: &[Vec<u8>], bounds: &Bounds) -> (Vec<Answer>, End, &'s [u8]) {
+    let mut reader = Reader { stream, at: 0, bounds, doubtful: &|_| false };
+    let mut answers = Vec::new();
+    let mut end = End::Clean;
+    for method in methods {
+        if reader.at == stream.len() {
+            break;
+        }
+        let mut answer = Answer::default();
+        let read = loop {
+            answer = Answer::default();
+            match reader.answer(method, &mut answer) {
+                Ok(()) if matches!(answer.status, 100 | 102..=199) => {}
+                read => break read,
+            }
+        };
+        if answer.status > 0 {
+            answers.push(answer);
+        }
+        if let Err(wrong) = read {
+            end = wrong;
+            break;
+        }
+    }
+    (answers, end, &stream[reader.at..])
+}
+
 struct Reader<'s> {
     stream: &'s [u8],
     at: usize,
@@ -125,7 +179,7 @@ impl<'s> Reader<'s> {
                     return Err(End::Short);
                 }
             }
-            Framing::Chunked => self.chunks(message)?,
+            Framing::Chunked => self.chunks(&mut message.body)?,
         }
         message.end = self.at;
         Ok(())
@@ -147,12 +201,8 @@ impl<'s> Reader<'s> {
 
     fn head(&mut self, message: &mut Message) -> Result<(), End> {
         let limit = self.at + self.bounds.head;
-        let next = |reader: &mut Self| {
-            let line = reader.line(limit - reader.at);
-            line.map_err(|(line, seen)| seen.map_or(End::Short, |seen| End::Head { line, seen }))
-        };
         let request = loop {
-            let line = next(self)?;
+            let line = self.head_line(limit)?;
             if !line.text.is_empty() {
                 break line;
             }
@@ -173,15 +223,21 @@ impl<'s> Reader<'s> {
         }
         (message.method, message.target) = (method.to_vec(), target.to_vec());
 
-        let (mut lengths, mut codings) = (Vec::new(), Vec::new());
-        let mut count = 0;
+        let (fields, framing) = self.fields(limit, message.http10)?;
+        (message.fields, message.framing) = (fields, framing);
+        Ok(())
+    }
+
+    /// §5 and §6: the fields of a head, up to its empty line, and how it is framed.
+    fn fields(&mut self, limit: usize, http10: bool) -> Result<(Vec<(String, Vec<u8>)>, Framing), End> {
+        let wrong = |line: &Line<'_>| End::Head { line: line.begin, seen: line.seen };
+        let (mut fields, mut lengths, mut codings) = (Vec::new(), Vec::new(), 0);
         let last = loop {
-            let line = next(self)?;
+            let line = self.head_line(limit)?;
             if line.text.is_empty() {
                 break line;
             }
-            count += 1;
-            let (name, value) = field(line.text).filter(|_| count <= self.bounds.fields).ok_or(wrong(&line))?;
+            let (name, value) = field(line.text).filter(|_| fields.len() < self.bounds.fields).ok_or(wrong(&line))?;
             // §6.3: what can't be a length, or comes twice, is seen at its line.
             if name == "content-length" {
                 let length = length(value).filter(|_| lengths.is_empty()).ok_or(wrong(&line))?;
@@ -191,22 +247,71 @@ impl<'s> Reader<'s> {
                 if !value.eq_ignore_ascii_case(b"chunked") {
                     return Err(wrong(&line));
                 }
-                codings.push(value);
+                codings += 1;
             }
-            message.fields.push((name, value.to_vec()));
+            fields.push((name, value.to_vec()));
         };
         // §6.1, §6.3: one framing alone, and none that HTTP/1.0 does not have.
-        message.framing = match (&*lengths, codings.len()) {
+        let framing = match (&*lengths, codings) {
             ([], 0) => Framing::None,
             (&[length], 0) => Framing::Length(length),
-            ([], 1) if !message.http10 => Framing::Chunked,
+            ([], 1) if !http10 => Framing::Chunked,
             _ => return Err(wrong(&last)),
         };
+        Ok((fields, framing))
+    }
+
+    fn head_line(&mut self, limit: usize) -> Result<Line<'s>, End> {
+        let line = self.line(limit - self.at);
+        line.map_err(|(line, seen)| seen.map_or(End::Short, |seen| End::Head { line, seen }))
+    }
+
+    /// §4, and §6.3 for what has no body or ends with the connection.
+    fn answer(&mut self, method: &[u8], answer: &mut Answer) -> Result<(), End> {
+        let limit = self.at + self.bounds.head;
+        let line = self.head_line(limit)?;
+        let wrong = End::Head { line: line.begin, seen: line.seen };
+        let (version, rest) = line.text.split_at_checked(9).ok_or(wrong)?;
+        let (digits, reason) = rest.split_at_checked(3).ok_or(wrong)?;
+        let http10 = version == b"HTTP/1.0 ";
+        let written = digits.iter().all(u8::is_ascii_digit) && reason.first().is_none_or(|b| *b == b' ');
+        if !(http10 || version == b"HTTP/1.1 ") || !written || !reason.iter().all(is_text) {
+            return Err(wrong);
+        }
+        let status = digits.iter().fold(0, |status, b| status * 10 + u16::from(b - b'0'));
+        if status < 100 || status == 101 {
+            return Err(wrong);
+        }
+        let (fields, mut framing) = self.fields(limit, http10)?;
+        (answer.status, answer.fields) = (status, fields);
+        let bodiless = method == b"HEAD" || matches!(status, 100..=199 | 204 | 304);
+        if bodiless {
+            framing = Framing::Length(0);
+        }
+        let rest = &self.stream[self.at..];
+        match framing {
+            Framing::None => {
+                answer.body.extend_from_slice(rest);
+                self.at = self.stream.len();
+            }
+            Framing::Length(length) => {
+                let there = usize::try_from(length).unwrap_or(usize::MAX).min(rest.len());
+                answer.body.extend_from_slice(&rest[..there]);
+                self.at += there;
+                if (there as u64) < length {
+                    return Err(End::Short);
+                }
+            }
+            Framing::Chunked => {
+                self.chunks(&mut answer.body)?;
+            }
+        }
+        answer.whole = true;
         Ok(())
     }
 
     /// §7.1.
-    fn chunks(&mut self, message: &mut Message) -> Result<(), End> {
+    fn chunks(&mut self, body: &mut Vec<u8>) -> Result<(), End> {
         let next = |reader: &mut Self| {
             let line = reader.line(reader.bounds.chunk_line);
             line.map_err(|(line, seen)| seen.map_or(End::Short, |seen| End::Chunks { line, seen }))
@@ -226,7 +331,7 @@ impl<'s> Reader<'s> {
             }
             let rest = &self.stream[self.at..];
             let there = size.min(rest.len());
-            message.body.extend_from_slice(&rest[..there]);
+            body.extend_from_slice(&rest[..there]);
             self.at += there;
             if there < size {
                 return Err(End::Short);

@@ -141,6 +141,12 @@ impl World {
         Self { runtime, core, record, socket, _stop: stop }
     }
 
+    /// What the worker sends in answer to the next request, and whether it closes then.
+    #[allow(dead_code, reason = "not every target has use for it")]
+    pub(crate) fn script(&self, answer: Vec<u8>, closes: bool) {
+        self.record.script.replace(Some((answer, closes)));
+    }
+
     /// Serves one connection, whose client sends a stream in pieces of these lengths and then no more.
     pub(crate) fn serve(&self, stream: &[u8], cuts: &[u8]) -> Outcome {
         self.record.turns.set(0);
@@ -277,6 +283,8 @@ impl Peer for Client {
 #[derive(Default)]
 struct Record {
     outcome: RefCell<Outcome>,
+    /// What is answered next, and whether the connection ends with it.
+    script: RefCell<Option<(Vec<u8>, bool)>>,
     /// How many connections are inside a message.
     inside: Cell<usize>,
     /// How often anything moved.
@@ -332,6 +340,11 @@ async fn converse(mut stream: UnixStream, record: Rc<Record>) {
         drop(outcome);
         let length = body.len();
         let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nX-Number: {body}\r\n\r\n{content}");
-        let _ = stream.write_all(answer.as_bytes()).await;
+        let (answer, closes) = record.script.take().unwrap_or((answer.into_bytes(), false));
+        // At once, so that whatever is too much is there before another request comes.
+        let _ = stream.write_all(&answer).await;
+        if closes {
+            return;
+        }
     }
 }
