@@ -265,7 +265,10 @@ impl Link {
         loop {
             // A head is whole with its empty line; httparse takes a bare line feed for a line's end too.
             if let Some(length) = head_length(&self.input) {
-                let head = parse(&self.input, method)?;
+                if length > max {
+                    return Poll::Ready(Err(Fault::Broken("its answer's head is too large".into())));
+                }
+                let head = parse(self.input.get(..length).unwrap_or_default(), method)?;
                 self.input.advance(length);
                 match head {
                     // Who asked for nothing of the kind is told nothing of the kind.
@@ -363,9 +366,13 @@ fn parse(input: &[u8], method: &Method) -> Result<Option<Head>, Fault> {
     let broken = |reason: &str| Fault::Broken(reason.to_owned());
     let mut fields = [const { MaybeUninit::uninit() }; MOST_HEADERS];
     let mut answer = httparse::Response::new(&mut []);
-    httparse::ParserConfig::default()
+    let read = httparse::ParserConfig::default()
         .parse_response_with_uninit_headers(&mut answer, input, &mut fields)
         .map_err(|error| Fault::Broken(format!("its answer is not HTTP: {error}")))?;
+    // httparse passes over empty lines at the beginning, behind which nobody here looks for a head.
+    if read != httparse::Status::Complete(input.len()) || !input.starts_with(b"HTTP/") {
+        return Err(broken("its answer is not HTTP: it does not begin with a status line"));
+    }
     let status =
         answer.code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or_else(|| broken("its status is none"))?;
     if status == StatusCode::SWITCHING_PROTOCOLS {
