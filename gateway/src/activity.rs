@@ -5,7 +5,7 @@ use std::future::Future as _;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -57,6 +57,8 @@ pub struct Activity {
     /// What the client could take of each answer; as many as there ever were requests at once.
     offers: RefCell<Vec<Offer>>,
     draining: Cell<Option<Instant>>,
+    /// Who reads on when the request has its answer.
+    held: RefCell<Option<Waker>>,
     /// Parts of answers that were given out, since they were credited last.
     worked: Cell<u32>,
     flood: Cell<Option<Flood>>,
@@ -77,6 +79,7 @@ impl Activity {
             unflushed: Cell::default(),
             offers: RefCell::default(),
             draining: Cell::default(),
+            held: RefCell::default(),
             worked: Cell::default(),
             flood: Cell::default(),
             lingers,
@@ -177,6 +180,9 @@ impl Drop for Busy {
         let activity = &self.activity;
         activity.requests.set(activity.requests.get().saturating_sub(1));
         activity.since.set(Instant::now());
+        if let Some(reader) = activity.held.take() {
+            reader.wake();
+        }
     }
 }
 
@@ -248,6 +254,11 @@ impl<S> Watched<S> {
         }
     }
 
+    /// Lets the reader wait for the end of the request, of which hyper does not tell it.
+    fn hold(&self, cx: &Context<'_>) {
+        self.activity.held.replace(Some(cx.waker().clone()));
+    }
+
     fn wrote<T>(&self, written: Poll<T>) -> Poll<T> {
         let stalled = &self.activity.write_stalled;
         if written.is_ready() {
@@ -266,6 +277,7 @@ impl<S: Peer> Watched<S> {
         if self.timer.is_none() {
             self.stream.ask(cx);
         }
+        self.hold(cx);
         let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(ASK)));
         loop {
             ready!(timer.as_mut().poll(cx));
@@ -326,9 +338,13 @@ impl<S: AsyncRead + Peer + Unpin> AsyncRead for Watched<S> {
             return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
         }
         if wire.is_ended() {
-            // The request before the one that is wrong gets its answer first; hyper asks again after it.
+            // The request before the one that is wrong gets its answer first.
             this.refused = !serving;
-            return if serving { Poll::Pending } else { Poll::Ready(Ok(())) };
+            if serving {
+                this.hold(cx);
+                return Poll::Pending;
+            }
+            return Poll::Ready(Ok(()));
         }
         let before = buf.filled().len();
         let read = ready!(Pin::new(&mut this.stream).poll_read(cx, buf));
@@ -347,6 +363,7 @@ impl<S: AsyncRead + Peer + Unpin> AsyncRead for Watched<S> {
             return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
         }
         if passed == 0 && serving {
+            this.hold(cx);
             return Poll::Pending;
         }
         this.refused = passed == 0;

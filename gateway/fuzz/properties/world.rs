@@ -151,54 +151,28 @@ impl World {
     pub(crate) fn serve(&self, stream: &[u8], cuts: &[u8]) -> Outcome {
         self.record.turns.set(0);
         let answers = self.runtime.block_on(async {
+            // A task of its own: a look at the clock must not look after the connection too.
+            let mut connection = spawn_local(connection(Rc::clone(&self.core), self.client(stream, cuts)));
             let answers = tokio::select! {
                 biased;
-                answers = self.connection(stream, cuts) => answers,
+                answers = &mut connection => answers,
                 () = self.stalls() => panic!("the connection stands still"),
             };
             self.settle().await;
-            answers
+            answers.expect("the connection's task ends")
         });
         Outcome { answers, ..self.record.outcome.take() }
     }
 
-    /// As the server's `http1` does it.
-    async fn connection(&self, stream: &[u8], cuts: &[u8]) -> Vec<u8> {
-        let peer = ClientAddress::new(CLIENT.parse().expect("an address"));
-        let client = Client {
+    fn client(&self, stream: &[u8], cuts: &[u8]) -> Client {
+        Client {
             stream: stream.to_vec(),
             at: 0,
             cuts: cuts.to_vec().into_iter().cycle(),
             rest: Cell::new(0),
             answers: Vec::new(),
             record: Rc::clone(&self.record),
-        };
-        let activity = Activity::new(true);
-        let mut connection = http1::Builder::new()
-            .max_headers(HEADS.headers + 1)
-            .max_header_size(HEADS.head * 2)
-            .timer(TokioTimer::new())
-            .header_read_timeout(None)
-            .serve_connection(
-                TokioIo::new(Watched::new(client, Rc::clone(&activity), Reader::Wire(Wire::new(HEADS)))),
-                service_fn(|request| {
-                    journey::serve(Rc::clone(&self.core), peer.clone(), activity.begin(), false, request)
-                }),
-            );
-        let _ = Pin::new(&mut connection).await;
-        let (mut client, fault) = connection.into_parts().io.into_inner().into_inner();
-        if let Some(fault) = fault {
-            let answer = journey::refuse(Rc::clone(&self.core), peer.clone(), activity.begin(), HeadFault::Wire(fault));
-            let (head, body) = answer.into_parts();
-            let body = body.collect().await.expect("an answer of our own").to_bytes();
-            let mut text = format!("HTTP/1.1 {}\r\n", head.status).into_bytes();
-            for (name, value) in &head.headers {
-                text.extend_from_slice(&[name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());
-            }
-            text.extend_from_slice(format!("content-length: {}\r\n\r\n", body.len()).as_bytes());
-            client.answers.extend_from_slice(&[&text[..], &body].concat());
         }
-        client.answers
     }
 
     /// Ends when nothing has moved for some time in which this process ran.
@@ -224,6 +198,37 @@ impl World {
             assert!(turns < 10_000, "a request that was broken off keeps its connection");
         }
     }
+}
+
+/// Serves a client, as the server's `http1` does it.
+async fn connection(core: Rc<Core>, client: Client) -> Vec<u8> {
+    let peer = ClientAddress::new(CLIENT.parse().expect("an address"));
+    let activity = Activity::new(true);
+    let mut connection = http1::Builder::new()
+        .max_headers(HEADS.headers + 1)
+        .max_header_size(HEADS.head * 2)
+        .timer(TokioTimer::new())
+        .header_read_timeout(None)
+        .serve_connection(
+            TokioIo::new(Watched::new(client, Rc::clone(&activity), Reader::Wire(Wire::new(HEADS)))),
+            service_fn(|request| {
+                journey::serve(Rc::clone(&core), peer.clone(), activity.begin(), false, request)
+            }),
+        );
+    let _ = Pin::new(&mut connection).await;
+    let (mut client, fault) = connection.into_parts().io.into_inner().into_inner();
+    if let Some(fault) = fault {
+        let answer = journey::refuse(Rc::clone(&core), peer.clone(), activity.begin(), HeadFault::Wire(fault));
+        let (head, body) = answer.into_parts();
+        let body = body.collect().await.expect("an answer of our own").to_bytes();
+        let mut text = format!("HTTP/1.1 {}\r\n", head.status).into_bytes();
+        for (name, value) in &head.headers {
+            text.extend_from_slice(&[name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());
+        }
+        text.extend_from_slice(format!("content-length: {}\r\n\r\n", body.len()).as_bytes());
+        client.answers.extend_from_slice(&[&text[..], &body].concat());
+    }
+    client.answers
 }
 
 /// The client's side: pieces from memory, then the end; answers into memory.
