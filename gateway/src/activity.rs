@@ -34,6 +34,9 @@ impl Patience {
     }
 }
 
+/// How long a connection must be idle to rest.
+const REST: Duration = Duration::from_millis(500);
+
 /// What one answer has for the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Offer {
@@ -100,6 +103,30 @@ impl Activity {
             *offer = Offer::Nothing;
         }
         Busy { activity: Rc::clone(self), place }
+    }
+
+    /// How long it takes until a connection without a request rests; HTTP/2 never does.
+    #[must_use]
+    pub fn rest(&self) -> Duration {
+        if self.lingers { REST } else { Duration::MAX }
+    }
+
+    /// Whether nothing was asked for a while, and nothing is on its way in or out.
+    #[must_use]
+    pub fn rests(&self) -> bool {
+        self.lingers
+            && self.requests.get() == 0
+            && self.head_began.get().is_none()
+            && !self.unflushed.get()
+            && self.write_stalled.get().is_none()
+            && self.draining.get().is_none()
+            && self.since.get().elapsed() >= REST
+    }
+
+    /// How long a connection may still be idle.
+    #[must_use]
+    pub fn idle_left(&self, patience: &Patience) -> Duration {
+        patience.idle.saturating_sub(self.since.get().elapsed())
     }
 
     /// The gateway is stopping: a connection without a request is closed after a while.
