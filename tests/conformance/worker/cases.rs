@@ -110,6 +110,7 @@ pub const CASES: &[Case] = &[
     case("a status of two digits", "HTTP/1.1 20 OK⏎Content-Length: 0⏎⏎", BROKEN, Closed),
     case("a status of four digits", "HTTP/1.1 2000 OK⏎Content-Length: 0⏎⏎", BROKEN, Closed),
     case("a status below 100", "HTTP/1.1 099 Odd⏎Content-Length: 0⏎⏎", BROKEN, Closed),
+    case("a status above 599", "HTTP/1.1 600 Odd⏎Content-Length: 0⏎⏎", BROKEN, Closed),
     case("a version of the future", "HTTP/1.2 200 OK⏎Content-Length: 0⏎⏎", BROKEN, Closed),
     case("HTTP/2 in words", "HTTP/2 200 OK⏎Content-Length: 0⏎⏎", BROKEN, Closed),
     case("a body alone, as HTTP/0.9 has it", "hello«close»", BROKEN, Closed),

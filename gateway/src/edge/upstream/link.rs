@@ -377,8 +377,9 @@ fn parse(input: &[u8], method: &Method) -> Result<Option<Head>, Fault> {
     if read != httparse::Status::Complete(input.len()) || !input.starts_with(b"HTTP/") {
         return Err(broken("its answer is not HTTP: it does not begin with a status line"));
     }
-    let status =
-        answer.code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or_else(|| broken("its status is none"))?;
+    // RFC 9110 §15: there is none above 599.
+    let code = answer.code.filter(|code| *code < 600);
+    let status = code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or_else(|| broken("its status is none"))?;
     if status == StatusCode::SWITCHING_PROTOCOLS {
         return Err(broken("it switched protocols unasked"));
     }
