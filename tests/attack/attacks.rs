@@ -244,7 +244,7 @@ impl Attack {
                 running.child = Some(slowhttptest(arguments, gateway, path));
                 count.add(MANY as u64);
             }
-            Act::Flood(kind) => running.repeat(FLOODING, at, count, async move |at, count| {
+            Act::Flood(kind) => running.repeat(FLOODING, at, count, move |at: At, count: Count| async move {
                 let request = request(if kind == Flood::LateReset { "GET" } else { "POST" }, "/upload");
                 count.add(flood(kind, at.shaken(&at.http2).await?, &request, Duration::from_secs(2)).await.sent);
                 Ok(())
@@ -272,7 +272,7 @@ impl Attack {
             Act::Plain => running.repeat(FAST, at, count, async |at, count| {
                 say(&at, b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", &count).await
             }),
-            Act::Requests(text) => running.repeat(FAST, at, count, async move |at, count| {
+            Act::Requests(text) => running.repeat(FAST, at, count, move |at: At, count: Count| async move {
                 let text = text();
                 let mut wire = Wire::over(at.shaken(&at.http1).await?);
                 loop {
