@@ -48,14 +48,14 @@ enum Holds {
     Handshakes(usize),
     /// So many, with HTTP/1.
     Http1(usize),
-    /// So many, with HTTP/2, and so many answers in all.
-    Http2(usize, usize),
+    /// So many, with HTTP/2; with so many requests at once in all, and so many answers on their way.
+    Http2(usize, usize, usize),
 }
 
 #[derive(Clone, Copy)]
 enum Act {
     Rest,
-    /// slowhttptest with these arguments; `KEY` stands for a header with a good key, `ROUTE` for a path at the end.
+    /// slowhttptest with these arguments; `KEY` stands for a header with a good key. Then a path.
     Slow(&'static [&'static str], &'static str),
     Flood(Flood),
     StalledStreams,
@@ -64,8 +64,8 @@ enum Act {
     Garbage,
     Plain,
     Handshakes,
-    /// A request again and again, on kept connections.
-    Requests(fn() -> String),
+    /// A request again and again, on so many kept connections.
+    Requests(usize, fn() -> String),
     HugeHeads,
     DrippedChunks,
 }
@@ -85,6 +85,12 @@ authorize = ["predictor"]
 limits = ["once"]
 [routes.upload]
 pool = "bulk"
+[routes.large]
+path = "/large"
+methods = ["GET", "HEAD"]
+pool = "bulk"
+authenticate = "anonymous"
+authorize = "anonymous"
 [routes.bulk]
 path = "/{what}"
 methods = ["GET"]
@@ -105,7 +111,7 @@ const fn attack(name: &'static str, unit: &'static str, settings: &'static str, 
 }
 
 const fn http2(name: &'static str, kind: Flood) -> Attack {
-    attack(name, "frames", "", Act::Flood(kind), Holds::Http2(FLOODING, FLOODING * STREAMS as usize))
+    attack(name, "frames", "", Act::Flood(kind), Holds::Http2(FLOODING, FLOODING * STREAMS as usize, 0))
 }
 
 const HEADERS: &[&str] = &["-H", "-c", "400", "-r", "400", "-i", "1", "-x", "24"];
@@ -130,7 +136,7 @@ pub(crate) const ALL: &[Attack] = &[
         "connections",
         OPEN_DOORS,
         Act::Slow(
-            &["-X", "-c", "400", "-r", "400", "-w", "512", "-y", "1024", "-n", "5", "-z", "32", "-k", "3", "-m", "KEY"],
+            &["-X", "-c", "400", "-r", "400", "-w", "512", "-y", "1024", "-n", "5", "-z", "32", "-k", "3"],
             "/large",
         ),
         Holds::Http1(MANY),
@@ -139,7 +145,7 @@ pub(crate) const ALL: &[Attack] = &[
         "ranges",
         "connections",
         OPEN_DOORS,
-        Act::Slow(&["-R", "-c", "400", "-r", "400", "-a", "5", "-b", "2000", "-t", "HEAD", "-m", "KEY"], "/large"),
+        Act::Slow(&["-R", "-c", "400", "-r", "400", "-a", "5", "-b", "2000", "-t", "HEAD"], "/large"),
         Holds::Http1(MANY),
     ),
     attack("dripped chunks without an end", "chunks", IMPATIENT, Act::DrippedChunks, Holds::Http1(MANY)),
@@ -149,8 +155,8 @@ pub(crate) const ALL: &[Attack] = &[
     attack("handshakes, as fast as possible", "handshakes", "", Act::Handshakes, Holds::Handshakes(FAST)),
     attack("garbage instead of TLS", "connections", "", Act::Garbage, Holds::Handshakes(FAST)),
     attack("plain HTTP instead of TLS", "connections", "", Act::Plain, Holds::Handshakes(FAST)),
-    attack("bad keys", "requests", "", Act::Requests(bad_key), Holds::Http1(FAST)),
-    attack("requests over the limit", "requests", "", Act::Requests(over_limit), Holds::Http1(FAST)),
+    attack("bad keys", "requests", "", Act::Requests(FAST, bad_key), Holds::Http1(FAST)),
+    attack("requests over the limit", "requests", "", Act::Requests(FAST, over_limit), Holds::Http1(FAST)),
     http2("HTTP/2 rapid reset", Flood::RapidReset),
     http2("HTTP/2 late reset", Flood::LateReset),
     http2("HTTP/2 MadeYouReset", Flood::MadeYouReset),
@@ -169,12 +175,13 @@ pub(crate) const ALL: &[Attack] = &[
         "streams",
         "",
         Act::StalledStreams,
-        Holds::Http2(STALLED, STALLED * STREAMS as usize),
+        // As many as the pool has places, on two threads.
+        Holds::Http2(STALLED, STALLED * STREAMS as usize, 2 * 128),
     ),
-    attack("bad keys, and one of two workers dead", "requests", DEAD, Act::Requests(bad_key), Holds::Http1(FAST)),
-    attack("a worker that never answers", "requests", IMPATIENT_POOL, Act::Requests(silent), Holds::Http1(MANY)),
-    attack("a worker that drips", "requests", IMPATIENT_POOL, Act::Requests(drip), Holds::Http1(MANY)),
-    attack(UNREAD, "requests", "", Act::Requests(bad_key), Holds::Http1(FAST)),
+    attack("bad keys, and one of two workers dead", "requests", DEAD, Act::Requests(FAST, bad_key), Holds::Http1(FAST)),
+    attack("a worker that never answers", "requests", IMPATIENT_POOL, Act::Requests(MANY, silent), Holds::Http1(MANY)),
+    attack("a worker that drips", "requests", IMPATIENT_POOL, Act::Requests(MANY, drip), Holds::Http1(MANY)),
+    attack(UNREAD, "requests", "", Act::Requests(FAST, bad_key), Holds::Http1(FAST)),
 ];
 
 /// Settings that ask for a dead worker beside the good one.
@@ -207,7 +214,7 @@ impl Holds {
     fn kib(self) -> usize {
         /// TLS: a record each way and what waits to go out (64 KiB), a task, and at its time the handshake.
         const TLS: usize = 96;
-        /// `max_head` twice, because hyper reads beyond it.
+        /// `max_head` twice, because it is read ahead, or is there as sent and as fields.
         const HEAD: usize = 2 * 16;
         /// The route's `max` (16 KiB), while it is put together.
         const BODY: usize = 2 * 16;
@@ -216,12 +223,12 @@ impl Holds {
         /// What may be on its way for one connection.
         const WINDOW: usize = 256;
         /// Six parts of 64 KiB.
-        const STREAM: usize = 384;
+        const STREAM: usize = 6 * 64;
         match self {
             Self::Nothing => 0,
             Self::Handshakes(count) => count * TLS,
             Self::Http1(count) => count * (TLS + HEAD + BODY + ANSWER),
-            Self::Http2(count, streams) => count * (TLS + HEAD + WINDOW) + streams * STREAM,
+            Self::Http2(count, requests, answers) => count * (TLS + WINDOW) + requests * HEAD + answers * STREAM,
         }
     }
 }
@@ -272,7 +279,7 @@ impl Attack {
             Act::Plain => running.repeat(FAST, at, count, async |at, count| {
                 say(&at, b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", &count).await
             }),
-            Act::Requests(text) => running.repeat(FAST, at, count, move |at: At, count: Count| async move {
+            Act::Requests(times, text) => running.repeat(times, at, count, move |at: At, count: Count| async move {
                 let text = text();
                 let mut wire = Wire::over(at.shaken(&at.http1).await?);
                 loop {

@@ -61,10 +61,14 @@ async fn converse(mut stream: TcpStream) -> io::Result<()> {
             }
             buffer.drain(..length);
         }
+        let is_head = head.starts_with("HEAD ");
         match head.split(' ').nth(1) {
             Some("/large") => {
                 let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {LARGE}\r\n\r\n");
                 stream.write_all(head.as_bytes()).await?;
+                if is_head {
+                    continue;
+                }
                 let part = [b'x'; 64 << 10];
                 for _ in 0..LARGE / part.len() {
                     stream.write_all(&part).await?;
