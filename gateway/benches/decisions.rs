@@ -269,7 +269,7 @@ fn tokens(algorithm: &str) -> (Policy, HeaderMap) {
         dict.insert("token".into(), table(token));
     });
     let issuer = policy.issuer.as_ref().expect("it issues tokens");
-    let minted = issuer.mint("alice", &policy.roles, RequestIds::new([1; 16]).next(), NOW).ok().expect("a token");
+    let minted = issuer.mint("alice", &policy.roles, RequestIds::new([1; 16]).next(), NOW).expect("a token");
     let minted = serde_json::to_value(minted).expect("JSON");
     let token = minted.get("access_token").and_then(serde_json::Value::as_str).expect("a token");
     let headers = headers(&[("authorization", &format!("Bearer {token}"))]);
@@ -337,9 +337,9 @@ fn body(bencher: Bencher<'_, '_>, path: &str) {
 
 #[divan::bench]
 fn wire_follow(bencher: Bencher<'_, '_>) {
-    let lines = headers(&[("x-api-key", &api_key::compose("team-0", [7; 20]))]);
-    let lines: String =
-        lines.iter().map(|(name, value)| format!("{name}: {}\r\n", value.to_str().expect("text"))).collect();
+    let headers = headers(&[("x-api-key", &api_key::compose("team-0", [7; 20]))]);
+    let line = |(name, value): (&HeaderName, &HeaderValue)| format!("{name}: {}\r\n", value.to_str().expect("text"));
+    let lines = headers.iter().map(line).collect::<Vec<_>>().concat();
     let request = format!("POST /predict HTTP/1.1\r\n{lines}\r\n{FLOWER}");
     let mut wire = Wire::new(Bounds { head: 16 << 10, headers: 64 });
     bencher.bench_local(|| assert_eq!(wire.follow(black_box(request.as_bytes())), request.len()));

@@ -52,15 +52,23 @@ async fn main() -> ExitCode {
         }
     };
     let rustc = rustc();
-    let recorded = if record { None } else { Some(recorded()) };
-    let measured = count(Path::new(gateway)).await;
-    let Some((recorded_rustc, recorded)) = recorded else {
+    let measured = match count(Path::new(gateway)).await {
+        Ok(counts) => counts,
+        Err(reason) => {
+            eprintln!("counts: callgrind can't be asked: {reason}");
+            return ExitCode::from(69);
+        }
+    };
+    let (recorded_rustc, recorded) = recorded().unwrap_or_else(|error| {
+        println!("counts: there is no record: {error}");
+        (rustc.clone(), Counts::new())
+    });
+    print(&recorded, &measured);
+    if record {
         write(&rustc, &measured);
-        print(&Counts::new(), &measured);
         println!("counts: recorded, with {rustc}");
         return ExitCode::SUCCESS;
-    };
-    print(&recorded, &measured);
+    }
     if recorded_rustc != rustc {
         println!("counts: not compared: recorded with {recorded_rustc}, and this is {rustc}");
         return ExitCode::SUCCESS;
@@ -76,14 +84,14 @@ fn rustc() -> String {
 }
 
 /// The compiler that the recorded counts were made with, and the counts.
-fn recorded() -> (String, Counts) {
+fn recorded() -> Result<(String, Counts), Box<figment::Error>> {
     let file = Figment::from(Toml::file_exact(EXPECTED));
-    let rustc = file.extract_inner("rustc").unwrap_or_else(|error| panic!("{EXPECTED}: {error}"));
-    (rustc, file.extract_inner("instructions").unwrap_or_else(|error| panic!("{EXPECTED}: {error}")))
+    Ok((file.extract_inner("rustc")?, file.extract_inner("instructions")?))
 }
 
 fn write(rustc: &str, counts: &Counts) {
-    let lines: String = JOBS.iter().map(|job| format!("{} = {}\n", job.name, counts[job.name])).collect();
+    let line = |job: &Job| format!("{} = {}\n", job.name, counts[job.name]);
+    let lines = JOBS.iter().map(line).collect::<Vec<_>>().concat();
     let text = format!(
         "# Instructions per request outside of cryptography; see tests/counts/run. Written by `tests/counts/run --record`.\n\
          rustc = \"{rustc}\"\n\n[instructions]\n{lines}"
@@ -133,7 +141,7 @@ fn judge(recorded: &Counts, measured: &Counts) -> ExitCode {
     code
 }
 
-async fn count(program: &Path) -> Counts {
+async fn count(program: &Path) -> Result<Counts, String> {
     let directory = tempfile::tempdir().expect("a directory");
     let out = directory.path().join("out");
     let valgrind = [
@@ -152,31 +160,26 @@ async fn count(program: &Path) -> Counts {
     let mut counts = Counts::new();
     for job in JOBS {
         let seen = worker.seen().len();
-        counts.insert(job.name.to_owned(), least(&job, &gateway, &mut profiler).await);
+        counts.insert(job.name.to_owned(), least(&job, &gateway, &mut profiler).await?);
         let forwarded = if job.is_forwarded() { WARM_UP + ROUNDS * ROUND } else { 0 };
         assert_eq!(worker.seen().len() - seen, forwarded as usize, "{}: what the worker was sent", job.name);
     }
     assert!(gateway.stop().await.success(), "the gateway stops");
-    counts
+    Ok(counts)
 }
 
 /// Instructions of one request, in the round that cost least.
-async fn least(job: &Job, gateway: &Gateway, profiler: &mut Profiler) -> u64 {
+async fn least(job: &Job, gateway: &Gateway, profiler: &mut Profiler) -> Result<u64, String> {
     let mut line = job.open(gateway).await;
     line.send(WARM_UP).await;
     // What was before the first round is for nothing.
-    drop(profiler.dump());
+    drop(profiler.dump()?);
     let mut least = u64::MAX;
     for _ in 0..ROUNDS {
         line.send(ROUND).await;
-        let d = profiler.dump();
-        let n = instructions(&d).expect("a profile that adds up") / u64::from(ROUND);
-        let t: u64 = d.lines().find_map(|l| l.strip_prefix("totals: ")).unwrap().parse().unwrap();
-        fs::write(format!("/tmp/cgx/{}", job.name), &d).unwrap();
-        eprintln!("DEBUG {} {} of {}", job.name, n, t / u64::from(ROUND));
-        least = least.min(n);
+        least = least.min(instructions(&profiler.dump()?).expect("a profile that adds up") / u64::from(ROUND));
     }
-    least
+    Ok(least)
 }
 
 /// Where a program is. The gateway is started without a `PATH`.
@@ -194,15 +197,19 @@ struct Profiler {
 }
 
 impl Profiler {
-    /// What was done since the last time this was asked.
-    fn dump(&mut self) -> String {
-        let told = Command::new("vgdb").arg(format!("--pid={}", self.process)).arg("dump").output();
-        let told = told.expect("vgdb comes with valgrind");
-        assert!(told.status.success(), "callgrind can't be asked: {}", String::from_utf8_lossy(&told.stderr));
+    /// What was done since the last time this was asked; or why callgrind can't be asked.
+    fn dump(&mut self) -> Result<String, String> {
+        let mut vgdb = Command::new("vgdb");
+        vgdb.arg(format!("--pid={}", self.process)).args(["--cmd-time-out=60", "dump"]);
+        let told = vgdb.output().expect("vgdb comes with valgrind");
+        if !told.status.success() {
+            let reasons = String::from_utf8_lossy(&told.stderr);
+            return Err(reasons.lines().next().unwrap_or("vgdb fails").to_owned());
+        }
         self.dumps += 1;
         let path = format!("{}.{}", self.out, self.dumps);
         let profile = fs::read_to_string(&path).expect("callgrind has written its counts");
         fs::remove_file(&path).expect("its file can be removed");
-        profile
+        Ok(profile)
     }
 }

@@ -140,7 +140,7 @@ impl Job {
             frames.send(begin).await.expect("a new connection takes what is sent");
             return Line::Http2 { job: *self, frames, fields, stream: 1 };
         }
-        let lines: String = fields.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        let lines = fields.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect::<Vec<_>>().concat();
         let request = format!("POST {} HTTP/1.1\r\nhost: {host}\r\n{lines}\r\n{FLOWER}", self.path);
         Line::Http1 { job: *self, wire: Wire::open(&gateway.client()).await, request }
     }

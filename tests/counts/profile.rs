@@ -10,22 +10,22 @@ const CRYPTO: &str = "aws_lc_";
 /// nothing that changes here. `None` where the text is no profile.
 #[must_use]
 pub(crate) fn instructions(text: &str) -> Option<u64> {
-    let (mut caller, mut callee, mut called) = ("", "", false);
+    let (mut function, mut callee, mut is_call) = ("", "", false);
     let mut total = 0;
     // Who called whom, and all that was spent there, with what is called from there.
     let mut calls = Vec::new();
     for line in text.lines() {
         if let Some(name) = line.strip_prefix("fn=") {
-            caller = name;
+            function = name;
         } else if let Some(name) = line.strip_prefix("cfn=") {
             callee = name;
         } else if line.starts_with("calls=") {
-            called = true;
+            is_call = true;
         } else if line.starts_with(|first: char| first.is_ascii_digit()) {
             // The line's position, then what was spent there, or in the call before this line.
             let spent: u64 = line.split(' ').nth(1)?.parse().ok()?;
-            if std::mem::take(&mut called) {
-                calls.push((caller, callee, spent));
+            if std::mem::take(&mut is_call) {
+                calls.push((function, callee, spent));
             } else {
                 total += spent;
             }
@@ -37,17 +37,17 @@ pub(crate) fn instructions(text: &str) -> Option<u64> {
         return None;
     }
     let crypto = cryptography(&calls);
-    let entered = calls.iter().filter(|(caller, callee, _)| !crypto.contains(caller) && crypto.contains(callee));
+    let entered = calls.iter().filter(|(from, to, _)| !crypto.contains(from) && crypto.contains(to));
     total.checked_sub(entered.map(|(_, _, spent)| spent).sum())
 }
 
 /// The functions of cryptography: by name, or because nothing else calls them.
 fn cryptography<'t>(calls: &[(&'t str, &'t str, u64)]) -> HashSet<&'t str> {
     let mut callers: HashMap<&str, HashSet<&str>> = HashMap::new();
-    for (caller, callee, _) in calls {
-        callers.entry(callee).or_default().insert(caller);
+    for (from, to, _) in calls {
+        callers.entry(to).or_default().insert(from);
     }
-    let names = calls.iter().flat_map(|(caller, callee, _)| [*caller, *callee]);
+    let names = calls.iter().flat_map(|(from, to, _)| [*from, *to]);
     let mut found: HashSet<&str> = names.filter(|name| name.starts_with(CRYPTO)).collect();
     loop {
         let more = callers.iter().filter(|(name, callers)| !found.contains(*name) && callers.is_subset(&found));
