@@ -43,6 +43,7 @@ pub(super) struct Link {
 }
 
 /// A request on its way out.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own, and most of them can hold together")]
 pub(super) struct Upload {
     /// Octets to be written: the head, framing, small pieces of the body.
     output: Vec<u8>,
