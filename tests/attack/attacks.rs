@@ -8,11 +8,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use harness::Wire;
 use harness::client::{handshake, tls_config};
 use harness::floods::{Flood, flood};
 use harness::frames::{Frames, PREFACE, block, flag, frame, kind, setting, settings, window_update};
 use harness::identity::key;
-use harness::Wire;
 use rustls::ClientConfig;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -126,7 +126,23 @@ pub(crate) const ALL: &[Attack] = &[
         "connections",
         IMPATIENT,
         Act::Slow(
-            &["-B", "-c", "400", "-r", "400", "-i", "1", "-s", "16000", "-x", "100", "-f", "application/json", "-m", "KEY"],
+            &[
+                "-B",
+                "-c",
+                "400",
+                "-r",
+                "400",
+                "-i",
+                "1",
+                "-s",
+                "16000",
+                "-x",
+                "100",
+                "-f",
+                "application/json",
+                "-m",
+                "KEY",
+            ],
             "/predict",
         ),
         Holds::Http1(MANY),
@@ -410,7 +426,8 @@ async fn say(at: &At, octets: &[u8], count: &Count) -> io::Result<()> {
 async fn stalled_streams(at: At, count: Count) -> io::Result<()> {
     let mut frames = Frames::over(at.shaken(&at.http2).await?);
     let request = request("GET", "/large");
-    let mut octets = [PREFACE, &settings(&[(setting::INITIAL_WINDOW_SIZE, 0)]), &window_update(0, 0x7000_0000)].concat();
+    let mut octets =
+        [PREFACE, &settings(&[(setting::INITIAL_WINDOW_SIZE, 0)]), &window_update(0, 0x7000_0000)].concat();
     for index in 0..STREAMS {
         octets.extend(frame(kind::HEADERS, flag::WHOLE, index * 2 + 1, &request));
     }

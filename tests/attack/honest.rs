@@ -64,7 +64,13 @@ impl Honest {
         let (counted, stop) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         let thread = std::thread::spawn({
             let (counted, stop) = (Arc::clone(&counted), Arc::clone(&stop));
-            move || Builder::new_current_thread().enable_all().build().expect("a runtime").block_on(ask(gateway, counted, stop))
+            move || {
+                Builder::new_current_thread()
+                    .enable_all()
+                    .build()
+                    .expect("a runtime")
+                    .block_on(ask(gateway, counted, stop))
+            }
         });
         Self { counted, stop, thread }
     }

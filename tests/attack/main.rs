@@ -94,8 +94,7 @@ async fn run(attack: &Attack, duration: Duration) -> Row {
     if attack.settings == DEAD {
         workers.push(format!("http://{}", worker::dead()));
     }
-    let pools =
-        format!("[pools.models]\nworkers = {workers:?}\n[pools.bulk]\nworkers = [\"http://{bad}\"]\n{POLICY}");
+    let pools = format!("[pools.models]\nworkers = {workers:?}\n[pools.bulk]\nworkers = [\"http://{bad}\"]\n{POLICY}");
     let target = Target::start(&[&pools, attack.settings], attack.name == UNREAD);
     let honest = Honest::start(target.address);
     sleep(WARM_UP).await;
