@@ -5,7 +5,7 @@ use std::future::Future as _;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -34,6 +34,9 @@ impl Patience {
     }
 }
 
+/// How long a connection must be idle to rest.
+const REST: Duration = Duration::from_millis(500);
+
 /// What one answer has for the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Offer {
@@ -57,6 +60,8 @@ pub struct Activity {
     /// What the client could take of each answer; as many as there ever were requests at once.
     offers: RefCell<Vec<Offer>>,
     draining: Cell<Option<Instant>>,
+    /// Who reads on when the request has its answer.
+    held: RefCell<Option<Waker>>,
     /// Parts of answers that were given out, since they were credited last.
     worked: Cell<u32>,
     flood: Cell<Option<Flood>>,
@@ -77,6 +82,7 @@ impl Activity {
             unflushed: Cell::default(),
             offers: RefCell::default(),
             draining: Cell::default(),
+            held: RefCell::default(),
             worked: Cell::default(),
             flood: Cell::default(),
             lingers,
@@ -97,6 +103,30 @@ impl Activity {
             *offer = Offer::Nothing;
         }
         Busy { activity: Rc::clone(self), place }
+    }
+
+    /// How long it takes until a connection without a request rests; HTTP/2 never does.
+    #[must_use]
+    pub fn rest(&self) -> Duration {
+        if self.lingers { REST } else { Duration::MAX }
+    }
+
+    /// Whether nothing was asked for a while, and nothing is on its way in or out.
+    #[must_use]
+    pub fn rests(&self) -> bool {
+        self.lingers
+            && self.requests.get() == 0
+            && self.head_began.get().is_none()
+            && !self.unflushed.get()
+            && self.write_stalled.get().is_none()
+            && self.draining.get().is_none()
+            && self.since.get().elapsed() >= REST
+    }
+
+    /// How long a connection may still be idle.
+    #[must_use]
+    pub fn idle_left(&self, patience: &Patience) -> Duration {
+        patience.idle.saturating_sub(self.since.get().elapsed())
     }
 
     /// The gateway is stopping: a connection without a request is closed after a while.
@@ -177,6 +207,9 @@ impl Drop for Busy {
         let activity = &self.activity;
         activity.requests.set(activity.requests.get().saturating_sub(1));
         activity.since.set(Instant::now());
+        if let Some(reader) = activity.held.take() {
+            reader.wake();
+        }
     }
 }
 
@@ -202,6 +235,8 @@ pub struct Watched<S> {
     stream: S,
     activity: Rc<Activity>,
     reader: Reader,
+    /// Whether the reader came to the head that is refused.
+    refused: bool,
     /// When a client that has stopped sending is asked next, or for how long one is read from at its end.
     timer: Option<Pin<Box<tokio::time::Sleep>>>,
     /// Octets that were written, up to the next KiB.
@@ -217,14 +252,15 @@ const MOST_LINGERED: usize = 256 << 10;
 impl<S> Watched<S> {
     /// Watches a stream.
     pub fn new(stream: S, activity: Rc<Activity>, reader: Reader) -> Self {
-        Self { stream, activity, reader, timer: None, written: 0 }
+        Self { stream, activity, reader, refused: false, timer: None, written: 0 }
     }
 
-    /// The stream, and what was wrong with the last head.
+    /// The stream, and what was wrong with the last head, if that is still to be answered: nothing follows an
+    /// answer that ended the connection.
     pub fn into_inner(self) -> (S, Option<Fault>) {
         let fault = match self.reader {
-            Reader::Wire(wire) => wire.fault(),
-            Reader::Frames(_) => None,
+            Reader::Wire(wire) if self.refused => wire.fault(),
+            Reader::Wire(_) | Reader::Frames(_) => None,
         };
         (self.stream, fault)
     }
@@ -245,6 +281,11 @@ impl<S> Watched<S> {
         }
     }
 
+    /// Lets the reader wait for the end of the request, of which hyper does not tell it.
+    fn hold(&self, cx: &Context<'_>) {
+        self.activity.held.replace(Some(cx.waker().clone()));
+    }
+
     fn wrote<T>(&self, written: Poll<T>) -> Poll<T> {
         let stalled = &self.activity.write_stalled;
         if written.is_ready() {
@@ -263,6 +304,7 @@ impl<S: Peer> Watched<S> {
         if self.timer.is_none() {
             self.stream.ask(cx);
         }
+        self.hold(cx);
         let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(ASK)));
         loop {
             ready!(timer.as_mut().poll(cx));
@@ -323,8 +365,13 @@ impl<S: AsyncRead + Peer + Unpin> AsyncRead for Watched<S> {
             return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
         }
         if wire.is_ended() {
-            // The request before the one that is wrong gets its answer first; hyper asks again after it.
-            return if serving { Poll::Pending } else { Poll::Ready(Ok(())) };
+            // The request before the one that is wrong gets its answer first.
+            this.refused = !serving;
+            if serving {
+                this.hold(cx);
+                return Poll::Pending;
+            }
+            return Poll::Ready(Ok(()));
         }
         let before = buf.filled().len();
         let read = ready!(Pin::new(&mut this.stream).poll_read(cx, buf));
@@ -342,7 +389,12 @@ impl<S: AsyncRead + Peer + Unpin> AsyncRead for Watched<S> {
         if is_broken {
             return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
         }
-        if passed == 0 && serving { Poll::Pending } else { Poll::Ready(read) }
+        if passed == 0 && serving {
+            this.hold(cx);
+            return Poll::Pending;
+        }
+        this.refused = passed == 0;
+        Poll::Ready(read)
     }
 }
 
@@ -380,7 +432,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let shut = match &self.reader {
             // The answer to the head that is refused is still to be written.
-            Reader::Wire(wire) if wire.fault().is_some() => return Poll::Ready(Ok(())),
+            Reader::Wire(_) if self.refused => return Poll::Ready(Ok(())),
             Reader::Wire(_) => return Pin::new(&mut self.stream).poll_shutdown(cx),
             Reader::Frames(_) => ready!(Pin::new(&mut self.stream).poll_shutdown(cx)),
         };

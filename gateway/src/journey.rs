@@ -57,7 +57,7 @@ pub async fn serve(
         Ok(answer) => Ok(answer),
         Err(stop) => {
             let mut problem = Problem::from(stop);
-            problem.close |= !body.drain(exchange.http1).await;
+            problem.close |= !Box::pin(body.drain(exchange.http1)).await;
             Err(problem)
         }
     };
@@ -117,7 +117,7 @@ async fn travel(exchange: &mut Exchange, arrived: &Parts, body: &mut ClientBody)
         Err(refusal) => {
             // Nobody guesses by sending what can't be checked for our own reasons.
             if refusal != authenticate::Refusal::IssuerUnavailable {
-                charge_guess(exchange, route).await?;
+                Box::pin(charge_guess(exchange, route)).await?;
             }
             let challenges = policy.authenticator.challenges(&route.authenticate, &refusal).collect();
             return Err(Stop::Authenticate(refusal, challenges));
@@ -127,7 +127,7 @@ async fn travel(exchange: &mut Exchange, arrived: &Parts, body: &mut ClientBody)
     let permit = match route.authorize.decide(&principal) {
         Ok(permit) => permit,
         Err(refusal) => {
-            charge_guess(exchange, route).await?;
+            Box::pin(charge_guess(exchange, route)).await?;
             return Err(Stop::Authorize(refusal));
         }
     };
@@ -140,8 +140,8 @@ async fn travel(exchange: &mut Exchange, arrived: &Parts, body: &mut ClientBody)
     match &route.destination {
         Destination::Token => {
             let issuer = policy.issuer.as_ref().ok_or(Stop::Internal("a token route without an issuer"))?;
-            let form = body.form(headers, core.snapshot.body_pace).await.map_err(Stop::into_oauth)?;
-            let minted = token_endpoint::answer(&core, issuer, &form, exchange.id, now).await?;
+            let form = Box::pin(body.form(headers, core.snapshot.body_pace)).await.map_err(Stop::into_oauth)?;
+            let minted = Box::pin(token_endpoint::answer(&core, issuer, &form, exchange.id, now)).await?;
             exchange.rate = admission.into_headers();
             Ok(Answer::Own(minted))
         }
@@ -172,6 +172,7 @@ async fn travel(exchange: &mut Exchange, arrived: &Parts, body: &mut ClientBody)
             let answer = answer.map_err(Stop::Upstream)?;
             exchange.worker_took = Some(sent.elapsed());
             exchange.worker = Some(answer.worker);
+            exchange.is_last |= answer.early;
             Ok(Answer::Worker(answer.response))
         }
     }
@@ -210,7 +211,7 @@ async fn read_body(
 ) -> Result<Outgoing, Stop> {
     let pace = exchange.core.snapshot.body_pace;
     let Some(rule) = &route.body else {
-        let empty = body.is_empty() || !exchange.http1 && body.ends_empty(pace).await;
+        let empty = body.is_empty() || !exchange.http1 && Box::pin(body.ends_empty(pace)).await;
         return if empty { Ok(Outgoing::Empty) } else { Err(Stop::Body(body::Refusal::NotTaken)) };
     };
     // A route may list methods without a body beside those with one (RFC 9110 §9.3.1).

@@ -3,6 +3,8 @@
 //! A client reads what it can act on; the log gets the cause. Neither reads a credential, a worker's
 //! words or an address inside. The token endpoint keeps OAuth2's own form (RFC 6749 §5.2).
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
@@ -173,7 +175,7 @@ pub struct Problem {
     pub reason: Reason,
     /// Why, for the operator alone.
     pub cause: Option<String>,
-    detail: String,
+    detail: Cow<'static, str>,
     members: Vec<(&'static str, Value)>,
     headers: HeaderMap,
     /// `error` of RFC 6749 §5.2, where the token endpoint answers.
@@ -183,13 +185,14 @@ pub struct Problem {
 }
 
 impl Problem {
-    fn new(reason: Reason, detail: impl Into<String>) -> Self {
+    fn new(reason: Reason, detail: impl Into<Cow<'static, str>>) -> Self {
         Self {
             reason,
             cause: None,
             detail: detail.into(),
             members: Vec::new(),
-            headers: HeaderMap::new(),
+            // Room for what every answer carries, so that the table does not grow.
+            headers: HeaderMap::with_capacity(16),
             oauth: None,
             close: false,
         }
@@ -222,27 +225,40 @@ impl Problem {
         self
     }
 
+    /// The body, written in one go: who floods is answered with these.
+    fn body(&self, id: RequestId) -> Vec<u8> {
+        let mut body = Vec::with_capacity(512);
+        body.extend_from_slice(b"{\"type\":\"urn:modelgate:problem:");
+        body.extend_from_slice(self.reason.slug().as_bytes());
+        body.extend_from_slice(b"\",\"title\":");
+        // Writing to memory never fails.
+        let _ = serde_json::to_writer(&mut body, self.reason.title());
+        body.extend_from_slice(b",\"status\":");
+        body.extend_from_slice(self.reason.status().as_str().as_bytes());
+        body.extend_from_slice(b",\"detail\":");
+        let _ = serde_json::to_writer(&mut body, &self.detail);
+        for (name, value) in &self.members {
+            body.push(b',');
+            let _ = serde_json::to_writer(&mut body, name);
+            body.push(b':');
+            let _ = serde_json::to_writer(&mut body, value);
+        }
+        body.extend_from_slice(b",\"request_id\":\"");
+        body.extend_from_slice(id.as_str().as_bytes());
+        body.extend_from_slice(b"\"}");
+        body
+    }
+
     /// The answer. `id` lets the client and the operator speak of the same request.
     #[must_use]
     pub fn into_response(self, id: RequestId) -> Response<Bytes> {
         let (media_type, body) = if let Some(error) = self.oauth {
-            ("application/json", json!({ "error": error, "error_description": self.detail }))
+            let body = json!({ "error": error, "error_description": self.detail });
+            ("application/json", body.to_string().into_bytes())
         } else {
-            let mut body = json!({
-                "type": format!("urn:modelgate:problem:{}", self.reason.slug()),
-                "title": self.reason.title(),
-                "status": self.reason.status().as_u16(),
-                "detail": self.detail,
-                "request_id": id.as_str(),
-            });
-            for (name, value) in self.members {
-                if let Some(object) = body.as_object_mut() {
-                    object.insert(name.into(), value);
-                }
-            }
-            ("application/problem+json", body)
+            ("application/problem+json", self.body(id))
         };
-        let mut response = Response::new(Bytes::from(body.to_string()));
+        let mut response = Response::new(Bytes::from(body));
         *response.status_mut() = self.reason.status();
         *response.headers_mut() = self.headers;
         let headers = response.headers_mut();

@@ -30,6 +30,7 @@ use tokio_rustls::server::TlsStream;
 
 use crate::activity::{Activity, Over, Peer, Reader, Watched};
 use crate::connection_limit::{AddressPlace, ConnectionLimit, Quota, Refused};
+use crate::deadline::within;
 use crate::edge::socket::Socket;
 use crate::exchange::{AnswerBody, Core};
 use crate::frames::Frames;
@@ -96,6 +97,19 @@ pub fn serve(
         threads.push(std::thread::Builder::new().name(format!("serve-{index}")).spawn(body)?);
     }
     Ok(Serving { threads })
+}
+
+/// A client's stream. On the heap, because it is handed on from one state of a connection to the next.
+type Client = Box<TlsStream<Socket>>;
+
+/// What became of a connection.
+enum Driven<T> {
+    /// It ended by itself.
+    Ended(T),
+    /// It has had no request for a while, and none is on its way.
+    Rests,
+    /// It broke a bound.
+    CutOff,
 }
 
 /// How many connections are open, and a way to hear of their end.
@@ -249,9 +263,12 @@ impl Thread {
                 explain_plain_http(stream).await?;
                 return Err(io::ErrorKind::InvalidData.into());
             }
-            Ok(Some((self.settings.tls.acceptor().accept(Socket(stream)).await?, address, place)))
+            let stream = self.settings.tls.acceptor().accept(Socket(stream)).await?;
+            Ok(Some((Box::new(stream), address, place)))
         };
-        let shaken: Result<io::Result<_>, _> = tokio::time::timeout(self.settings.handshake_timeout, handshake).await;
+        // What only the handshake needs is not kept for the connection's life.
+        let shaken: Result<io::Result<_>, _> =
+            tokio::time::timeout(self.settings.handshake_timeout, Box::pin(handshake)).await;
         let (stream, address, place) = match shaken {
             Ok(Ok(Some(shaken))) => shaken,
             Ok(Ok(None)) => return,
@@ -261,7 +278,7 @@ impl Thread {
             }
         };
         if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
-            self.http2(stream, ClientAddress::new(address)).await;
+            Box::pin(self.http2(stream, ClientAddress::new(address))).await;
         } else {
             self.http1(stream, ClientAddress::new(address)).await;
         }
@@ -272,9 +289,40 @@ impl Thread {
         Quota::new(self.settings.max_requests_per_connection, self.settings.max_connection_age)
     }
 
-    async fn http1(&self, stream: TlsStream<Socket>, peer: ClientAddress) {
+    /// Serves HTTP/1, and holds next to nothing of it while the client rests between requests.
+    async fn http1(&self, mut stream: Client, peer: ClientAddress) {
         let activity = Activity::new(true);
         let quota = self.quota();
+        loop {
+            let (back, rests) = Box::pin(self.http1_at_work(stream, &peer, &activity, &quota)).await;
+            stream = back;
+            if !(rests && self.wakes(&stream, &activity).await) {
+                break;
+            }
+        }
+        Box::pin(linger(stream)).await;
+    }
+
+    /// Waits for a resting client to send something; `false` where it takes too long.
+    async fn wakes(&self, stream: &Client, activity: &Activity) -> bool {
+        let mut stop = self.stop.clone();
+        let socket = &stream.get_ref().0.0;
+        tokio::select! {
+            biased;
+            woken = within(activity.idle_left(&self.settings.patience), socket.readable()) => return woken.is_some(),
+            _ = stop.wait_for(|stop| *stop) => {}
+        }
+        within(LINGER, socket.readable()).await.is_some()
+    }
+
+    /// Serves HTTP/1 until the connection ends or rests; gives back the stream, and whether it rests.
+    async fn http1_at_work(
+        &self,
+        stream: Client,
+        peer: &ClientAddress,
+        activity: &Rc<Activity>,
+        quota: &Quota,
+    ) -> (Client, bool) {
         let wire = Wire::new(Bounds { head: self.settings.max_head, headers: self.settings.max_headers });
         let connection = http1::Builder::new()
             .max_headers(self.settings.max_headers + 1)
@@ -285,7 +333,7 @@ impl Thread {
             .timer(TokioTimer::new())
             .header_read_timeout(None)
             .serve_connection(
-                TokioIo::new(Watched::new(stream, Rc::clone(&activity), Reader::Wire(wire))),
+                TokioIo::new(Watched::new(stream, Rc::clone(activity), Reader::Wire(wire))),
                 service_fn(|request: Request<Incoming>| {
                     let is_last = quota.spend();
                     journey::serve(Rc::clone(&self.core), peer.clone(), activity.begin(), is_last, request)
@@ -294,17 +342,20 @@ impl Thread {
         // An idle HTTP/1 connection is not told at once: a request may be on its way. Its next answer
         // says `Connection: close`, and after a while without one it is closed.
         let mut connection = connection;
-        self.drive(Pin::new(&mut connection), &activity, &quota, |_| false).await;
+        let driven = self.drive(Pin::new(&mut connection), activity, quota, |_| false).await;
         let (mut stream, fault) = connection.into_parts().io.into_inner().into_inner();
+        if matches!(driven, Driven::Rests) {
+            return (stream, true);
+        }
         if let Some(fault) = fault {
             let answer = journey::refuse(Rc::clone(&self.core), peer.clone(), activity.begin(), HeadFault::Wire(fault));
             let written = write_answer(&mut stream, answer);
             let _ = tokio::time::timeout(LINGER, written).await;
         }
-        linger(stream).await;
+        (stream, false)
     }
 
-    async fn http2(&self, stream: TlsStream<Socket>, peer: ClientAddress) {
+    async fn http2(&self, stream: Client, peer: ClientAddress) {
         let activity = Activity::new(false);
         let quota = self.quota();
         let frames = Reader::Frames(Frames::new(Instant::now()));
@@ -346,30 +397,30 @@ impl Thread {
             true
         };
         let ended = self.drive(pin!(connection), &activity, &quota, graceful).await;
-        if let Some(flood) = activity.flood().filter(|_| !matches!(ended, Some(Ok(())))) {
+        if let Some(flood) = activity.flood().filter(|_| !matches!(ended, Driven::Ended(Ok(())))) {
             self.core.metrics.tally(self.core.thread).flooded(flood);
             self.core.log.log().security("http2-flood", &[("kind", flood.name()), ("client", &*peer.text)]);
         }
     }
 
-    /// Runs a connection until it ends, breaks a bound, or is asked to stop. `graceful` tells the client, if the
-    /// protocol can, and says whether it can. Gives back how it ended, if by itself.
+    /// Runs a connection until it ends, rests, breaks a bound, or is asked to stop. `graceful` tells the client,
+    /// if the protocol can, and says whether it can.
     async fn drive<C: Future>(
         &self,
         mut connection: Pin<&mut C>,
         activity: &Activity,
         quota: &Quota,
         graceful: impl Fn(Pin<&mut C>) -> bool,
-    ) -> Option<C::Output> {
+    ) -> Driven<C::Output> {
         let mut stop = self.stop.clone();
         let patience = &self.settings.patience;
-        let mut clock = tokio::time::interval(patience.interval());
+        let mut clock = tokio::time::interval(patience.interval().min(activity.rest()));
         let (mut stopping, mut retired) = (false, false);
         loop {
             tokio::select! {
                 biased;
                 // Its error is the client's doing, and the requests on it have their own records.
-                ended = connection.as_mut() => return Some(ended),
+                ended = connection.as_mut() => return Driven::Ended(ended),
                 _ = stop.wait_for(|stop| *stop), if !stopping => {
                     stopping = true;
                     activity.drain();
@@ -383,18 +434,20 @@ impl Thread {
                 }
                 _ = clock.tick() => {
                     if quota.is_overdrawn() {
-                        return None;
+                        return Driven::CutOff;
                     }
                     match activity.over(patience) {
+                        None if activity.rests() => return Driven::Rests,
                         None => {}
-                        Some(Over::Stalled) => return None,
+                        Some(Over::Stalled) => return Driven::CutOff,
                         Some(Over::Idle) => {
                             // HTTP/2 says which requests were not looked at, and may still hold the end of an
                             // answer that its client takes slowly. HTTP/1 has no word for it, and holds nothing.
                             if graceful(connection.as_mut()) {
-                                return tokio::time::timeout(patience.stalled.min(GOODBYE), connection).await.ok();
+                                let ended = tokio::time::timeout(patience.stalled.min(GOODBYE), connection).await;
+                                return ended.map_or(Driven::CutOff, Driven::Ended);
                             }
-                            return None;
+                            return Driven::CutOff;
                         }
                     }
                 }
@@ -421,7 +474,7 @@ async fn read_proxy_header(stream: &mut TcpStream) -> io::Result<Result<Option<S
     }
 }
 
-impl Peer for TlsStream<Socket> {
+impl Peer for Client {
     fn ask(&mut self, cx: &mut Context<'_>) {
         // A change of keys is seen by TLS alone (RFC 8446 §4.6.3). TLS 1.2 has nothing like it; there a client
         // that is gone is noticed when its answer is sent.
@@ -435,7 +488,7 @@ impl Peer for TlsStream<Socket> {
 }
 
 /// Writes an answer that hyper has no request for.
-async fn write_answer(stream: &mut TlsStream<Socket>, answer: Response<AnswerBody>) -> io::Result<()> {
+async fn write_answer(stream: &mut Client, answer: Response<AnswerBody>) -> io::Result<()> {
     let (head, body) = answer.into_parts();
     let body = body.collect().await.map(Collected::to_bytes).unwrap_or_default();
     let mut text = format!("HTTP/1.1 {}\r\n", head.status).into_bytes();
@@ -450,7 +503,7 @@ async fn write_answer(stream: &mut TlsStream<Socket>, answer: Response<AnswerBod
 
 /// Ends a connection so that the client sees the last answer: closing over bytes that it sent and nobody
 /// read would reset the connection, and a reset overtakes the answer (RFC 9112 §9.6).
-async fn linger(mut stream: TlsStream<Socket>) {
+async fn linger(mut stream: Client) {
     let drained = async {
         stream.shutdown().await?;
         let mut left = MOST_LINGERED;

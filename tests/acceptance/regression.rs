@@ -707,3 +707,15 @@ async fn a_slow_reader_loses_nothing_over_http_2() {
     assert_eq!((read, paused), (LARGE, true));
     driver.abort();
 }
+
+/// Bug: behind an answer that ended the connection came another one, for the head that could not be read behind it.
+#[tokio::test]
+async fn nothing_follows_an_answer_that_ends_the_connection() {
+    let worker = Recorder::start();
+    let gateway = Gateway::before(&worker).await;
+    let hostless = "GET /open HTTP/1.1\r\n\r\n";
+    let good = "GET /open HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let answer = only_answer(&gateway.client().raw(format!("{hostless}{good}\n")).await);
+    answer.assert_problem(400, "head-malformed");
+    worker.assert_untouched();
+}

@@ -355,7 +355,8 @@ impl Counter {
             return Ok(Admission::uncounted());
         }
         let decided = if self.shared.settings.redis.is_some() {
-            self.ask_redis(limits, subject, changed).await
+            // On the heap, so that requests without it are smaller.
+            Box::pin(self.ask_redis(limits, subject, changed)).await
         } else {
             self.shared.memory.admit(limits, subject, self.shared.now())
         };

@@ -60,7 +60,7 @@ impl<'a> Forwarded<'a> {
     }
 
     /// Writes them as fields of an HTTP/1 head, after `Host`.
-    pub(super) fn write(&self, out: &mut Vec<u8>) {
+    pub fn write(&self, out: &mut Vec<u8>) {
         let mut cookies = 0;
         for (name, value) in self.headers {
             let text = name.as_str();

@@ -27,10 +27,10 @@ const GATHERED: usize = 16 << 10;
 const READ: usize = 8 << 10;
 /// How much is read at once of an answer that is long.
 const READ_MORE: usize = 64 << 10;
-/// The most header fields of an answer.
-const MOST_HEADERS: usize = 100;
 /// The most interim answers before the final one.
 const MOST_INTERIM: usize = 8;
+/// The most header fields of an answer.
+const MOST_HEADERS: usize = 100;
 
 /// The connection.
 #[derive(Debug)]
@@ -38,6 +38,7 @@ pub(super) struct Link {
     socket: Socket,
     /// What was read and is not used yet.
     input: BytesMut,
+    /// Interim answers before the final one.
     interim: usize,
 }
 
@@ -133,6 +134,11 @@ impl Upload {
     /// Whether all of it was written.
     pub(super) fn is_sent(&self) -> bool {
         self.gathered && self.written == self.output.len() && self.piece.is_empty()
+    }
+
+    /// Whether all of the client's body was read.
+    pub(super) fn is_gathered(&self) -> bool {
+        self.gathered
     }
 
     /// Whether the client is what is waited for.
@@ -264,8 +270,12 @@ impl Link {
     pub(super) fn poll_head(&mut self, cx: &mut Context<'_>, method: &Method, max: usize) -> Poll<Result<Head, Fault>> {
         loop {
             // A head is whole with its empty line; httparse takes a bare line feed for a line's end too.
-            if let Some(length) = head_length(&self.input) {
-                let head = parse(&self.input, method)?;
+            let length = head_length(&self.input);
+            if length.unwrap_or(self.input.len()) > max {
+                return Poll::Ready(Err(Fault::Broken("its answer's head is too large".into())));
+            }
+            if let Some(length) = length {
+                let head = parse(self.input.get(..length).unwrap_or_default(), method)?;
                 self.input.advance(length);
                 match head {
                     // Who asked for nothing of the kind is told nothing of the kind.
@@ -274,9 +284,6 @@ impl Link {
                     Some(head) => return Poll::Ready(Ok(head)),
                 }
                 continue;
-            }
-            if self.input.len() > max {
-                return Poll::Ready(Err(Fault::Broken("its answer's head is too large".into())));
             }
             match ready!(self.poll_more(cx, READ)) {
                 Ok(true) => {}
@@ -363,11 +370,16 @@ fn parse(input: &[u8], method: &Method) -> Result<Option<Head>, Fault> {
     let broken = |reason: &str| Fault::Broken(reason.to_owned());
     let mut fields = [const { MaybeUninit::uninit() }; MOST_HEADERS];
     let mut answer = httparse::Response::new(&mut []);
-    httparse::ParserConfig::default()
+    let read = httparse::ParserConfig::default()
         .parse_response_with_uninit_headers(&mut answer, input, &mut fields)
         .map_err(|error| Fault::Broken(format!("its answer is not HTTP: {error}")))?;
-    let status =
-        answer.code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or_else(|| broken("its status is none"))?;
+    // httparse passes over empty lines at the beginning, behind which nobody here looks for a head.
+    if read != httparse::Status::Complete(input.len()) || !input.starts_with(b"HTTP/") {
+        return Err(broken("its answer is not HTTP: it does not begin with a status line"));
+    }
+    // RFC 9110 §15: there is none above 599.
+    let code = answer.code.filter(|code| *code < 600);
+    let status = code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or_else(|| broken("its status is none"))?;
     if status == StatusCode::SWITCHING_PROTOCOLS {
         return Err(broken("it switched protocols unasked"));
     }
@@ -375,6 +387,7 @@ fn parse(input: &[u8], method: &Method) -> Result<Option<Head>, Fault> {
         return Ok(None);
     }
     let http11 = answer.version == Some(1);
+    // One of HTTP/1.0 could be kept (RFC 9112 §9.3); how its bodies end is too often in doubt.
     let mut keeps = http11;
     let mut length = None;
     let mut chunked = false;

@@ -146,6 +146,8 @@ pub struct Answer {
     pub response: Response<WorkerBody>,
     /// The worker's address, for the log.
     pub worker: Name,
+    /// Whether it came before all of the client's body was read. What is left of that may never be.
+    pub early: bool,
 }
 
 impl Pool {
@@ -192,6 +194,7 @@ impl Pool {
             status => *response.status_mut() = status,
         }
         *response.headers_mut() = head.headers;
+        let early = !upload.is_gathered();
         let upload = Some(upload).filter(|upload| !upload.is_sent());
         let (max, pause, total) = (self.settings.max_answer, self.settings.body_timeout, self.settings.total_timeout);
         *response.body_mut() = match head.framing {
@@ -205,7 +208,7 @@ impl Pool {
                 body
             }
         };
-        Ok(Answer { response, worker })
+        Ok(Answer { response, worker, early })
     }
 
     /// Tries the workers in turn. A request moves on only while no octet of it was sent.
@@ -231,7 +234,8 @@ impl Pool {
             loop {
                 let (link, kept) = match worker.take(self.settings.idle_timeout) {
                     Some(link) => (link, true),
-                    None => match self.settings.dial.connect(&worker.address).await {
+                    // On the heap, because most requests do without.
+                    None => match Box::pin(self.settings.dial.connect(&worker.address)).await {
                         Ok(socket) => {
                             connected();
                             (Link::new(socket), false)
@@ -342,7 +346,7 @@ impl Worker {
                     }
                 }
             };
-            within(longest, freed).await?;
+            Box::pin(within(longest, freed)).await?;
         }
         worker.free.set(worker.free.get() - 1);
         Some(Place(Rc::clone(worker)))
