@@ -36,20 +36,16 @@ thread_local! {
 impl Table {
     fn put(&mut self, place: Place) -> usize {
         self.running += 1;
-        match self.free {
-            Some(index) => {
-                if let Some(free) = self.places.get_mut(index)
-                    && let Place::Free { next } = std::mem::replace(free, place)
-                {
-                    self.free = next;
-                }
-                index
-            }
-            None => {
-                self.places.push(place);
-                self.places.len() - 1
-            }
+        let Some(index) = self.free else {
+            self.places.push(place);
+            return self.places.len() - 1;
+        };
+        if let Some(free) = self.places.get_mut(index)
+            && let Place::Free { next } = std::mem::replace(free, place)
+        {
+            self.free = next;
         }
+        index
     }
 
     fn remove(&mut self, index: usize) {
@@ -229,11 +225,11 @@ mod tests {
     #[test]
     fn a_limit_ends_what_takes_too_long_and_nothing_else() {
         run(async {
-            assert_eq!(within(Duration::from_secs(60), async { 1 }).await, Some(1));
+            assert_eq!(within(Duration::from_mins(1), async { 1 }).await, Some(1));
             assert_eq!(running(), 0, "what is ready at once needs no limit");
             let begun = Instant::now();
             let short = within(Duration::from_millis(30), std::future::pending::<()>());
-            let other = within(Duration::from_secs(60), tokio::time::sleep(Duration::from_millis(50)));
+            let other = within(Duration::from_mins(1), tokio::time::sleep(Duration::from_millis(50)));
             let (short, other) = tokio::join!(short, other);
             assert_eq!((short, other), (None, Some(())));
             assert!(begun.elapsed() >= Duration::from_millis(50));

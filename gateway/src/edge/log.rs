@@ -405,7 +405,6 @@ impl Line {
         self.out.push('"');
     }
 
-    #[inline(always)]
     fn key(&mut self, key: &str) {
         self.out.push_str(",\"");
         self.out.push_str(key);
@@ -416,7 +415,8 @@ impl Line {
         self.key(key);
         // Encoding is what keeps a client from writing lines of its own (ASVS 16.4.1).
         // All octets are looked at before the verdict, many in one step.
-        if value.bytes().fold(true, |plain, b| plain & (b >= b' ') & (b != b'"') & (b != b'\\')) {
+        let encoded = |b: u8| u8::from(b < b' ') | u8::from(b == b'"') | u8::from(b == b'\\');
+        if value.bytes().fold(0, |any, b| any | encoded(b)) == 0 {
             self.plain(value);
         } else {
             self.out.push_str(&serde_json::to_string(value).unwrap_or_default());

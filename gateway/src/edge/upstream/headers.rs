@@ -43,8 +43,8 @@ impl<'a> Forwarded<'a> {
             if value == "keep-alive" || value == "close" {
                 continue;
             }
-            let names = value.as_bytes().split(|&b| b == b',').map(<[u8]>::trim_ascii);
-            for name in names.filter(|name| !name.is_empty()) {
+            let listed = value.as_bytes().split(|&b| b == b',').map(<[u8]>::trim_ascii);
+            for name in listed.filter(|name| !name.is_empty()) {
                 named.push(HeaderName::from_bytes(name).ok()?);
             }
         }
