@@ -6,6 +6,8 @@
     reason = "a property that does not hold fails the test"
 )]
 
+#[path = "../fuzz/properties/answer.rs"]
+mod answer;
 #[path = "../fuzz/properties/chunked.rs"]
 mod chunked;
 #[path = "../fuzz/properties/head.rs"]
@@ -54,6 +56,11 @@ fn streams_and_their_chunks() {
 #[test]
 fn heads_to_forwarded_octets() {
     hold("head", head::check);
+}
+
+#[test]
+fn workers_answers() {
+    hold("answer", answer::check);
 }
 
 #[test]
