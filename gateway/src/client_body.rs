@@ -1,7 +1,10 @@
 //! A client's body, while it is read whole or thrown away.
 
 use std::cell::Cell;
+use std::future::poll_fn;
+use std::pin::Pin;
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -10,8 +13,8 @@ use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 
-use crate::deadline::within;
-use crate::edge::upstream::{ClientFault, SLOWEST};
+use crate::deadline::{Pace, Sender, within};
+use crate::edge::upstream::ClientFault;
 use crate::policy::body::BodyRule;
 use crate::problem::Stop;
 
@@ -49,33 +52,39 @@ impl ClientBody {
     }
 
     /// Whether it ends without an octet, which HTTP/2 may say only behind the head (RFC 9113 §8.1).
-    pub async fn ends_empty(&mut self, idle: Duration) -> bool {
+    pub async fn ends_empty(&mut self, pace: Pace) -> bool {
         let announced = self.incoming.as_ref().map_or(0, |incoming| incoming.size_hint().lower());
-        announced == 0 && self.whole(0, idle).await.is_ok()
+        announced == 0 && self.whole(0, pace).await.is_ok()
     }
 
-    /// Reads it to its end. `idle` bounds each pause; the whole may take as long as its size in pauses of
-    /// at least 1 KiB a second would.
+    /// Reads it to its end, which must come at this pace.
     ///
     /// # Errors
     /// [`Stop::BodyRead`].
-    pub async fn whole(&mut self, max: usize, idle: Duration) -> Result<Bytes, Stop> {
+    pub async fn whole(&mut self, max: usize, pace: Pace) -> Result<Bytes, Stop> {
         let stop = |fault| Stop::BodyRead(fault, Some(max));
         let Some(incoming) = self.incoming.as_mut() else { return Ok(Bytes::new()) };
-        let longest = idle + Duration::from_secs(max as u64 / SLOWEST);
         let read = &self.read;
         let reading = async {
+            let mut sender = Sender::new(pace);
             let mut first = Bytes::new();
             let mut gathered = BytesMut::new();
             let mut length = 0;
             loop {
-                let frame = within(idle, incoming.frame()).await.ok_or(ClientFault::Slow)?;
+                let frame = poll_fn(|cx| match Pin::new(&mut *incoming).poll_frame(cx) {
+                    Poll::Ready(frame) => Poll::Ready(Ok(frame)),
+                    Poll::Pending => sender.poll_late(cx).map(|()| Err(ClientFault::Slow)),
+                });
+                let frame = frame.await?;
                 let Some(frame) = frame else { break };
                 let Ok(data) = frame.map_err(|error| ClientFault::of(&error))?.into_data() else { continue };
                 length += data.len();
                 read.set(length as u64);
                 if length > max {
                     return Err(ClientFault::TooLarge);
+                }
+                if !sender.came(data.len() as u64) {
+                    return Err(ClientFault::Slow);
                 }
                 // One part is the rule, and needs no copy.
                 if first.is_empty() {
@@ -89,7 +98,7 @@ impl ClientBody {
             }
             Ok(if gathered.is_empty() { first } else { gathered.freeze() })
         };
-        let whole = within(longest, reading).await.unwrap_or(Err(ClientFault::Slow)).map_err(stop)?;
+        let whole = reading.await.map_err(stop)?;
         self.incoming = None;
         Ok(whole)
     }
@@ -98,10 +107,10 @@ impl ClientBody {
     ///
     /// # Errors
     /// [`Stop::Body`] or [`Stop::BodyRead`].
-    pub async fn form(&mut self, headers: &HeaderMap, idle: Duration) -> Result<Bytes, Stop> {
+    pub async fn form(&mut self, headers: &HeaderMap, pace: Pace) -> Result<Bytes, Stop> {
         let rule = BodyRule::form();
         rule.decide_head(headers).map_err(Stop::Body)?;
-        self.whole(rule.max(), idle).await
+        self.whole(rule.max(), pace).await
     }
 
     /// Reads on a little after a refusal, so that a client in the middle of sending sees the answer and

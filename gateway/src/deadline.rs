@@ -36,20 +36,16 @@ thread_local! {
 impl Table {
     fn put(&mut self, place: Place) -> usize {
         self.running += 1;
-        match self.free {
-            Some(index) => {
-                if let Some(free) = self.places.get_mut(index)
-                    && let Place::Free { next } = std::mem::replace(free, place)
-                {
-                    self.free = next;
-                }
-                index
-            }
-            None => {
-                self.places.push(place);
-                self.places.len() - 1
-            }
+        let Some(index) = self.free else {
+            self.places.push(place);
+            return self.places.len() - 1;
+        };
+        if let Some(free) = self.places.get_mut(index)
+            && let Place::Free { next } = std::mem::replace(free, place)
+        {
+            self.free = next;
         }
+        index
     }
 
     fn remove(&mut self, index: usize) {
@@ -145,6 +141,59 @@ impl Drop for Deadline {
     }
 }
 
+/// How slowly somebody may send: each pause by itself, and all of them together by what came.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// The longest pause.
+    pub pause: Duration,
+    /// Bytes that each second of waiting must bring, beyond one pause.
+    pub rate: u64,
+}
+
+impl Pace {
+    /// Whether so many bytes are enough for so long a wait.
+    fn is_kept(self, waited: Duration, bytes: u64) -> bool {
+        let beyond = waited.saturating_sub(self.pause);
+        beyond.as_nanos().saturating_mul(self.rate.into()) <= u128::from(bytes) * 1_000_000_000
+    }
+}
+
+/// Somebody who is waited for, part by part. Only time spent waiting counts: who is quicker than whoever takes
+/// the parts is never late.
+#[derive(Debug)]
+pub struct Sender {
+    pace: Pace,
+    pause: Deadline,
+    /// Since when the next part is awaited.
+    since: Option<Instant>,
+    waited: Duration,
+    bytes: u64,
+}
+
+impl Sender {
+    /// Nobody has been waited for.
+    #[must_use]
+    pub fn new(pace: Pace) -> Self {
+        Self { pace, pause: Deadline::new(pace.pause), since: None, waited: Duration::ZERO, bytes: 0 }
+    }
+
+    /// The next part is not there. Ready once it has been awaited for too long.
+    pub fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.since.get_or_insert_with(Instant::now);
+        self.pause.poll_reached(cx)
+    }
+
+    /// A part of so many bytes came. Whether they come fast enough.
+    #[must_use]
+    pub fn came(&mut self, bytes: u64) -> bool {
+        self.bytes += bytes;
+        let Some(since) = self.since.take() else { return true };
+        self.pause.reset();
+        self.waited += since.elapsed();
+        self.pace.is_kept(self.waited, self.bytes)
+    }
+}
+
 /// What `future` gives, or `None` where it takes longer than `length`.
 pub async fn within<F: Future>(length: Duration, future: F) -> Option<F::Output> {
     let mut future = pin!(future);
@@ -176,11 +225,11 @@ mod tests {
     #[test]
     fn a_limit_ends_what_takes_too_long_and_nothing_else() {
         run(async {
-            assert_eq!(within(Duration::from_secs(60), async { 1 }).await, Some(1));
+            assert_eq!(within(Duration::from_mins(1), async { 1 }).await, Some(1));
             assert_eq!(running(), 0, "what is ready at once needs no limit");
             let begun = Instant::now();
             let short = within(Duration::from_millis(30), std::future::pending::<()>());
-            let other = within(Duration::from_secs(60), tokio::time::sleep(Duration::from_millis(50)));
+            let other = within(Duration::from_mins(1), tokio::time::sleep(Duration::from_millis(50)));
             let (short, other) = tokio::join!(short, other);
             assert_eq!((short, other), (None, Some(())));
             assert!(begun.elapsed() >= Duration::from_millis(50));
@@ -198,6 +247,38 @@ mod tests {
             });
             assert_eq!((running(), TABLE.with_borrow(|table| table.places.len())), (0, 100));
         }
+    }
+
+    #[test]
+    fn a_pace_is_one_pause_and_then_a_rate() {
+        let pace = Pace { pause: Duration::from_secs(30), rate: 1024 };
+        for (millis, bytes, kept) in [
+            (0, 0, true),
+            (30_000, 0, true),
+            (30_001, 0, false),
+            (30_001, 1, false),
+            (30_001, 2, true),
+            (31_000, 1023, false),
+            (31_000, 1024, true),
+            (3_630_000, 3600 * 1024, true),
+            (3_630_000, 3600 * 1024 - 1, false),
+            (u64::MAX, u64::MAX / 1000, false),
+        ] {
+            assert_eq!(pace.is_kept(Duration::from_millis(millis), bytes), kept, "{bytes} bytes in {millis} ms");
+        }
+        assert!(Pace { pause: Duration::MAX, rate: u64::MAX }.is_kept(Duration::from_secs(1), 0));
+    }
+
+    #[test]
+    fn a_sender_is_late_by_what_it_lets_us_wait_alone() {
+        run(async {
+            let mut sender = Sender::new(Pace { pause: Duration::from_millis(20), rate: 1 << 10 });
+            tokio::time::sleep(Duration::from_millis(60)).await;
+            assert!(sender.came(1), "nobody waited for it");
+            std::future::poll_fn(|cx| sender.poll_late(cx)).await;
+            assert!(!sender.came(0), "its one pause is over");
+            assert!(sender.came(1), "and nothing is counted while nobody waits");
+        });
     }
 
     #[test]

@@ -13,6 +13,7 @@ use http_body::{Body as _, Frame, SizeHint};
 use tokio::sync::{Semaphore, watch};
 
 use crate::activity::Busy;
+use crate::deadline::Pace;
 use crate::edge::counter::Counter;
 use crate::edge::keys::KeyRing;
 use crate::edge::log::{BatchLog, Record};
@@ -35,8 +36,8 @@ pub struct Snapshot {
     pub keys: Arc<KeyRing>,
     /// Whether answers say `Strict-Transport-Security`.
     pub hsts: bool,
-    /// The longest pause inside a client's body.
-    pub body_timeout: Duration,
+    /// How slowly a client's body may come.
+    pub body_pace: Pace,
 }
 
 /// How many passwords are checked at once, and how many wait for it. Each check takes megabytes of memory

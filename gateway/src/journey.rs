@@ -140,7 +140,7 @@ async fn travel(exchange: &mut Exchange, arrived: &Parts, body: &mut ClientBody)
     match &route.destination {
         Destination::Token => {
             let issuer = policy.issuer.as_ref().ok_or(Stop::Internal("a token route without an issuer"))?;
-            let form = Box::pin(body.form(headers, core.snapshot.body_timeout)).await.map_err(Stop::into_oauth)?;
+            let form = Box::pin(body.form(headers, core.snapshot.body_pace)).await.map_err(Stop::into_oauth)?;
             let minted = Box::pin(token_endpoint::answer(&core, issuer, &form, exchange.id, now)).await?;
             exchange.rate = admission.into_headers();
             Ok(Answer::Own(minted))
@@ -209,9 +209,9 @@ async fn read_body(
     arrived: &Parts,
     body: &mut ClientBody,
 ) -> Result<Outgoing, Stop> {
-    let idle = exchange.core.snapshot.body_timeout;
+    let pace = exchange.core.snapshot.body_pace;
     let Some(rule) = &route.body else {
-        let empty = body.is_empty() || !exchange.http1 && Box::pin(body.ends_empty(idle)).await;
+        let empty = body.is_empty() || !exchange.http1 && Box::pin(body.ends_empty(pace)).await;
         return if empty { Ok(Outgoing::Empty) } else { Err(Stop::Body(body::Refusal::NotTaken)) };
     };
     // A route may list methods without a body beside those with one (RFC 9110 §9.3.1).
@@ -222,12 +222,12 @@ async fn read_body(
     if !rule.needs_whole() {
         return Ok(match body.take() {
             Some(incoming) => {
-                Outgoing::Stream(ClientStream::new(incoming, rule.max(), idle, Rc::clone(&exchange.bytes_in)))
+                Outgoing::Stream(ClientStream::new(incoming, rule.max(), pace, Rc::clone(&exchange.bytes_in)))
             }
             None => Outgoing::Empty,
         });
     }
-    let whole = body.whole(rule.max(), idle).await?;
+    let whole = body.whole(rule.max(), pace).await?;
     judge(exchange, rule, whole)
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::activity::Patience;
+use crate::deadline::Pace;
 use crate::edge::tls::Tls;
 use crate::settings::{ByteSize, Section};
 use crate::types::Network;
@@ -39,8 +40,8 @@ pub struct ListenerSettings {
     pub certificate_check: Duration,
     /// Whether answers say `Strict-Transport-Security`.
     pub hsts: bool,
-    /// The longest pause inside a client's body.
-    pub body_timeout: Duration,
+    /// How slowly a client's body may come.
+    pub body_pace: Pace,
 }
 
 impl ListenerSettings {
@@ -51,6 +52,7 @@ impl ListenerSettings {
         let address = section.required("address", "write where to listen, such as \"0.0.0.0:8443\"");
         let tls = Tls::compile(&section);
         let body_timeout = section.or("body_timeout", seconds(30));
+        let min_body_rate = section.or("min_body_rate", ByteSize(1 << 10)).0;
         let settings = Self {
             address: address.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0))),
             threads: section.or("threads", std::thread::available_parallelism().map_or(1, std::num::NonZero::get)),
@@ -72,7 +74,7 @@ impl ListenerSettings {
             max_streams: section.or("max_streams", 100),
             certificate_check: section.or("certificate_check", seconds(10)),
             hsts: section.or("hsts", true),
-            body_timeout,
+            body_pace: Pace { pause: body_timeout, rate: min_body_rate as u64 },
             tls: tls?,
         };
         for (key, value, low, high) in [
@@ -89,6 +91,9 @@ impl ListenerSettings {
         }
         if !(8 << 10..=1 << 20).contains(&settings.max_head) {
             section.mistake("max_head", "is out of bounds", "write a size from \"8KiB\" to \"1MiB\"");
+        }
+        if !(1..=1 << 20).contains(&min_body_rate) {
+            section.mistake("min_body_rate", "is out of bounds", "write a size in each second from \"1B\" to \"1MiB\"");
         }
         section.finish();
         address.map(|_| settings)

@@ -46,6 +46,8 @@ const ACCEPT_BACK_OFF: Duration = Duration::from_millis(100);
 /// How long an idle HTTP/2 connection may take to end after it was told to: a client that is there answers
 /// a ping, and takes what is left of its answers.
 const GOODBYE: Duration = Duration::from_secs(10);
+/// How much of an answer hyper takes before it waits for an HTTP/1 client.
+const MOST_BUFFERED: usize = 64 << 10;
 /// How much is read and thrown away at a connection's end.
 const MOST_LINGERED: usize = 256 << 10;
 /// The threads that serve.
@@ -326,6 +328,8 @@ impl Thread {
             .max_headers(self.settings.max_headers + 1)
             // Above the bounds that `wire` keeps, whose answers say why.
             .max_header_size(self.settings.max_head * 2)
+            // What one answer may have waiting beside its last part, and how much is read at once; 400 KiB otherwise.
+            .max_buf_size(MOST_BUFFERED.max(self.settings.max_head * 2))
             .timer(TokioTimer::new())
             .header_read_timeout(None)
             .serve_connection(

@@ -6,6 +6,16 @@
     reason = "a property that does not hold fails the test"
 )]
 
+#![allow(
+    clippy::pedantic,
+    clippy::await_holding_refcell_ref,
+    clippy::len_zero,
+    clippy::type_complexity,
+    clippy::unnecessary_to_owned,
+    clippy::async_yields_async,
+    reason = "the properties are the fuzz crate's, a workspace of its own"
+)]
+
 #[path = "../fuzz/properties/answer.rs"]
 mod answer;
 #[path = "../fuzz/properties/chunked.rs"]

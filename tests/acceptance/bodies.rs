@@ -1,10 +1,13 @@
 //! Bodies: type, size, JSON that reads in one way only, the schema, clean text; all of it before the worker.
 
+use std::time::Duration;
+
 use harness::client::flower;
 use harness::identity::key;
 use harness::wire::in_chunks;
 use harness::{Answer, Gateway, Recorder, Request, Wire};
 use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt as _;
 
 fn predict(gateway: &Gateway, content_type: &str, body: impl Into<bytes::Bytes>) -> Request {
     gateway.client().post("/predict").key("predictor").header("content-type", content_type).body(body)
@@ -366,6 +369,75 @@ async fn a_body_that_comes_too_slowly_is_refused() {
     assert_eq!(answer.header("connection"), "close");
     wire.closed().await.expect("nothing more");
     worker.assert_untouched();
+}
+
+/// A body's parts, a little apart, for as long as nothing comes back; and what came.
+async fn drip(gateway: &Gateway, head: String, part: &str, end: (usize, &str), pause: Duration) -> Answer {
+    let (reader, mut writer) = tokio::io::split(gateway.client().tls().await);
+    let mut answers = Wire::over(tokio::io::join(reader, tokio::io::sink()));
+    let sending = async {
+        writer.write_all(head.as_bytes()).await?;
+        for _ in 0..end.0 {
+            writer.write_all(part.as_bytes()).await?;
+            writer.flush().await?;
+            tokio::time::sleep(pause).await;
+        }
+        writer.write_all(end.1.as_bytes()).await?;
+        writer.flush().await
+    };
+    let sending = async {
+        // An error is the gateway's end of it, which is still to be heard of.
+        let _ = sending.await;
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        answer = answers.answer() => answer,
+        () = sending => unreachable!("it never ends"),
+    }
+}
+
+/// A head with a chunked body for `/predict`, whose body is read whole, or for `/upload`, where it is passed on.
+fn chunked(path: &str, content_type: &str) -> String {
+    let key = key("predictor");
+    format!(
+        "POST {path} HTTP/1.1\r\nHost: localhost\r\nX-API-Key: {key}\r\nContent-Type: {content_type}\r\n\
+         Transfer-Encoding: chunked\r\n\r\n"
+    )
+}
+
+/// No pause is too long, and the route takes 1 MiB, for which it could drip for hours.
+#[tokio::test]
+async fn a_body_that_drips_is_refused() {
+    let worker = Recorder::start();
+    let overlay = "[listener]\nbody_timeout = \"1s\"\n[routes.predict.body]\nmax = \"1MiB\"\n";
+    let gateway = Gateway::builder().worker(&worker).policy(overlay).start().await;
+    for (path, content_type) in [("/predict", "application/json"), ("/upload", "application/octet-stream")] {
+        let head = chunked(path, content_type);
+        let answer = drip(&gateway, head, "1\r\n \r\n", (usize::MAX, ""), Duration::from_millis(20)).await;
+        answer.assert_problem(408, "body-slow");
+        assert_eq!(answer.header("connection"), "close");
+    }
+    let seen = worker.seen();
+    assert!(seen.iter().all(|seen| seen.line().starts_with("POST /upload ") && !seen.whole), "{seen:?}");
+}
+
+/// Longer than one `body_timeout` in all, but never below the rate.
+#[tokio::test]
+async fn a_body_that_comes_slowly_and_steadily_is_taken() {
+    let worker = Recorder::start();
+    let overlay = "[listener]\nbody_timeout = \"2s\"\nmin_body_rate = \"64B\"\n";
+    let gateway = Gateway::builder().worker(&worker).policy(overlay).start().await;
+    let part = format!("40\r\n{}\r\n", " ".repeat(64));
+    let last = format!("{:x}\r\n{}\r\n0\r\n\r\n", flower().to_string().len(), flower());
+    for (path, content_type) in [("/predict", "application/json"), ("/upload", "application/octet-stream")] {
+        let head = chunked(path, content_type);
+        let answer = drip(&gateway, head, &part, (60, &last), Duration::from_millis(50)).await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+    }
+    for seen in worker.seen() {
+        assert_eq!((seen.whole, seen.body.len()), (true, 60 * 64 + flower().to_string().len()));
+    }
+    assert_eq!(worker.seen().len(), 2);
 }
 
 #[tokio::test]

@@ -74,7 +74,7 @@ compression = true
 
   2.toml:2:1  listener.compression
     is not a key that is known here
-    help: remove it; known here: address, body_timeout, certificate, certificate_check, certificates, client_ca, client_certificates, client_crl, danger_proxy_protocol_from_anybody, drain, handshake_timeout, head_timeout, hsts, idle_timeout, max_connection_age, max_connections, max_connections_per_address, max_head, max_headers, max_requests_per_connection, max_streams, ocsp, private_key, proxy_protocol, proxy_protocol_from, strict_sni, threads
+    help: remove it; known here: address, body_timeout, certificate, certificate_check, certificates, client_ca, client_certificates, client_crl, danger_proxy_protocol_from_anybody, drain, handshake_timeout, head_timeout, hsts, idle_timeout, max_connection_age, max_connections, max_connections_per_address, max_head, max_headers, max_requests_per_connection, max_streams, min_body_rate, ocsp, private_key, proxy_protocol, proxy_protocol_from, strict_sni, threads
 ",
     ),
     (
@@ -404,6 +404,7 @@ store_lost = "denied"
         r#"[listener]
 threads = 0
 max_head = "1KiB"
+min_body_rate = "0B"
 [limits.other]
 quota = 0
 window = "1500ms"
@@ -415,7 +416,7 @@ max = "1GiB"
 [token]
 lifetime = "48h"
 "#,
-        r#"error: 7 mistakes in the configuration
+        r#"error: 8 mistakes in the configuration
 
   2.toml:2:1  listener.threads
     is 0
@@ -425,23 +426,27 @@ lifetime = "48h"
     is out of bounds
     help: write a size from "8KiB" to "1MiB"
 
-  2.toml:13:1  token.lifetime
+  2.toml:4:1  listener.min_body_rate
+    is out of bounds
+    help: write a size in each second from "1B" to "1MiB"
+
+  2.toml:14:1  token.lifetime
     is more than a day, and a token can't be taken back before it ends
     help: write at most "1d"
 
-  2.toml:5:1  limits.other.quota
+  2.toml:6:1  limits.other.quota
     is 0
     help: write a number from 1 to 100000
 
-  2.toml:6:1  limits.other.window
+  2.toml:7:1  limits.other.window
     is 1.5s, and headers give windows in whole seconds
     help: write whole seconds
 
-  2.toml:10:1  routes.predict.body.depth
+  2.toml:11:1  routes.predict.body.depth
     is 0
     help: write a number from 1 to 64
 
-  2.toml:11:1  routes.predict.body.max
+  2.toml:12:1  routes.predict.body.max
     is more than 16 MiB, and a JSON body is held in memory whole
     help: lower it, or write format = "opaque"
 "#,

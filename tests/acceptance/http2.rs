@@ -241,8 +241,8 @@ async fn verdict(gateway: &Gateway, worker: &Recorder, case: &Case, begin: &[u8]
     // An answer of 200 that is no message to judge is the worker's.
     let called = seen.len() - next - usize::from(matches!(case.expected, Expected::Answer(200, _)));
     // Before the window was full, its beginning was on its way.
-    let begun = matches!(case.expected, Expected::GoAway(Code::FlowControlError));
-    if called == 0 || begun { String::new() } else { format!("{got}, but the worker was called") }
+    let may_begin = matches!(case.expected, Expected::GoAway(Code::FlowControlError));
+    if called == 0 || may_begin { String::new() } else { format!("{got}, but the worker was called") }
 }
 
 /// Judges every row, and fails with all that are not as they must be.

@@ -4,6 +4,7 @@ use std::io::Read as _;
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use harness::client::{handshake, tls_config};
@@ -438,6 +439,42 @@ async fn a_client_that_takes_nothing_of_its_answer_is_cut_off_and_nobody_else() 
     assert!(!waiting.is_finished(), "it still waits");
     gate.open();
     assert_eq!(waiting.await.expect("it was asked").status, 200);
+}
+
+/// Bug: of an answer that an HTTP/1 client left where it was, hyper alone held 400 KiB.
+#[tokio::test]
+async fn an_http_1_client_that_takes_nothing_makes_us_hold_little() {
+    const CLIENTS: usize = 40;
+    /// KiB for each, and beside.
+    const EACH: usize = 256;
+    const BESIDE: usize = 4 << 10;
+    let chunk = format!("40000\r\n{}\r\n", "x".repeat(256 << 10));
+    let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let worker = Recorder::replying(Reply::early().read_body().write(head).drip(chunk));
+    let overlay = "[listener]\nthreads = 1\nbody_timeout = \"3s\"\n\
+                   [pools.models]\nanswer_timeout = \"1h\"\nbody_timeout = \"1h\"\n";
+    let gateway = Gateway::builder().worker(&worker).policy(overlay).start().await;
+    assert_eq!(gateway.client().get("/nowhere").send().await.status, 404);
+    let before = gateway.resident();
+    let mut clients = Vec::new();
+    for _ in 0..CLIENTS {
+        let mut client = gateway.client().tls().await;
+        client.write_all(b"GET /open HTTP/1.1\r\nHost: localhost\r\n\r\n").await.expect("it takes it");
+        clients.push(client);
+    }
+    // Until all were cut off, so that everything had come by then that may.
+    let mut most = 0;
+    let mut clock = tokio::time::interval(Duration::from_millis(20));
+    let cut_off = worker.wait_for_hang_ups(CLIENTS);
+    tokio::pin!(cut_off);
+    loop {
+        tokio::select! {
+            () = &mut cut_off => break,
+            _ = clock.tick() => most = most.max(gateway.resident()),
+        }
+    }
+    let grown = most.saturating_sub(before + BESIDE) / CLIENTS;
+    assert!(grown <= EACH, "{grown} KiB for each of {CLIENTS} answers");
 }
 
 /// Bug: an idle HTTP/2 connection was closed without a word, so that its client could not tell whether a

@@ -1,5 +1,6 @@
 //! The real gateway, on free ports, in a directory of its own.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -69,6 +70,7 @@ pub struct GatewayBuilder {
     overlays: Vec<String>,
     base: bool,
     variables: Vec<(String, String)>,
+    program: Vec<OsString>,
 }
 
 impl GatewayBuilder {
@@ -114,6 +116,13 @@ impl GatewayBuilder {
         self
     }
 
+    /// Runs this in place of the gateway that the tests build: a program, and what stands before the gateway's own
+    /// arguments.
+    pub fn program(mut self, words: impl IntoIterator<Item = impl Into<OsString>>) -> Self {
+        self.program = words.into_iter().map(Into::into).collect();
+        self
+    }
+
     /// The program with a command such as `run` or `check`, all files, and nothing else around it.
     /// A command of the gateway on the configuration, ready to run.
     pub fn command(&self, command: &str) -> Command {
@@ -136,7 +145,14 @@ impl GatewayBuilder {
         let mut texts = vec![mechanism];
         texts.extend(self.base.then_some(base));
         texts.extend(self.overlays.iter().cloned());
-        let mut program = Command::new(binary("gateway"));
+        let mut program = match self.program.split_first() {
+            None => Command::new(binary("gateway")),
+            Some((first, rest)) => {
+                let mut program = Command::new(first);
+                program.args(rest);
+                program
+            }
+        };
         program.arg(command).current_dir(directory).env_clear().env("TOKEN_SECRET", identity::SECRET);
         program.envs(self.variables.iter().map(|(name, value)| (name, value)));
         for (index, text) in texts.iter().enumerate() {
@@ -202,6 +218,7 @@ impl Gateway {
             overlays: Vec::new(),
             base: true,
             variables: Vec::new(),
+            program: Vec::new(),
         }
     }
 
@@ -250,6 +267,12 @@ impl Gateway {
     #[must_use]
     pub fn log(&self) -> &Log {
         self.process.log()
+    }
+
+    /// Its process's id.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.process.id()
     }
 
     /// Memory that it holds now, in KiB.

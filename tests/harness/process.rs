@@ -40,6 +40,12 @@ impl Process {
         &self.log
     }
 
+    /// Its id.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Memory that it holds now, in KiB.
     #[must_use]
     pub fn resident(&self) -> usize {

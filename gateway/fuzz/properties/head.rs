@@ -49,7 +49,10 @@ pub(crate) fn check(input: &[u8]) {
             }
             (None, status) => {
                 assert!(matches!(status, 400..=499 | 501), "{status} for what can't be read");
-                assert!(index == reading.messages.len() && reading.end != End::Clean, "an answer that nobody asked for");
+                assert!(
+                    index == reading.messages.len() && reading.end != End::Clean,
+                    "an answer that nobody asked for"
+                );
             }
         }
     }
@@ -63,7 +66,8 @@ pub(crate) fn check(input: &[u8]) {
     let mut wire = Wire::new(HEADS);
     wire.follow(stream);
     let due = reading.messages.len() + usize::from(wire.fault().is_some() || matches!(reading.end, End::Chunks { .. }));
-    let closed = answers.len() > 0 && (answers[answers.len() - 1].closes() || asks_to_close(asked.clone().nth(answers.len() - 1)));
+    let closed = answers.len() > 0
+        && (answers[answers.len() - 1].closes() || asks_to_close(asked.clone().nth(answers.len() - 1)));
     assert!(closed || answers.len() >= due, "{} of {due} answered: {}", answers.len(), outcome.answers.escape_ascii());
 }
 
@@ -120,14 +124,21 @@ fn is_head_of(sent: &Message, message: &Message) {
         ("via", &[&joined(message, "via")[..], b"1.1 modelgate"].concat()),
     ];
     for (name, value) in ours {
-        let values = if name == "via" { vec![joined(sent, "via").strip_suffix(b", ").map(<[u8]>::to_vec).unwrap_or_default()] } else { sent.values(name).map(<[u8]>::to_vec).collect() };
+        let values = if name == "via" {
+            vec![joined(sent, "via").strip_suffix(b", ").map(<[u8]>::to_vec).unwrap_or_default()]
+        } else {
+            sent.values(name).map(<[u8]>::to_vec).collect()
+        };
         assert_eq!(values, [value], "{name}");
     }
     let ids: Vec<&[u8]> = sent.values("x-request-id").collect();
     assert!(matches!(*ids, [id] if id.len() == 32 && id.iter().all(u8::is_ascii_hexdigit)), "{ids:?}");
 
     // All other fields are the client's, in their order, without those of its connection.
-    let own = |name: &str| ours.iter().any(|(known, _)| *known == name) || matches!(name, "x-request-id" | "content-length" | "transfer-encoding" | "cookie");
+    let own = |name: &str| {
+        ours.iter().any(|(known, _)| *known == name)
+            || matches!(name, "x-request-id" | "content-length" | "transfer-encoding" | "cookie")
+    };
     let mut expected: Vec<_> =
         message.fields.iter().filter(|(name, _)| !own(name) && passes(name, message)).cloned().collect();
     let mut others: Vec<_> = sent.fields.iter().filter(|(name, _)| !own(name)).cloned().collect();
@@ -178,7 +189,8 @@ fn passes(name: &str, message: &Message) -> bool {
         "x-remote-user",
         "x-user",
     ];
-    let families = ["x-modelgate-", "x-forwarded-", "x-original-", "x-rewrite-", "x-real-", "x-client-", "x-http-method"];
+    let families =
+        ["x-modelgate-", "x-forwarded-", "x-original-", "x-rewrite-", "x-real-", "x-client-", "x-http-method"];
     !of_the_connection.contains(&name)
         && !of_the_gateway.contains(&name)
         && !families.iter().any(|family| name.starts_with(family))
@@ -222,8 +234,15 @@ fn is_plain(message: &Message) -> bool {
     let path = message.target.strip_prefix(b"/s/").is_some_and(|rest| !rest.is_empty() && rest.iter().all(small));
     let hosts: Vec<&[u8]> = message.values("host").collect();
     let host = matches!(*hosts, [host] if (1..=64).contains(&host.len()) && host.iter().all(small));
-    let unusual =
-        ["connection", "expect", "upgrade", "authorization", "x-api-key", "content-encoding", "access-control-request-method"];
+    let unusual = [
+        "connection",
+        "expect",
+        "upgrade",
+        "authorization",
+        "x-api-key",
+        "content-encoding",
+        "access-control-request-method",
+    ];
     let types: Vec<&[u8]> = message.values("content-type").collect();
     let body_taken = if message.framing == Framing::None || message.framing == Framing::Length(0) {
         matches!(method, "GET" | "HEAD")

@@ -131,12 +131,11 @@ pub(crate) fn read_answers<'s>(stream: &'s [u8], methods: &[Vec<u8>], bounds: &B
         if reader.at == stream.len() {
             break;
         }
-        let mut answer = Answer::default();
-        let read = loop {
-            answer = Answer::default();
+        let (read, answer) = loop {
+            let mut answer = Answer::default();
             match reader.answer(method, &mut answer) {
                 Ok(()) if matches!(answer.status, 100 | 102..=199) => {}
-                read => break read,
+                read => break (read, answer),
             }
         };
         if answer.status > 0 {
@@ -329,7 +328,8 @@ impl<'s> Reader<'s> {
             if digits == 0 || digits > 15 || !are_extensions(extension) {
                 return Err(wrong(&line));
             }
-            let size = size.iter().fold(0_usize, |size, b| size * 16 + char::from(*b).to_digit(16).unwrap_or(0) as usize);
+            let size =
+                size.iter().fold(0_usize, |size, b| size * 16 + char::from(*b).to_digit(16).unwrap_or(0) as usize);
             if size == 0 {
                 break;
             }

@@ -12,9 +12,14 @@ const SIGNATURE: &[u8] = b"\x0D\x0A\x0D\x0A\x00\x0D\x0A\x51\x55\x49\x54\x0A";
 /// What a header says, or that there is none that is taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Read {
-    Whole { length: usize, source: Option<SocketAddr> },
+    Whole {
+        length: usize,
+        source: Option<SocketAddr>,
+    },
     /// More is to come: up to a header of this length, where that is known.
-    Part { length: Option<usize> },
+    Part {
+        length: Option<usize>,
+    },
     Refused,
 }
 
@@ -108,7 +113,8 @@ fn read(octets: &[u8]) -> Read {
     let address = if half == 4 {
         IpAddr::from([header[16], header[17], header[18], header[19]])
     } else {
-        let groups: Vec<u16> = header[16..32].chunks(2).map(|pair| u16::from(pair[0]) << 8 | u16::from(pair[1])).collect();
+        let groups: Vec<u16> =
+            header[16..32].chunks(2).map(|pair| u16::from(pair[0]) << 8 | u16::from(pair[1])).collect();
         let groups: [u16; 8] = groups.try_into().unwrap_or_default();
         // An IPv4 client may be written in IPv6 (RFC 4291 §2.5.5.2), and is the same client.
         match groups {

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use gateway::activity::{Activity, Peer, Reader, Watched};
 use gateway::connection_limit::Refused;
+use gateway::deadline::Pace;
 use gateway::edge::counter::{Counter, SharedStore, StoreSettings};
 use gateway::edge::keys::KeyRing;
 use gateway::edge::log::{BatchLog, Format, LogWriter};
@@ -120,7 +121,12 @@ impl World {
         let (stop, stopping) = watch::channel(false);
         let log = LogWriter::start(Format::Json, io::sink()).expect("a thread").log();
         let core = Rc::new(Core {
-            snapshot: Arc::new(Snapshot { policy, keys, hsts: true, body_timeout: Duration::from_secs(3600) }),
+            snapshot: Arc::new(Snapshot {
+                policy,
+                keys,
+                hsts: true,
+                body_pace: Pace { pause: Duration::from_secs(3600), rate: 1 },
+            }),
             counter: Counter::new(Arc::new(SharedStore::new(store.expect("legal settings")))),
             pools: pools.iter().map(Pool::new).collect(),
             log: BatchLog::new(log),
@@ -211,9 +217,7 @@ async fn connection(core: Rc<Core>, client: Client) -> Vec<u8> {
         .header_read_timeout(None)
         .serve_connection(
             TokioIo::new(Watched::new(client, Rc::clone(&activity), Reader::Wire(Wire::new(HEADS)))),
-            service_fn(|request| {
-                journey::serve(Rc::clone(&core), peer.clone(), activity.begin(), false, request)
-            }),
+            service_fn(|request| journey::serve(Rc::clone(&core), peer.clone(), activity.begin(), false, request)),
         );
     let _ = Pin::new(&mut connection).await;
     let (mut client, fault) = connection.into_parts().io.into_inner().into_inner();

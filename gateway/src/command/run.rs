@@ -70,7 +70,7 @@ impl Gateway {
         let store_kind = store.kind();
         let store = Arc::new(SharedStore::new(store));
         let keys = KeyRing::new(policy.authenticator.issuers());
-        let snapshot = Arc::new(Snapshot { keys, hsts: listener.hsts, body_timeout: listener.body_timeout, policy });
+        let snapshot = Arc::new(Snapshot { keys, hsts: listener.hsts, body_pace: listener.body_pace, policy });
         let passwords = Arc::new(PasswordRoom::new(threads));
         let pools = Arc::new(pools);
         let (stop, stopped) = watch::channel(false);

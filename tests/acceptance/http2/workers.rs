@@ -91,9 +91,10 @@ async fn answers() {
         if got != wanted.map(|(status, text)| (status, text.to_owned())) {
             wrong.push(format!("{name}: {got:?}; wanted is {wanted:?}"));
         }
-        // Whatever the worker does, the client's connection goes on.
+        // Whatever the worker does, the client's connection goes on. A worker that closes without a word can do so
+        // under the next request.
         frames.send(get().on(3)).await.expect("it takes it");
-        assert!(matches!(frames.ended(3).await, Ended::Answered(answer) if answer.status == 200), "{name}");
+        assert!(matches!(frames.ended(3).await, Ended::Answered(_)), "{name}");
     }
     assert!(wrong.is_empty(), "{} of {} rows:\n{}", wrong.len(), ANSWERS.len(), wrong.join("\n"));
 }

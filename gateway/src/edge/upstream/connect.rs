@@ -130,11 +130,10 @@ async fn race(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
                 Poll::Ready(None) if waiting.len() == 0 => {
                     return Poll::Ready(Err(std::mem::replace(&mut failure, io::ErrorKind::Other.into())));
                 }
-                Poll::Ready(None) => {}
                 Poll::Pending if waiting.len() == 0 || head_start.poll_reached(cx).is_pending() => {
                     return Poll::Pending;
                 }
-                Poll::Pending => {}
+                Poll::Ready(None) | Poll::Pending => {}
             }
             head_start.reset();
             trying.extend(waiting.next().map(TcpStream::connect));

@@ -43,8 +43,8 @@ impl<'a> Forwarded<'a> {
             if value == "keep-alive" || value == "close" {
                 continue;
             }
-            let names = value.as_bytes().split(|&b| b == b',').map(<[u8]>::trim_ascii);
-            for name in names.filter(|name| !name.is_empty()) {
+            let listed = value.as_bytes().split(|&b| b == b',').map(<[u8]>::trim_ascii);
+            for name in listed.filter(|name| !name.is_empty()) {
                 named.push(HeaderName::from_bytes(name).ok()?);
             }
         }
@@ -60,7 +60,7 @@ impl<'a> Forwarded<'a> {
     }
 
     /// Writes them as fields of an HTTP/1 head, after `Host`.
-    pub(super) fn write(&self, out: &mut Vec<u8>) {
+    pub fn write(&self, out: &mut Vec<u8>) {
         let mut cookies = 0;
         for (name, value) in self.headers {
             let text = name.as_str();

@@ -27,8 +27,6 @@ const GATHERED: usize = 16 << 10;
 const READ: usize = 8 << 10;
 /// How much is read at once of an answer that is long.
 const READ_MORE: usize = 64 << 10;
-/// The most interim answers before the final one.
-const MOST_INTERIM: usize = 8;
 /// The most header fields of an answer.
 const MOST_HEADERS: usize = 100;
 
@@ -38,11 +36,12 @@ pub(super) struct Link {
     socket: Socket,
     /// What was read and is not used yet.
     input: BytesMut,
-    /// Interim answers before the final one.
+    /// Octets of interim answers before the final one.
     interim: usize,
 }
 
 /// A request on its way out.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own, and most of them can hold together")]
 pub(super) struct Upload {
     /// Octets to be written: the head, framing, small pieces of the body.
     output: Vec<u8>,
@@ -182,7 +181,7 @@ impl Upload {
             return;
         }
         if self.chunked {
-            let _ = write!(self.output, "{:x}\r\n", data.len());
+            let _ = write!(self.output, "{:X}\r\n", data.len());
         }
         // The end of a chunk belongs behind its data, so a chunk is gathered whatever its size.
         if self.chunked || data.len() <= GATHERED {
@@ -266,23 +265,23 @@ impl Link {
         pin!(self.socket.read_buf(&mut self.input)).poll(cx).map_ok(|count| count > 0)
     }
 
-    /// Reads the head of the final answer to a request of this method. `max` bounds it, in octets.
+    /// Reads the head of the final answer to a request of this method. `max` bounds it, and all that is sent
+    /// before it, in octets.
     pub(super) fn poll_head(&mut self, cx: &mut Context<'_>, method: &Method, max: usize) -> Poll<Result<Head, Fault>> {
         loop {
             // A head is whole with its empty line; httparse takes a bare line feed for a line's end too.
             let length = head_length(&self.input);
-            if length.unwrap_or(self.input.len()) > max {
+            if length.unwrap_or(self.input.len()) + self.interim > max {
                 return Poll::Ready(Err(Fault::Broken("its answer's head is too large".into())));
             }
             if let Some(length) = length {
                 let head = parse(self.input.get(..length).unwrap_or_default(), method)?;
                 self.input.advance(length);
-                match head {
-                    // Who asked for nothing of the kind is told nothing of the kind.
-                    None if self.interim < MOST_INTERIM => self.interim += 1,
-                    None => return Poll::Ready(Err(Fault::Broken("it sends interim answers without end".into()))),
-                    Some(head) => return Poll::Ready(Ok(head)),
+                if let Some(head) = head {
+                    return Poll::Ready(Ok(head));
                 }
+                // Who asked for nothing of the kind is told nothing of the kind.
+                self.interim += length;
                 continue;
             }
             match ready!(self.poll_more(cx, READ)) {
@@ -387,8 +386,8 @@ fn parse(input: &[u8], method: &Method) -> Result<Option<Head>, Fault> {
         return Ok(None);
     }
     let http11 = answer.version == Some(1);
-    // One of HTTP/1.0 could be kept (RFC 9112 §9.3); how its bodies end is too often in doubt.
-    let mut keeps = http11;
+    // RFC 9112 §9.3.
+    let (mut keeps, mut closes) = (http11, false);
     let mut length = None;
     let mut chunked = false;
     let mut named: Vec<&[u8]> = Vec::new();
@@ -409,8 +408,10 @@ fn parse(input: &[u8], method: &Method) -> Result<Option<Head>, Fault> {
         } else if field.name.eq_ignore_ascii_case("connection") {
             for name in field.value.split(|&b| b == b',').map(<[u8]>::trim_ascii) {
                 if name.eq_ignore_ascii_case(b"close") {
-                    keeps = false;
-                } else if !name.is_empty() && !name.eq_ignore_ascii_case(b"keep-alive") {
+                    closes = true;
+                } else if name.eq_ignore_ascii_case(b"keep-alive") {
+                    keeps = true;
+                } else if !name.is_empty() {
                     HeaderName::from_bytes(name).map_err(|_| broken("its Connection can't be read"))?;
                     named.push(name);
                 }
@@ -425,7 +426,7 @@ fn parse(input: &[u8], method: &Method) -> Result<Option<Head>, Fault> {
         (true, None) => Framing::Chunked(Chunks::default()),
         (false, Some(length)) => Framing::Length(length),
         (false, None) => {
-            keeps = false;
+            closes = true;
             Framing::Close
         }
     };
@@ -444,5 +445,5 @@ fn parse(input: &[u8], method: &Method) -> Result<Option<Head>, Fault> {
         // What a GET would have had (RFC 9110 §8.6).
         headers.insert(header::CONTENT_LENGTH, length.into());
     }
-    Ok(Some(Head { status, headers, framing, keeps }))
+    Ok(Some(Head { status, headers, framing, keeps: keeps && !closes }))
 }

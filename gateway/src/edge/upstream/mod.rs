@@ -28,7 +28,7 @@ use tokio::sync::Notify;
 
 pub use headers::{Forwarded, Told};
 pub use incoming::WorkerBody;
-pub use outgoing::{ClientFault, ClientStream, Outgoing, SLOWEST};
+pub use outgoing::{ClientFault, ClientStream, Outgoing};
 pub use settings::PoolSettings;
 
 use crate::deadline::{Deadline, within};

@@ -5,13 +5,12 @@ use std::fmt;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use crate::deadline::Deadline;
+use crate::deadline::{Pace, Sender};
 
 /// What goes to a worker as a body.
 pub enum Outgoing {
@@ -99,29 +98,19 @@ impl ClientFault {
     }
 }
 
-/// The slowest that a body may come as a whole, in bytes per second, beside the bound on each pause.
-pub const SLOWEST: u64 = 1 << 10;
-
-/// A client's body on its way, bounded in size, in the time between its parts and in time as a whole.
-/// Trailers are dropped.
+/// A client's body on its way, bounded in size and held to a pace. Trailers are dropped.
 pub struct ClientStream {
     inner: Incoming,
     left: u64,
-    /// The longest pause.
-    pause: Deadline,
-    /// The longest that all of it may take.
-    whole: Duration,
-    /// Since when the client was first waited for.
-    awaited: Option<Instant>,
+    sender: Sender,
     read: Rc<Cell<u64>>,
 }
 
 impl ClientStream {
-    /// A stream of at most `max` bytes, with pauses of at most `idle`. `read` counts bytes.
+    /// A stream of at most `max` bytes that comes at this pace. `read` counts bytes.
     #[must_use]
-    pub fn new(inner: Incoming, max: usize, idle: Duration, read: Rc<Cell<u64>>) -> Self {
-        let whole = idle + Duration::from_secs(max as u64 / SLOWEST);
-        Self { inner, left: max as u64, pause: Deadline::new(idle), whole, awaited: None, read }
+    pub fn new(inner: Incoming, max: usize, pace: Pace, read: Rc<Cell<u64>>) -> Self {
+        Self { inner, left: max as u64, sender: Sender::new(pace), read }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ClientFault>>> {
@@ -135,19 +124,12 @@ impl ClientStream {
                         return Poll::Ready(Some(Err(ClientFault::TooLarge)));
                     };
                     self.left = left;
-                    self.pause.reset();
-                    // Every pause has a bound, so it is enough to look at the whole when one is over.
-                    if self.awaited.is_some_and(|since| since.elapsed() > self.whole) {
-                        return Poll::Ready(Some(Err(ClientFault::Slow)));
-                    }
-                    return Poll::Ready(Some(Ok(Frame::data(data))));
+                    let in_time = self.sender.came(length);
+                    return Poll::Ready(Some(if in_time { Ok(Frame::data(data)) } else { Err(ClientFault::Slow) }));
                 }
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(ClientFault::of(&error)))),
                 Poll::Ready(None) => return Poll::Ready(None),
-                Poll::Pending => {
-                    self.awaited.get_or_insert_with(Instant::now);
-                    return self.pause.poll_reached(cx).map(|()| Some(Err(ClientFault::Slow)));
-                }
+                Poll::Pending => return self.sender.poll_late(cx).map(|()| Some(Err(ClientFault::Slow))),
             }
         }
     }

@@ -1,0 +1,82 @@
+//! What callgrind wrote, read: <https://valgrind.org/docs/manual/cl-format.html>, with names and positions in full.
+
+use std::collections::{HashMap, HashSet};
+
+/// What the C library of cryptography calls its functions, in every version of it. Those that it keeps to itself have
+/// any name.
+const CRYPTO: &str = "aws_lc_";
+
+/// Instructions that were carried out outside of cryptography. What that costs hangs on the processor, and is
+/// nothing that changes here. `None` where the text is no profile.
+#[must_use]
+pub(crate) fn instructions(text: &str) -> Option<u64> {
+    let (mut function, mut callee, mut is_call) = ("", "", false);
+    let mut total = 0;
+    // Who called whom, and all that was spent there, with what is called from there.
+    let mut calls = Vec::new();
+    for line in text.lines() {
+        if let Some(name) = line.strip_prefix("fn=") {
+            function = name;
+        } else if let Some(name) = line.strip_prefix("cfn=") {
+            callee = name;
+        } else if line.starts_with("calls=") {
+            is_call = true;
+        } else if line.starts_with(|first: char| first.is_ascii_digit()) {
+            // The line's position, then what was spent there, or in the call before this line.
+            let spent: u64 = line.split(' ').nth(1)?.parse().ok()?;
+            if std::mem::take(&mut is_call) {
+                calls.push((function, callee, spent));
+            } else {
+                total += spent;
+            }
+        }
+    }
+    // It says the sum itself, so that nothing is misread.
+    let said = text.lines().find_map(|line| line.strip_prefix("totals: "))?.trim().parse();
+    if said != Ok(total) {
+        return None;
+    }
+    let crypto = cryptography(&calls);
+    let entered = calls.iter().filter(|(from, to, _)| !crypto.contains(from) && crypto.contains(to));
+    total.checked_sub(entered.map(|(_, _, spent)| spent).sum())
+}
+
+/// The functions of cryptography: by name, or because nothing else calls them.
+fn cryptography<'t>(calls: &[(&'t str, &'t str, u64)]) -> HashSet<&'t str> {
+    let mut callers: HashMap<&str, HashSet<&str>> = HashMap::new();
+    for (from, to, _) in calls {
+        callers.entry(to).or_default().insert(from);
+    }
+    let names = calls.iter().flat_map(|(from, to, _)| [*from, *to]);
+    let mut found: HashSet<&str> = names.filter(|name| name.starts_with(CRYPTO)).collect();
+    loop {
+        let more = callers.iter().filter(|(name, callers)| !found.contains(*name) && callers.is_subset(&found));
+        let more: Vec<&str> = more.map(|(name, _)| *name).collect();
+        if more.is_empty() {
+            return found;
+        }
+        found.extend(more);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::instructions;
+
+    const PROFILE: &str = "events: Ir\nfn=main\n0 10\ncfn=serve\ncalls=2 0\n0 1160\n\nfn=serve\n0 50\n1 30\n\
+        cfn=aws_lc_0_39_0_SHA256\ncalls=2 0\n0 1070\ncfn=memcpy\ncalls=1 0\n2 10\n\n\
+        fn=aws_lc_0_39_0_SHA256\n0 300\ncfn=own\ncalls=4 0\n0 670\ncfn=memcpy\ncalls=4 0\n0 100\n\n\
+        fn=own\n0 70\ncfn=aws_lc_0_39_0_block\ncalls=4 0\n0 600\n\nfn=aws_lc_0_39_0_block\n0 600\n\n\
+        fn=memcpy\n0 110\n\ntotals: 1170\n";
+
+    #[test]
+    fn cryptography_and_all_that_it_calls_is_left_out() {
+        assert_eq!(instructions(PROFILE), Some(100));
+    }
+
+    #[test]
+    fn what_does_not_add_up_is_no_profile() {
+        assert_eq!(instructions(&PROFILE.replace("1170", "1171")), None);
+        assert_eq!(instructions(""), None);
+    }
+}
