@@ -5,7 +5,6 @@
     clippy::panic,
     reason = "a property that does not hold fails the test"
 )]
-
 #![allow(
     clippy::pedantic,
     clippy::await_holding_refcell_ref,

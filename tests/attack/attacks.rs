@@ -267,35 +267,35 @@ impl Attack {
                 running.child = Some(slowhttptest(arguments, gateway, path));
                 count.add(MANY as u64);
             }
-            Act::Flood(kind) => running.repeat(FLOODING, at, count, move |at: At, count: Count| async move {
+            Act::Flood(kind) => running.repeat(FLOODING, &at, count, move |at: At, count: Count| async move {
                 let request = request(if kind == Flood::LateReset { "GET" } else { "POST" }, "/upload");
                 count.add(flood(kind, at.shaken(&at.http2).await?, &request, Duration::from_secs(2)).await.sent);
                 Ok(())
             }),
-            Act::StalledStreams => running.repeat(STALLED, at, count, stalled_streams),
-            Act::Connect => running.repeat(MANY, at, count, async |at, count| {
+            Act::StalledStreams => running.repeat(STALLED, &at, count, stalled_streams),
+            Act::Connect => running.repeat(MANY, &at, count, async |at, count| {
                 let stream = TcpStream::connect(at.gateway).await?;
                 count.add(1);
                 until_closed(stream).await
             }),
-            Act::Handshake => running.repeat(MANY, at, count, async |at, count| {
+            Act::Handshake => running.repeat(MANY, &at, count, async |at, count| {
                 let stream = at.shaken(&at.http1).await?;
                 count.add(1);
                 until_closed(stream).await
             }),
-            Act::Handshakes => running.repeat(FAST, at, count, async |at, count| {
+            Act::Handshakes => running.repeat(FAST, &at, count, async |at, count| {
                 drop(at.shaken(&at.http1).await?);
                 count.add(1);
                 Ok(())
             }),
-            Act::Garbage => running.repeat(FAST, at, count, async |at, count| {
+            Act::Garbage => running.repeat(FAST, &at, count, async |at, count| {
                 // No letter, which would be plain HTTP, and no handshake's record.
                 say(&at, &[0x9a; 4096], &count).await
             }),
-            Act::Plain => running.repeat(FAST, at, count, async |at, count| {
+            Act::Plain => running.repeat(FAST, &at, count, async |at, count| {
                 say(&at, b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", &count).await
             }),
-            Act::Requests(times, text) => running.repeat(times, at, count, move |at: At, count: Count| async move {
+            Act::Requests(times, text) => running.repeat(times, &at, count, move |at: At, count: Count| async move {
                 let text = text();
                 let mut wire = Wire::over(at.shaken(&at.http1).await?);
                 loop {
@@ -304,14 +304,14 @@ impl Attack {
                     wire.try_answer().await.map_err(io::Error::other)?;
                 }
             }),
-            Act::HugeHeads => running.repeat(FAST, at, count, async |at, count| {
+            Act::HugeHeads => running.repeat(FAST, &at, count, async |at, count| {
                 let mut stream = at.shaken(&at.http1).await?;
                 count.add(1);
                 let head = format!("GET / HTTP/1.1\r\nHost: localhost\r\nX-Huge: {}\r\n\r\n", "x".repeat(1 << 20));
                 stream.write_all(head.as_bytes()).await?;
                 until_closed(stream).await
             }),
-            Act::DrippedChunks => running.repeat(MANY, at, count, dripped_chunks),
+            Act::DrippedChunks => running.repeat(MANY, &at, count, dripped_chunks),
         }
         running
     }
@@ -353,7 +353,7 @@ pub(crate) struct Running {
 
 impl Running {
     /// So many at once, each again and again: what the gateway cuts off comes back.
-    fn repeat<F>(&mut self, times: usize, at: At, count: &Count, act: impl Fn(At, Count) -> F + Clone + 'static)
+    fn repeat<F>(&mut self, times: usize, at: &At, count: &Count, act: impl Fn(At, Count) -> F + Clone + 'static)
     where
         F: Future<Output = io::Result<()>> + 'static,
     {

@@ -3,7 +3,6 @@
     clippy::print_stdout,
     clippy::print_stderr,
     clippy::expect_used,
-    clippy::panic,
     reason = "a command that prints, and a world that can't be made ends it"
 )]
 

@@ -33,7 +33,7 @@ fn millis(duration: Duration) -> String {
 }
 
 fn mib(kib: u64) -> String {
-    format!("{}.{}", kib >> 10, (kib & 1023) * 10 >> 10)
+    format!("{}.{}", kib >> 10, ((kib & 1023) * 10) >> 10)
 }
 
 impl Row {
@@ -89,7 +89,7 @@ impl Row {
     pub(crate) fn line(&self) -> String {
         let mut line = aligned(&self.cells());
         if let Some(error) = self.errors.first() {
-            line += &format!("\n    the honest client's first error: {error}");
+            line.extend(["\n    the honest client's first error: ", error]);
         }
         if !self.is_bounded() {
             line += "\n    memory went beyond its bound";
@@ -121,7 +121,8 @@ fn aligned(cells: &[String; 10]) -> String {
     for (index, (cell, (_, width))) in cells.iter().zip(COLUMNS).enumerate() {
         let padding = " ".repeat(width.saturating_sub(cell.chars().count()));
         // Words to the left, numbers to the right.
-        line += &if index < 2 || width == 0 { format!("{cell}{padding}  ") } else { format!("{padding}{cell}  ") };
+        let words = index < 2 || width == 0;
+        line.extend(if words { [cell, padding.as_str(), "  "] } else { [padding.as_str(), cell, "  "] });
     }
     line.trim_end().to_owned()
 }
@@ -155,10 +156,10 @@ pub(crate) fn save(rows: &[Row], seconds: u64) {
     let (_, after) = rest.split_once(END).expect("it has a mark for the end");
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let mut table = format!("Each attack for {seconds} s, on {cores} cores for everybody:\n\n");
-    let names: Vec<&str> = COLUMNS.iter().map(|(name, _)| *name).collect();
-    table += &format!("| {} |\n|---|---|{}---|\n", names.join(" | "), "--:|".repeat(COLUMNS.len() - 3));
+    table.extend(["| ", &COLUMNS.map(|(name, _)| name).join(" | "), " |\n|---|---|"]);
+    table.extend(["--:|".repeat(COLUMNS.len() - 3).as_str(), "---|\n"]);
     for row in rows {
-        table += &format!("| {} |\n", row.cells().join(" | "));
+        table.extend(["| ", row.cells().join(" | ").as_str(), " |\n"]);
     }
     std::fs::write(README, format!("{before}{BEGIN}{table}{END}{after}")).expect("it can be written");
 }

@@ -31,17 +31,20 @@ impl Target {
             let length = log.read_line(&mut line).expect("it is read");
             assert!(length > 0, "the gateway ended at its start");
             let value: Value = serde_json::from_str(&line).unwrap_or_default();
-            if value["event"] == "listening" {
+            if value.get("event").is_some_and(|event| event == "listening") {
                 break value;
             }
         };
-        let address = |name: &str| listening[name].as_str().and_then(|text| text.parse().ok()).expect("an address");
+        let address = |name: &str| {
+            let text = listening.get(name).and_then(Value::as_str);
+            text.and_then(|text| text.parse().ok()).expect("an address")
+        };
         let (address, admin) = (address("address"), address("admin"));
         let unread = if unread {
             Some(log)
         } else {
             std::thread::spawn(move || {
-                let mut sink = [0; 64 << 10];
+                let mut sink = vec![0; 64 << 10];
                 while log.read(&mut sink).is_ok_and(|length| length > 0) {}
             });
             None

@@ -69,7 +69,7 @@ async fn converse(mut stream: TcpStream) -> io::Result<()> {
                 if is_head {
                     continue;
                 }
-                let part = [b'x'; 64 << 10];
+                let part = vec![b'x'; 64 << 10];
                 for _ in 0..LARGE / part.len() {
                     stream.write_all(&part).await?;
                 }
