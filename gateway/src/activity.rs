@@ -60,6 +60,8 @@ pub struct Activity {
     /// What the client could take of each answer; as many as there ever were requests at once.
     offers: RefCell<Vec<Offer>>,
     draining: Cell<Option<Instant>>,
+    /// The beginning of a head has come.
+    in_head: Cell<bool>,
     /// Who reads on when the request has its answer.
     held: RefCell<Option<Waker>>,
     /// Parts of answers that were given out, since they were credited last.
@@ -82,6 +84,7 @@ impl Activity {
             unflushed: Cell::default(),
             offers: RefCell::default(),
             draining: Cell::default(),
+            in_head: Cell::default(),
             held: RefCell::default(),
             worked: Cell::default(),
             flood: Cell::default(),
@@ -207,6 +210,10 @@ impl Drop for Busy {
         let activity = &self.activity;
         activity.requests.set(activity.requests.get().saturating_sub(1));
         activity.since.set(Instant::now());
+        // What came of the next head meanwhile is where hyper read it to, so the connection is at work.
+        if activity.in_head.get() {
+            activity.head_began.set(Some(Instant::now()));
+        }
         if let Some(reader) = activity.held.take() {
             reader.wake();
         }
@@ -383,6 +390,7 @@ impl<S: AsyncRead + Peer + Unpin> AsyncRead for Watched<S> {
         let passed = wire.follow(octets);
         let is_broken = passed == 0 && wire.is_body_broken();
         buf.set_filled(before + passed);
+        this.activity.in_head.set(wire.is_in_head());
         if !serving && this.activity.head_began.get().is_none() {
             this.activity.head_began.set(Some(Instant::now()));
         }
@@ -440,5 +448,98 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<S> {
             ready!(self.poll_linger(cx));
         }
         Poll::Ready(shut)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::Bounds;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::Wake;
+
+    /// What a client sends, part by part; at its end nothing more comes, or an end of the stream.
+    struct Client {
+        parts: Vec<&'static str>,
+        ends: bool,
+    }
+
+    impl AsyncRead for Client {
+        fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            if self.parts.is_empty() {
+                return if self.ends { Poll::Ready(Ok(())) } else { Poll::Pending };
+            }
+            buf.put_slice(self.parts.remove(0).as_bytes());
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl Peer for Client {
+        fn ask(&mut self, _: &mut Context<'_>) {}
+
+        fn is_gone(&self) -> bool {
+            false
+        }
+    }
+
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+
+    fn watched(parts: &[&'static str], ends: bool) -> (Watched<Client>, Rc<Activity>) {
+        let activity = Activity::new(true);
+        let wire = Wire::new(Bounds { head: 1024, headers: 8 });
+        let client = Client { parts: parts.to_vec(), ends };
+        (Watched::new(client, Rc::clone(&activity), Reader::Wire(wire)), activity)
+    }
+
+    /// Reads once; gives back how many octets came, if anything did.
+    fn read(watched: &mut Watched<Client>, woken: &Arc<Woken>) -> Option<usize> {
+        let waker = Waker::from(Arc::clone(woken));
+        let mut octets = [0; 256];
+        let mut buf = ReadBuf::new(&mut octets);
+        let read = Pin::new(watched).poll_read(&mut Context::from_waker(&waker), &mut buf);
+        read.is_ready().then_some(buf.filled().len())
+    }
+
+    /// Found by fuzzing: hyper reads on by itself only where the stream said that there is more.
+    #[tokio::test]
+    async fn whoever_waits_for_an_answer_reads_on_when_it_is_given() {
+        for (parts, ends) in [(&[GET, "\n"][..], false), (&[GET], true)] {
+            let woken = Arc::default();
+            let (mut watched, activity) = watched(parts, ends);
+            assert_eq!(read(&mut watched, &woken), Some(GET.len()));
+            let busy = activity.begin();
+            assert_eq!(read(&mut watched, &woken), None, "the answer comes first");
+            assert_eq!(woken.0.load(Ordering::Relaxed), 0);
+            drop(busy);
+            assert_eq!(woken.0.load(Ordering::Relaxed), 1, "{parts:?}");
+            assert_eq!(read(&mut watched, &woken), Some(0));
+        }
+    }
+
+    /// What was read of a head while an answer was awaited would be lost, and its rest be taken for a head.
+    #[test]
+    fn a_connection_inside_a_head_does_not_rest() {
+        let beginnings =
+            [(&[GET][..], true), (&[GET, "GET /a"], false), (&[GET, "GET / HTTP/1.1\r\nHos"], false)];
+        for (parts, rests) in beginnings {
+            let woken = Arc::default();
+            let (mut watched, activity) = watched(parts, false);
+            read(&mut watched, &woken);
+            let busy = activity.begin();
+            read(&mut watched, &woken);
+            drop(busy);
+            activity.since.set(Instant::now().checked_sub(2 * REST).expect("a clock that has run"));
+            assert_eq!(activity.rests(), rests, "{parts:?}");
+        }
     }
 }

@@ -88,6 +88,12 @@ impl Wire {
         self.state == State::RequestLine && self.head.octets == 0
     }
 
+    /// Whether the beginning of a head has come, and not its end.
+    #[must_use]
+    pub fn is_in_head(&self) -> bool {
+        self.state == State::Headers || (self.state == State::RequestLine && self.head.octets > 0)
+    }
+
     /// Whether nothing more is to be passed on.
     #[must_use]
     pub fn is_ended(&self) -> bool {

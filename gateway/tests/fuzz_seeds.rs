@@ -15,6 +15,8 @@
     reason = "the properties are the fuzz crate's, a workspace of its own"
 )]
 
+#[path = "../fuzz/properties/answer.rs"]
+mod answer;
 #[path = "../fuzz/properties/chunked.rs"]
 mod chunked;
 #[path = "../fuzz/properties/head.rs"]
@@ -63,6 +65,11 @@ fn streams_and_their_chunks() {
 #[test]
 fn heads_to_forwarded_octets() {
     hold("head", head::check);
+}
+
+#[test]
+fn workers_answers() {
+    hold("answer", answer::check);
 }
 
 #[test]

@@ -283,6 +283,10 @@ impl<'s> Reader<'s> {
         }
         let (fields, mut framing) = self.fields(limit, http10)?;
         (answer.status, answer.fields) = (status, fields);
+        // §6.1: these have no coding.
+        if framing == Framing::Chunked && matches!(status, 100..=199 | 204) {
+            return Err(wrong);
+        }
         let bodiless = method == b"HEAD" || matches!(status, 100..=199 | 204 | 304);
         if bodiless {
             framing = Framing::Length(0);
