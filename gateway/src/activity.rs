@@ -529,8 +529,7 @@ mod tests {
     /// What was read of a head while an answer was awaited would be lost, and its rest be taken for a head.
     #[test]
     fn a_connection_inside_a_head_does_not_rest() {
-        let beginnings =
-            [(&[GET][..], true), (&[GET, "GET /a"], false), (&[GET, "GET / HTTP/1.1\r\nHos"], false)];
+        let beginnings = [(&[GET][..], true), (&[GET, "GET /a"], false), (&[GET, "GET / HTTP/1.1\r\nHos"], false)];
         for (parts, rests) in beginnings {
             let woken = Arc::default();
             let (mut watched, activity) = watched(parts, false);
