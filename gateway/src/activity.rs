@@ -193,7 +193,9 @@ impl Busy {
             return;
         }
         let worked = &self.activity.worked;
-        worked.set(worked.get().saturating_add(something.into()));
+        // What is offered to a client that takes nothing only piles up.
+        let taken = something && self.activity.write_stalled.get().is_none();
+        worked.set(worked.get().saturating_add(taken.into()));
         self.set(if something { Offer::Since(Instant::now()) } else { Offer::Nothing });
     }
 
