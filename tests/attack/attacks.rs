@@ -268,7 +268,8 @@ impl Attack {
                 count.add(MANY as u64);
             }
             Act::Flood(kind) => running.repeat(FLOODING, &at, count, move |at: At, count: Count| async move {
-                let request = request(if kind == Flood::LateReset { "GET" } else { "POST" }, "/upload");
+                let late = kind == Flood::LateReset;
+                let request = if late { request("GET", "/silent") } else { request("POST", "/upload") };
                 count.add(flood(kind, at.shaken(&at.http2).await?, &request, Duration::from_secs(2)).await.sent);
                 Ok(())
             }),
