@@ -35,7 +35,7 @@ impl Patience {
 }
 
 /// How long a connection must be idle to rest.
-const REST: Duration = Duration::from_millis(500);
+const REST: Duration = Duration::from_millis(100);
 
 /// What one answer has for the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -25,3 +25,4 @@ mod store_lost;
 mod tls;
 mod token;
 mod worker_faults;
+mod worker_tls;
