@@ -251,9 +251,11 @@ impl Holds {
 
 impl Attack {
     /// How much more memory the gateway may take than before, in KiB: what the connections hold, and what does not
-    /// grow with them (windows of limits, the batch of the log, worker connections, the honest client's).
+    /// grow with them.
     pub(crate) fn bound(&self) -> u64 {
-        const BESIDE: usize = 12 << 10;
+        /// Batches of the log that wait to be written: 256 of 32 KiB, in buffers that grew to twice that. Beside
+        /// them windows of limits, connections to workers, the honest client's.
+        const BESIDE: usize = (16 + 8) << 10;
         (BESIDE + self.holds.kib()) as u64
     }
 
