@@ -251,9 +251,11 @@ impl Holds {
 
 impl Attack {
     /// How much more memory the gateway may take than before, in KiB: what the connections hold, and what does not
-    /// grow with them (windows of limits, the batch of the log, worker connections, the honest client's).
+    /// grow with them.
     pub(crate) fn bound(&self) -> u64 {
-        const BESIDE: usize = 12 << 10;
+        /// Batches of the log that wait to be written: 256 of 32 KiB, in buffers that grew to twice that. Beside
+        /// them windows of limits, connections to workers, the honest client's.
+        const BESIDE: usize = (16 + 8) << 10;
         (BESIDE + self.holds.kib()) as u64
     }
 
@@ -268,7 +270,8 @@ impl Attack {
                 count.add(MANY as u64);
             }
             Act::Flood(kind) => running.repeat(FLOODING, &at, count, move |at: At, count: Count| async move {
-                let request = request(if kind == Flood::LateReset { "GET" } else { "POST" }, "/upload");
+                let late = kind == Flood::LateReset;
+                let request = if late { request("GET", "/silent") } else { request("POST", "/upload") };
                 count.add(flood(kind, at.shaken(&at.http2).await?, &request, Duration::from_secs(2)).await.sent);
                 Ok(())
             }),

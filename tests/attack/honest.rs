@@ -19,12 +19,12 @@ use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::time::{sleep_until, timeout};
 
 /// Kept connections, and how far apart their requests are: 200 a second in all.
-const CONNECTIONS: u32 = 8;
-const PERIOD: Duration = Duration::from_millis(40);
+const CONNECTIONS: u32 = 32;
+const PERIOD: Duration = Duration::from_millis(160);
 /// How far apart new connections are.
 const NEW_PERIOD: Duration = Duration::from_millis(250);
 /// The most connections that it has at once, with those that linger.
-pub(crate) const MOST: i64 = 16;
+pub(crate) const MOST: i64 = 40;
 /// What nobody waits longer for.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Another address than the attackers', which limits by address tell apart.
