@@ -55,7 +55,6 @@ store_lost = "deny"
 
 [defaults]
 authenticate = ["api_key", "jwt"]
-authorize = ["predictor"]
 limits = ["one"]
 
 [routes.predict]
@@ -172,8 +171,9 @@ fn route_lookup<const ROUTES: usize>(bencher: Bencher<'_, '_>, kind: &str) {
         let route = |index: usize| {
             let path =
                 if kind == "exact" { format!("/v2/m{index}/predict") } else { format!("/v2/m{index}/{{version}}") };
-            let methods = Value::from(vec!["POST"]);
-            (format!("r{index}"), table([("path", path.into()), ("methods", methods), ("pool", "models".into())]))
+            let (methods, roles) = (Value::from(vec!["POST"]), Value::from(vec!["reader"]));
+            let entry = [("path", path.into()), ("methods", methods), ("pool", "models".into()), ("authorize", roles)];
+            (format!("r{index}"), table(entry))
         };
         dict.insert("routes".into(), Value::from((0..ROUTES).map(route).collect::<Dict>()));
     });
