@@ -313,7 +313,8 @@ async fn a_gateway_whose_records_nobody_reads_still_stops() {
     assert_eq!(ended.await.code(), Some(0));
     let mut rest = Vec::new();
     printed.read_to_end(&mut rest).expect("a pipe can be read");
-    assert!(rest.len() + 4096 > PIPE, "the pipe was full: {}", rest.len());
+    // It keeps pages, and a piece that does not fit behind the last begins a new one.
+    assert!(rest.len() > PIPE / 2, "the pipe was full: {}", rest.len());
 }
 
 /// Bug: a log-in that found another one's password being checked was sent away.
