@@ -271,7 +271,8 @@ impl Attack {
             }
             Act::Flood(kind) => running.repeat(FLOODING, &at, count, move |at: At, count: Count| async move {
                 let late = kind == Flood::LateReset;
-                let request = if late { request("GET", "/silent") } else { request("POST", "/upload") };
+                // Answered at once with 405, and reset after that: what grows memory beyond its bound.
+                let request = if late { request("GET", "/upload") } else { request("POST", "/upload") };
                 count.add(flood(kind, at.shaken(&at.http2).await?, &request, Duration::from_secs(2)).await.sent);
                 Ok(())
             }),
