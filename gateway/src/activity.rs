@@ -64,8 +64,6 @@ pub struct Activity {
     in_head: Cell<bool>,
     /// Who reads on when the request has its answer.
     held: RefCell<Option<Waker>>,
-    /// Parts of answers that were given out, since they were credited last.
-    worked: Cell<u32>,
     flood: Cell<Option<Flood>>,
     /// Whether a request may still come after the sign to stop.
     lingers: bool,
@@ -86,7 +84,6 @@ impl Activity {
             draining: Cell::default(),
             in_head: Cell::default(),
             held: RefCell::default(),
-            worked: Cell::default(),
             flood: Cell::default(),
             lingers,
         })
@@ -192,10 +189,6 @@ impl Busy {
         if self.activity.lingers {
             return;
         }
-        let worked = &self.activity.worked;
-        // What is offered to a client that takes nothing only piles up.
-        let taken = something && self.activity.write_stalled.get().is_none();
-        worked.set(worked.get().saturating_add(taken.into()));
         self.set(if something { Offer::Since(Instant::now()) } else { Offer::Nothing });
     }
 
@@ -248,8 +241,8 @@ pub struct Watched<S> {
     refused: bool,
     /// When a client that has stopped sending is asked next, or for how long one is read from at its end.
     timer: Option<Pin<Box<tokio::time::Sleep>>>,
-    /// Octets that were written, up to the next KiB.
-    written: usize,
+    /// Octets that were thrown away at an HTTP/2 client's end.
+    lingered: usize,
 }
 
 /// How often a client that has stopped sending is asked whether it still listens.
@@ -261,7 +254,7 @@ const MOST_LINGERED: usize = 256 << 10;
 impl<S> Watched<S> {
     /// Watches a stream.
     pub fn new(stream: S, activity: Rc<Activity>, reader: Reader) -> Self {
-        Self { stream, activity, reader, refused: false, timer: None, written: 0 }
+        Self { stream, activity, reader, refused: false, timer: None, lingered: 0 }
     }
 
     /// The stream, and what was wrong with the last head, if that is still to be answered: nothing follows an
@@ -278,15 +271,17 @@ impl<S> Watched<S> {
         self.activity.requests.get() > 0
     }
 
-    /// Each KiB that goes out is work done. What hyper says at a flood's end goes out last.
-    fn credit(&mut self, octets: &[u8], written: &Poll<io::Result<usize>>) {
-        let Reader::Frames(frames) = &self.reader else { return };
-        if let Poll::Ready(Ok(length)) = written {
-            self.activity.flood.set(frames.flood().or_else(|| Flood::told(octets)));
-            self.written += length;
-            let worked = &self.activity.worked;
-            worked.set(worked.get().saturating_add(u32::try_from(self.written >> 10).unwrap_or(u32::MAX)));
-            self.written &= 0x3ff;
+    /// What goes out is work done. What hyper says at a flood's end goes out last.
+    fn credit(&mut self, parts: &[io::IoSlice<'_>], written: &Poll<io::Result<usize>>) {
+        let Reader::Frames(frames) = &mut self.reader else { return };
+        if let Poll::Ready(Ok(mut left)) = *written {
+            let told = parts.last().and_then(|last| Flood::told(last));
+            self.activity.flood.set(frames.flood().or(told));
+            for part in parts {
+                let taken = part.get(..left).unwrap_or(part);
+                frames.wrote(taken);
+                left -= taken.len();
+            }
         }
     }
 
@@ -329,7 +324,6 @@ impl<S: Peer> Watched<S> {
 impl<S: AsyncRead + Unpin> Watched<S> {
     fn poll_frames(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let Reader::Frames(frames) = &mut self.reader else { return Poll::Ready(Ok(())) };
-        frames.earn(self.activity.worked.take());
         if !frames.is_ended() {
             let before = buf.filled().len();
             let read = ready!(Pin::new(&mut self.stream).poll_read(cx, buf));
@@ -355,9 +349,8 @@ impl<S: AsyncRead + Unpin> Watched<S> {
         while timer.as_mut().poll(cx).is_pending() {
             let mut part = ReadBuf::new(&mut sink);
             let read = ready!(Pin::new(&mut self.stream).poll_read(cx, &mut part));
-            // What is written no more is not counted either.
-            self.written += part.filled().len();
-            if read.is_err() || part.filled().is_empty() || self.written > MOST_LINGERED {
+            self.lingered += part.filled().len();
+            if read.is_err() || part.filled().is_empty() || self.lingered > MOST_LINGERED {
                 break;
             }
         }
@@ -411,7 +404,7 @@ impl<S: AsyncRead + Peer + Unpin> AsyncRead for Watched<S> {
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(cx, buf);
-        self.credit(buf, &written);
+        self.credit(&[io::IoSlice::new(buf)], &written);
         self.activity.unflushed.set(true);
         self.wrote(written)
     }
@@ -422,7 +415,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
-        self.credit(bufs.last().map_or(&[], |last| last), &written);
+        self.credit(bufs, &written);
         self.activity.unflushed.set(true);
         self.wrote(written)
     }

@@ -64,27 +64,40 @@ struct Allowance {
     burst: u32,
     /// In each second beyond that.
     per_second: u32,
-    /// For each piece of work done, which is one part of an answer, or 1 KiB written.
+    /// For each piece of work done, as [`Work`] counts it.
     per_work: u32,
+    /// What counts as work.
+    work: Work,
+}
+
+/// What a client has taken of us, as we count it for an allowance. Only DATA is work: it alone needs room that
+/// the client gives (RFC 9113 §5.2), and an answer that has none stays with us.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Work {
+    /// Each DATA that has something in it, and each KiB.
+    Part,
+    /// Each answer's end, and each KiB.
+    Answer,
 }
 
 /// By [`Flood`], the kinds that are counted here. Each is far above what browsers, curl, nghttp2 and gRPC do.
 const ALLOWANCES: [Allowance; 7] = [
     // Keep-alive asks every few seconds; gRPC's probes for bandwidth ask once for each DATA that comes.
-    Allowance { burst: 100, per_second: 10, per_work: 1 },
+    Allowance { burst: 100, per_second: 10, per_work: 1, work: Work::Part },
     // One at the beginning, and seldom another. None of them is for an answer.
-    Allowance { burst: 32, per_second: 1, per_work: 0 },
+    Allowance { burst: 32, per_second: 1, per_work: 0, work: Work::Part },
     // One at the beginning of each stream, and two for each DATA where a client gives back every octet at once.
-    Allowance { burst: 1000, per_second: 100, per_work: 4 },
+    Allowance { burst: 1000, per_second: 100, per_work: 4, work: Work::Part },
     // Trees of five groups at the beginning, then one or two for each stream.
-    Allowance { burst: 200, per_second: 20, per_work: 2 },
-    // A page that is left gives up everything on it, twice as many as may be at once. Where the answer had
-    // begun, that is earned back: to give up before costs us most, and is what an attacker does.
-    Allowance { burst: 200, per_second: 20, per_work: 1 },
+    Allowance { burst: 200, per_second: 20, per_work: 2, work: Work::Part },
+    // A page that is left gives up everything on it, twice as many as may be at once. Whoever takes answers
+    // to their end earns that back. An answer that is given up while the connection has no room for it leaves
+    // its stream in h2's queue for that room, which is why neither its beginning nor mere time is credited.
+    Allowance { burst: 200, per_second: 20, per_work: 1, work: Work::Answer },
     // GREASE: one for each request now and then (RFC 8701).
-    Allowance { burst: 100, per_second: 10, per_work: 1 },
+    Allowance { burst: 100, per_second: 10, per_work: 1, work: Work::Part },
     // Speech and events come in tens of parts a second. What nobody has read yet hyper bounds more tightly.
-    Allowance { burst: 2000, per_second: 1000, per_work: 2 },
+    Allowance { burst: 2000, per_second: 1000, per_work: 2, work: Work::Part },
 ];
 
 /// Octets of the client's preface (RFC 9113 §3.4).
@@ -99,9 +112,9 @@ const HEADERS: u8 = 1;
 const SETTINGS: u8 = 4;
 const CONTINUATION: u8 = 9;
 
-/// One connection's frames.
-#[derive(Debug)]
-pub struct Frames {
+/// Where one direction of a connection is.
+#[derive(Debug, Default)]
+struct Place {
     /// Octets until the next frame's header: of the preface, or of a payload.
     skip: usize,
     /// How much of a header has been read, and its length so far.
@@ -109,7 +122,45 @@ pub struct Frames {
     length: usize,
     kind: u8,
     flags: u8,
+}
+
+impl Place {
+    /// Passes over what is no header; gives back how much of it there was.
+    fn pass(&mut self, octets: usize) -> usize {
+        let passed = self.skip.min(octets);
+        self.skip -= passed;
+        passed
+    }
+
+    /// Takes one octet of a header; `true` where it was the last.
+    fn header(&mut self, octet: u8) -> bool {
+        match self.read {
+            0 => self.length = usize::from(octet),
+            1 | 2 => self.length = self.length << 8 | usize::from(octet),
+            3 => self.kind = octet,
+            4 => self.flags = octet,
+            _ => {}
+        }
+        self.read += 1;
+        let is_whole = self.read == HEADER;
+        if is_whole {
+            self.read = 0;
+            self.skip = self.length;
+        }
+        is_whole
+    }
+}
+
+/// One connection's frames.
+#[derive(Debug)]
+pub struct Frames {
+    theirs: Place,
+    ours: Place,
     first: bool,
+    /// Octets of DATA that we wrote, up to the next KiB.
+    given: usize,
+    /// Whether DATA was written since time was credited last.
+    has_given: bool,
     spent: [u32; ALLOWANCES.len()],
     /// Since when time has not been credited.
     since: Instant,
@@ -123,12 +174,11 @@ impl Frames {
     #[must_use]
     pub fn new(now: Instant) -> Self {
         Self {
-            skip: PREFACE,
-            read: 0,
-            length: 0,
-            kind: 0,
-            flags: 0,
+            theirs: Place { skip: PREFACE, ..Place::default() },
+            ours: Place::default(),
             first: true,
+            given: 0,
+            has_given: false,
             spent: [0; ALLOWANCES.len()],
             since: now,
             flood: None,
@@ -148,12 +198,33 @@ impl Frames {
         self.farewell.is_some()
     }
 
-    /// Credits pieces of work done: parts of answers that were given out, each KiB that was written.
-    pub fn earn(&mut self, work: u32) {
-        if work > 0 {
-            for (spent, allowance) in self.spent.iter_mut().zip(&ALLOWANCES) {
-                *spent = spent.saturating_sub(allowance.per_work.saturating_mul(work));
+    /// Follows what is written to the client, and credits the DATA in it.
+    pub fn wrote(&mut self, octets: &[u8]) {
+        let mut at = 0;
+        while at < octets.len() {
+            at += self.ours.pass(octets.len() - at);
+            while let Some(octet) = octets.get(at).filter(|_| self.ours.skip == 0) {
+                at += 1;
+                if self.ours.header(*octet) {
+                    self.credit_data();
+                }
             }
+        }
+    }
+
+    /// Credits the frame of ours whose header was written.
+    fn credit_data(&mut self) {
+        if self.ours.kind != DATA || self.ours.length == 0 {
+            return;
+        }
+        self.has_given = true;
+        self.given += self.ours.length;
+        let kib = u32::try_from(self.given >> 10).unwrap_or(u32::MAX);
+        self.given &= 0x3ff;
+        let end = u32::from(self.ours.flags & END_STREAM);
+        for (spent, allowance) in self.spent.iter_mut().zip(&ALLOWANCES) {
+            let work = kib + if allowance.work == Work::Part { 1 } else { end };
+            *spent = spent.saturating_sub(allowance.per_work.saturating_mul(work));
         }
     }
 
@@ -162,50 +233,29 @@ impl Frames {
     pub fn follow(&mut self, octets: &mut [u8], now: impl Fn() -> Instant) -> usize {
         let mut at = 0;
         while at < octets.len() && self.farewell.is_none() {
-            let skipped = self.skip.min(octets.len() - at);
-            at += skipped;
-            self.skip -= skipped;
-            if self.skip == 0 && self.flood.is_none() {
-                while let Some(octet) = octets.get_mut(at).filter(|_| self.read < HEADER) {
-                    self.header(octet);
-                    at += 1;
+            at += self.theirs.pass(octets.len() - at);
+            while let Some(octet) = octets.get_mut(at).filter(|_| self.theirs.skip == 0 && self.flood.is_none()) {
+                at += 1;
+                // RFC 9113 §3.4: settings come first, which hyper does not ask for. What can't stand here ends the
+                // connection as what stands here should.
+                if self.theirs.read == 3 && std::mem::take(&mut self.first) && *octet != SETTINGS {
+                    *octet = CONTINUATION;
                 }
-                if self.read == HEADER {
-                    self.read = 0;
-                    self.skip = self.length;
+                if self.theirs.header(*octet) {
                     self.flood = self.charge(&now);
                 }
             }
-            if self.skip == 0 && self.flood.is_some() {
+            if self.theirs.skip == 0 && self.flood.is_some() {
                 self.farewell = Some(0);
             }
         }
         at
     }
 
-    /// One octet of a frame's header.
-    fn header(&mut self, octet: &mut u8) {
-        match self.read {
-            0 => self.length = usize::from(*octet),
-            1 | 2 => self.length = self.length << 8 | usize::from(*octet),
-            3 => {
-                // RFC 9113 §3.4: settings come first, which hyper does not ask for. What can't stand here ends the
-                // connection as what stands here should.
-                if std::mem::take(&mut self.first) && *octet != SETTINGS {
-                    *octet = CONTINUATION;
-                }
-                self.kind = *octet;
-            }
-            4 => self.flags = *octet,
-            _ => {}
-        }
-        self.read += 1;
-    }
-
     /// Charges the frame whose header was read; gives back what it is too much of.
     fn charge(&mut self, now: impl Fn() -> Instant) -> Option<Flood> {
-        let flood = match self.kind {
-            DATA if self.length < LITTLE && self.flags & END_STREAM == 0 => Flood::Data,
+        let flood = match self.theirs.kind {
+            DATA if self.theirs.length < LITTLE && self.theirs.flags & END_STREAM == 0 => Flood::Data,
             DATA | HEADERS | CONTINUATION => return None,
             2 | 0x10 => Flood::Priority,
             3 => Flood::Reset,
@@ -228,8 +278,11 @@ impl Frames {
         let seconds = u32::try_from(now.saturating_duration_since(self.since).as_secs()).unwrap_or(u32::MAX);
         self.since += Duration::from_secs(seconds.into());
         for (spent, allowance) in self.spent.iter_mut().zip(&ALLOWANCES) {
-            *spent = spent.saturating_sub(allowance.per_second.saturating_mul(seconds));
+            if allowance.work == Work::Part || self.has_given {
+                *spent = spent.saturating_sub(allowance.per_second.saturating_mul(seconds));
+            }
         }
+        self.has_given &= seconds == 0;
     }
 
     /// Fills `octets` with what is to be passed on instead of what the client sends: a head in endless parts, which
@@ -318,9 +371,34 @@ mod tests {
         assert_eq!(follow(&mut frames, &pings(100), begin).1, None);
         let later = begin + Duration::from_millis(2_900);
         assert_eq!(follow(&mut frames, &pings(20), later).1, None, "two whole seconds");
-        frames.earn(7);
-        assert_eq!(follow(&mut frames, &pings(7), later).1, None, "seven parts of answers");
+        for part in [frame(1, 100), frame(0, 10).repeat(5), frame(0, 1014)].concat().chunks(7) {
+            frames.wrote(part);
+        }
+        assert_eq!(follow(&mut frames, &pings(7), later).1, None, "six parts of answers, and 1 KiB");
         assert_eq!(follow(&mut frames, &pings(1), later).1, Some(Flood::Ping));
+    }
+
+    /// Resets of answers that nobody makes room for pile up in h2.
+    #[test]
+    fn a_reset_is_earned_by_what_is_taken() {
+        let begin = Instant::now();
+        let later = begin + Duration::from_secs(5);
+        let mut end = frame(0, 10);
+        end[4] = 1;
+        for (ours, resets) in [
+            (Vec::new(), 0),
+            (frame(1, 2000), 0),
+            (frame(0, 0), 0),
+            // Five seconds of 20.
+            (frame(0, 10), 100),
+            (end.repeat(3), 103),
+        ] {
+            let mut frames = Frames::new(begin);
+            follow(&mut frames, &[begun(), frame(3, 4).repeat(200)].concat(), begin);
+            frames.wrote(&ours);
+            assert_eq!(follow(&mut frames, &frame(3, 4).repeat(resets), later).1, None);
+            assert_eq!(follow(&mut frames, &frame(3, 4), later).1, Some(Flood::Reset), "{ours:?}");
+        }
     }
 
     #[test]

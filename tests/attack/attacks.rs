@@ -57,7 +57,8 @@ enum Act {
     Rest,
     /// slowhttptest with these arguments; `KEY` stands for a header with a good key. Then a path.
     Slow(&'static [&'static str], &'static str),
-    Flood(Flood),
+    /// A flood over HTTP/2 with such requests.
+    Flood(Flood, fn() -> Vec<u8>),
     StalledStreams,
     Connect,
     Handshake,
@@ -111,7 +112,11 @@ const fn attack(name: &'static str, unit: &'static str, settings: &'static str, 
 }
 
 const fn http2(name: &'static str, kind: Flood) -> Attack {
-    attack(name, "frames", "", Act::Flood(kind), Holds::Http2(FLOODING, FLOODING * STREAMS as usize, 0))
+    flooding(name, kind, || request("POST", "/upload"))
+}
+
+const fn flooding(name: &'static str, kind: Flood, request: fn() -> Vec<u8>) -> Attack {
+    attack(name, "frames", "", Act::Flood(kind, request), Holds::Http2(FLOODING, FLOODING * STREAMS as usize, 0))
 }
 
 const HEADERS: &[&str] = &["-H", "-c", "400", "-r", "400", "-i", "1", "-x", "24"];
@@ -174,7 +179,8 @@ pub(crate) const ALL: &[Attack] = &[
     attack("bad keys", "requests", "", Act::Requests(FAST, bad_key), Holds::Http1(FAST)),
     attack("requests over the limit", "requests", "", Act::Requests(FAST, over_limit), Holds::Http1(FAST)),
     http2("HTTP/2 rapid reset", Flood::RapidReset),
-    http2("HTTP/2 late reset", Flood::LateReset),
+    flooding("HTTP/2 late reset, answered with 405", Flood::LateReset, || request("GET", "/upload")),
+    flooding("HTTP/2 late reset, a worker busy", Flood::LateReset, || request("GET", "/silent")),
     http2("HTTP/2 MadeYouReset", Flood::MadeYouReset),
     http2("HTTP/2 CONTINUATION", Flood::Continuation),
     http2("HTTP/2 SETTINGS", Flood::Settings),
@@ -269,11 +275,9 @@ impl Attack {
                 running.child = Some(slowhttptest(arguments, gateway, path));
                 count.add(MANY as u64);
             }
-            Act::Flood(kind) => running.repeat(FLOODING, &at, count, move |at: At, count: Count| async move {
-                let late = kind == Flood::LateReset;
-                // Answered at once with 405, and reset after that: what grows memory beyond its bound.
-                let request = if late { request("GET", "/upload") } else { request("POST", "/upload") };
-                count.add(flood(kind, at.shaken(&at.http2).await?, &request, Duration::from_secs(2)).await.sent);
+            Act::Flood(kind, request) => running.repeat(FLOODING, &at, count, move |at: At, count: Count| async move {
+                let stream = at.shaken(&at.http2).await?;
+                count.add(flood(kind, stream, &request(), Duration::from_secs(2)).await.sent);
                 Ok(())
             }),
             Act::StalledStreams => running.repeat(STALLED, &at, count, stalled_streams),
