@@ -14,7 +14,7 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::activity::Busy;
 use crate::deadline::Pace;
-use crate::edge::counter::Counter;
+use crate::edge::counter::{Charge, Counter, Outcome, Places};
 use crate::edge::keys::KeyRing;
 use crate::edge::log::{BatchLog, Record};
 use crate::edge::metrics::Metrics;
@@ -22,7 +22,8 @@ use crate::edge::upstream::{Pool, WorkerBody};
 use crate::policy::Policy;
 use crate::policy::authenticate::seen::SeenTokens;
 use crate::policy::cors::Earned;
-use crate::policy::limit::RateHeaders;
+use crate::policy::limit::headers::RateHeaders;
+use crate::policy::limit::{Admission, cost};
 use crate::policy::route::RouteId;
 use crate::problem::{Problem, Reason, Stop};
 use crate::types::{ClientAddress, Name, Principal, RequestId, RequestIds, Role};
@@ -109,6 +110,14 @@ pub struct Exchange {
     pub(crate) role: Option<Role>,
     pub(crate) earned: Option<Earned>,
     pub(crate) rate: Option<RateHeaders>,
+    /// Its places among the requests in flight.
+    pub(crate) places: Option<Places>,
+    /// What is settled with the limits at its end.
+    pub(crate) charge: Option<Box<Charge>>,
+    /// The end of the answer, where a limit counts what it names.
+    pub(crate) answer: Option<Vec<u8>>,
+    /// The limits that are only tried out and would have refused.
+    pub(crate) would_refuse: Option<String>,
     pub(crate) normalized: Option<String>,
     pub(crate) status: u16,
     pub(crate) reason: Option<Reason>,
@@ -136,6 +145,10 @@ impl Exchange {
             role: None,
             earned: None,
             rate: None,
+            places: None,
+            charge: None,
+            answer: None,
+            would_refuse: None,
             normalized: None,
             // What stands in the record if the client leaves before there is an answer (nginx's number).
             status: 499,
@@ -149,8 +162,48 @@ impl Exchange {
     }
 }
 
+/// How much of an answer's end is kept for the number in it.
+const MOST_KEPT: usize = 1 << 20;
+
+impl Exchange {
+    /// Notes what the answer says about limits; gives back the evidence.
+    pub(crate) fn say(&mut self, admission: Admission) -> Admission {
+        let (admission, rate) = admission.split();
+        match (&mut self.rate, rate) {
+            (Some(said), Some(rate)) => said.join(rate),
+            (said, Some(rate)) => *said = Some(rate),
+            (_, None) => {}
+        }
+        admission
+    }
+
+    /// Settles with the limits what was counted before all was known.
+    fn settle(&self, charge: &Charge) {
+        let outcome = match self.reason {
+            Some(reason) if reason.is_workers() => Outcome::WorkerFailed,
+            Some(Reason::TokenGrant) => Outcome::ClientFailed,
+            _ => Outcome::Served,
+        };
+        let kept = self.answer.as_deref();
+        self.core.counter.settle(charge, outcome, |answer| cost::answer_units(kept?, &answer.at));
+    }
+
+    /// Keeps the end of an answer.
+    fn keep(&mut self, part: &[u8]) {
+        if let Some(kept) = &mut self.answer {
+            kept.extend_from_slice(part);
+            if kept.len() > 2 * MOST_KEPT {
+                kept.drain(..kept.len() - MOST_KEPT);
+            }
+        }
+    }
+}
+
 impl Drop for Exchange {
     fn drop(&mut self) {
+        if let Some(charge) = self.charge.take() {
+            self.settle(&charge);
+        }
         let policy = &self.core.snapshot.policy;
         let reason = self.reason.or((self.status == 499).then_some(Reason::ClientGone));
         let took = self.clock.elapsed();
@@ -177,6 +230,7 @@ impl Drop for Exchange {
             worker: self.worker.as_deref(),
             worker_took: self.worker_took,
             normalized: self.normalized.as_deref(),
+            would_refuse: self.would_refuse.as_deref(),
         });
     }
 }
@@ -235,6 +289,7 @@ impl http_body::Body for AnswerBody {
             Poll::Ready(None) => Poll::Ready(None),
             Poll::Ready(Some(Ok(bytes))) => {
                 this.exchange.bytes_out += bytes.len() as u64;
+                this.exchange.keep(&bytes);
                 Poll::Ready(Some(Ok(Frame::data(bytes))))
             }
             Poll::Ready(Some(Err(fault))) => {

@@ -17,22 +17,24 @@ use std::time::{Instant, SystemTime};
 use bytes::Bytes;
 use http::header::{self, HeaderName, HeaderValue};
 use http::request::Parts;
-use http::{Method, Request, Response, StatusCode, Version};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 
 use crate::activity::Busy;
 use crate::client_body::ClientBody;
-use crate::edge::counter::StoreChange;
+use crate::edge::counter::Denied;
 use crate::edge::upstream::{Call, ClientStream, Forwarded, Outgoing, Told, WorkerBody};
 use crate::exchange::{AnswerBody, Content, Core, Exchange};
 use crate::head;
 use crate::policy::body::{self, BodyRule};
 use crate::policy::cors::{self, Earned};
-use crate::policy::limit::{Admission, Limit, Subject};
-use crate::policy::{Destination, Route, authenticate, path};
+use crate::policy::limit::cost::{self, Size};
+use crate::policy::limit::scope::Subject;
+use crate::policy::limit::{Admission, Demand, Limit};
+use crate::policy::{Destination, Route, authenticate, path, token};
 use crate::problem::{HeadFault, Problem, Stop};
 use crate::token_endpoint;
-use crate::types::{AddressBucket, ClientAddress, Name, Scheme, Timestamp};
+use crate::types::{ClientAddress, Principal, Scheme, Timestamp};
 
 static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 static X_NORMALIZED: HeaderName = HeaderName::from_static("x-normalized");
@@ -90,6 +92,7 @@ async fn travel(exchange: &mut Exchange, arrived: &Parts, body: &mut ClientBody)
     // Head first: what can be read in two ways must not reach a decision.
     let host = head::read(arrived.version, &arrived.method, &arrived.uri, headers).map_err(Stop::Head)?;
     let path = path::normalize(arrived.uri.path()).map_err(Stop::Path)?;
+    let from_proxy = policy.trusted_proxies.trusts(exchange.client.ip);
     let client = policy.trusted_proxies.client(exchange.client.ip, headers);
     if client != exchange.client.ip {
         exchange.client = ClientAddress::new(client);
@@ -117,7 +120,7 @@ async fn travel(exchange: &mut Exchange, arrived: &Parts, body: &mut ClientBody)
         Err(refusal) => {
             // Nobody guesses by sending what can't be checked for our own reasons.
             if refusal != authenticate::Refusal::IssuerUnavailable {
-                Box::pin(charge_guess(exchange, route)).await?;
+                Box::pin(charge_guess(exchange, route, &path, from_proxy.then_some(headers))).await?;
             }
             let challenges = policy.authenticator.challenges(&route.authenticate, &refusal).collect();
             return Err(Stop::Authenticate(refusal, challenges));
@@ -127,30 +130,51 @@ async fn travel(exchange: &mut Exchange, arrived: &Parts, body: &mut ClientBody)
     let permit = match route.authorize.decide(&principal) {
         Ok(permit) => permit,
         Err(refusal) => {
-            Box::pin(charge_guess(exchange, route)).await?;
+            Box::pin(charge_guess(exchange, route, &path, from_proxy.then_some(headers))).await?;
             return Err(Stop::Authorize(refusal));
         }
     };
     exchange.role = permit.role();
 
-    // Limits after identity, because most count by it; all in one step, so that a refusal uses up none.
-    let admission = admit(exchange, route, &route.limits, &principal.id).await?;
+    // Limits after identity, because most count by it; all in one step, so that a refusal uses up none. Where one
+    // counts what is in the body, all wait for it.
+    let mut asking =
+        Asking { route, principal: &principal, path: &path, headers: from_proxy.then_some(headers), user: "" };
+    asking.take_places(exchange)?;
+    let early = if route.limits.needs_body {
+        asking.recall(exchange)?;
+        None
+    } else {
+        Some(asking.admit(exchange, Size::default()).await?)
+    };
 
     // The body last: it is the dearest to look at, and only now has the caller a right to our attention.
     match &route.destination {
         Destination::Token => {
             let issuer = policy.issuer.as_ref().ok_or(Stop::Internal("a token route without an issuer"))?;
             let form = Box::pin(body.form(headers, core.snapshot.body_pace)).await.map_err(Stop::into_oauth)?;
+            let user = token::user(&form);
+            asking.user = user.as_deref().unwrap_or_default();
+            let admission = match early {
+                Some(admission) => admission,
+                None => Box::pin(asking.admit(exchange, Size { bytes: form.len() as u64, rows: 1 })).await?,
+            };
             let minted = Box::pin(token_endpoint::answer(&core, issuer, &form, exchange.id, now)).await?;
-            exchange.rate = admission.into_headers();
+            exchange.say(admission);
             Ok(Answer::Own(minted))
         }
         Destination::Pool(position) => {
             let pool = core.pools.get(*position).ok_or(Stop::Internal("a route without a pool"))?;
             // The client learns where its limits stand, whatever becomes of the rest.
-            let (admission, rate) = admission.split();
-            exchange.rate = rate;
-            let outgoing = read_body(exchange, route, arrived, body).await?;
+            let early = early.map(|admission| exchange.say(admission));
+            let (outgoing, size) = read_body(exchange, route, arrived, body).await?;
+            let admission = match early {
+                Some(admission) => admission,
+                None => {
+                    let admission = Box::pin(asking.admit(exchange, size)).await?;
+                    exchange.say(admission)
+                }
+            };
             let told = Told {
                 credential: policy.api_key_header(),
                 client: &exchange.client.text,
@@ -173,6 +197,9 @@ async fn travel(exchange: &mut Exchange, arrived: &Parts, body: &mut ClientBody)
             exchange.worker_took = Some(sent.elapsed());
             exchange.worker = Some(answer.worker);
             exchange.is_last |= answer.early;
+            if exchange.charge.as_ref().is_some_and(|charge| charge.answer_costs().next().is_some()) {
+                exchange.answer = Some(Vec::new());
+            }
             Ok(Answer::Worker(answer.response))
         }
     }
@@ -187,59 +214,120 @@ fn preflight(earned: Option<Earned>, asked: &Method) -> Result<Answer, Stop> {
     Ok(Answer::Own(response))
 }
 
-async fn charge_guess(exchange: &mut Exchange, route: &Route) -> Result<(), Stop> {
-    let nobody = Name::from("");
-    admit(exchange, route, &route.guess_limits, &nobody).await.map(|_| ())
+/// A request as its limits see it.
+struct Asking<'a> {
+    route: &'a Route,
+    principal: &'a Principal,
+    path: &'a str,
+    /// The headers, where a trusted proxy sent them.
+    headers: Option<&'a HeaderMap>,
+    user: &'a str,
 }
 
-async fn admit(exchange: &Exchange, route: &Route, limits: &[Arc<Limit>], principal: &Name) -> Result<Admission, Stop> {
-    let subject = Subject { address: AddressBucket::of(exchange.client.ip), principal, route: &route.name };
-    let log = exchange.core.log.log();
-    let changed = |change| match change {
-        StoreChange::Lost(why) => log.event("store-lost", &[("cause", &why)]),
-        StoreChange::Back => log.event("store-back", &[]),
-    };
-    exchange.core.counter.admit(limits, &subject, changed).await.map_err(Stop::Limit)
+impl Asking<'_> {
+    fn subject<'s>(&'s self, exchange: &'s Exchange) -> Subject<'s> {
+        let policy = &exchange.core.snapshot.policy;
+        let pool = match self.route.destination {
+            Destination::Pool(position) => policy.pools.get(position).map_or("", |name| name),
+            Destination::Token => "",
+        };
+        Subject {
+            address: exchange.client.ip,
+            principal: &self.principal.id,
+            // Each key has its own principal.
+            api_key: &self.principal.id,
+            role: exchange.role.map_or("", |role| policy.roles.name(role)),
+            route: &self.route.name,
+            model: self.route.model.of(self.path),
+            pool,
+            user: self.user,
+            headers: self.headers,
+        }
+    }
+
+    /// Takes the request's places among those in flight, which it keeps to its end.
+    fn take_places(&self, exchange: &mut Exchange) -> Result<(), Stop> {
+        if self.route.limits.in_flight.is_empty() {
+            return Ok(());
+        }
+        let counter = &exchange.core.counter;
+        let taken = counter.take_places(&self.route.limits.in_flight, Some(self.principal), &self.subject(exchange));
+        if let Some((places, headers)) = taken.map_err(|refusal| Stop::Limit(Denied::Full(refusal)))? {
+            exchange.places = Some(places);
+            exchange.rate = headers;
+        }
+        Ok(())
+    }
+
+    /// Refuses what is known to be refused, before its body is read.
+    fn recall(&self, exchange: &Exchange) -> Result<(), Stop> {
+        let demands = demands(&self.route.limits.windows, self.principal, Size::default());
+        exchange.core.counter.recall(&demands, &self.subject(exchange)).map_err(Stop::Limit)
+    }
+
+    async fn admit(&self, exchange: &mut Exchange, size: Size) -> Result<Admission, Stop> {
+        let demands = demands(&self.route.limits.windows, self.principal, size);
+        let admitted = exchange.core.counter.admit(&demands, &self.subject(exchange)).await.map_err(Stop::Limit)?;
+        exchange.charge = admitted.charge;
+        exchange.would_refuse = admitted.would_refuse;
+        Ok(admitted.admission)
+    }
 }
 
-/// Judges the body, whole where a rule needs it whole, else on its way.
+fn demands<'a>(limits: &'a [Arc<Limit>], principal: &Principal, size: Size) -> Vec<Demand<'a>> {
+    limits.iter().map(|limit| Demand::new(limit, Some(principal), size)).collect()
+}
+
+async fn charge_guess(exchange: &Exchange, route: &Route, path: &str, headers: Option<&HeaderMap>) -> Result<(), Stop> {
+    let nobody = Principal::nobody();
+    let asking = Asking { route, principal: &nobody, path, headers, user: "" };
+    let demands = demands(&route.limits.guesses, &nobody, Size::default());
+    exchange.core.counter.admit(&demands, &asking.subject(exchange)).await.map(|_| ()).map_err(Stop::Limit)
+}
+
+/// Judges the body, whole where a rule or a limit needs it whole, else on its way.
 async fn read_body(
     exchange: &mut Exchange,
     route: &Route,
     arrived: &Parts,
     body: &mut ClientBody,
-) -> Result<Outgoing, Stop> {
+) -> Result<(Outgoing, Size), Stop> {
     let pace = exchange.core.snapshot.body_pace;
+    let nothing = Ok((Outgoing::Empty, Size::default()));
     let Some(rule) = &route.body else {
         let empty = body.is_empty() || !exchange.http1 && Box::pin(body.ends_empty(pace)).await;
-        return if empty { Ok(Outgoing::Empty) } else { Err(Stop::Body(body::Refusal::NotTaken)) };
+        return if empty { nothing } else { Err(Stop::Body(body::Refusal::NotTaken)) };
     };
     // A route may list methods without a body beside those with one (RFC 9110 §9.3.1).
     if body.is_empty() && matches!(arrived.method, Method::GET | Method::HEAD | Method::DELETE | Method::OPTIONS) {
-        return Ok(Outgoing::Empty);
+        return nothing;
     }
     rule.decide_head(&arrived.headers).map_err(Stop::Body)?;
-    if !rule.needs_whole() {
-        return Ok(match body.take() {
-            Some(incoming) => {
-                Outgoing::Stream(ClientStream::new(incoming, rule.max(), pace, Rc::clone(&exchange.bytes_in)))
-            }
-            None => Outgoing::Empty,
-        });
+    if !rule.needs_whole() && !route.limits.needs_body {
+        let Some(incoming) = body.take() else { return nothing };
+        let stream = ClientStream::new(incoming, rule.max(), pace, Rc::clone(&exchange.bytes_in));
+        return Ok((Outgoing::Stream(stream), Size::default()));
     }
     let whole = body.whole(rule.max(), pace).await?;
-    judge(exchange, rule, whole)
+    judge(exchange, rule, route, whole)
 }
 
-fn judge(exchange: &mut Exchange, rule: &BodyRule, whole: Bytes) -> Result<Outgoing, Stop> {
-    let checked = rule.decide(&whole).map_err(Stop::Body)?;
-    Ok(Outgoing::Whole(Some(match checked.into_rewritten() {
+fn judge(exchange: &mut Exchange, rule: &BodyRule, route: &Route, whole: Bytes) -> Result<(Outgoing, Size), Stop> {
+    let mut size = Size { bytes: whole.len() as u64, rows: 1 };
+    let look = |body: &serde_json::Value| {
+        if route.limits.needs_body {
+            size.rows = cost::rows(body, route.limits.rows_at.as_deref());
+        }
+    };
+    let checked = rule.decide_and_look(&whole, look).map_err(Stop::Body)?;
+    let body = match checked.into_rewritten() {
         Some(rewritten) => {
             exchange.normalized = Some(rewritten.note);
             rewritten.body.into()
         }
         None => whole,
-    })))
+    };
+    Ok((Outgoing::Whole(Some(body)), size))
 }
 
 fn timestamp(at: SystemTime) -> Timestamp {

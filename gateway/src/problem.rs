@@ -72,6 +72,7 @@ reasons! {
     IssuerUnavailable 503 "issuer-unavailable" "Tokens of this issuer can't be checked just now";
     RoleMissing 403 "role-missing" "You may not call this";
     LimitExceeded 429 "limit-exceeded" "Too many requests";
+    TooDear 413 "limit-too-small" "The request costs more than is ever admitted";
     StoreLost 503 "limit-store-lost" "Requests can't be counted just now";
     BodyNotTaken 413 "body-not-taken" "No body is taken here";
     BodyTooLarge 413 "body-too-large" "The body is too large";
@@ -100,6 +101,15 @@ impl Reason {
     #[must_use]
     pub fn index(self) -> usize {
         self as usize
+    }
+
+    /// Whether the worker failed to serve what it was asked.
+    #[must_use]
+    pub fn is_workers(self) -> bool {
+        matches!(
+            self,
+            Self::WorkerUnreachable | Self::WorkerBusy | Self::WorkerBroken | Self::WorkerFailed | Self::WorkerSlow
+        )
     }
 
     /// Whether it belongs in the security record: every refusal, and no fault of workers or ours.
@@ -397,17 +407,29 @@ fn credential(refusal: &authenticate::Refusal) -> Problem {
 }
 
 fn limited(refusal: limit::Refusal) -> Problem {
-    let seconds = refusal.retry_after;
     let names = refusal.violated.join(", ");
-    let unit = if seconds == 1 { "second" } else { "seconds" };
-    let mut problem = Problem::new(
-        Reason::LimitExceeded,
-        format!("The limit {names} is used up. Try again in {seconds} {unit}; this request was not counted."),
-    )
-    .member("violated_policies", refusal.violated.iter().map(|name| Value::from(&**name)).collect())
-    .member("retry_after", seconds.into())
-    .header(header::RETRY_AFTER, &seconds.to_string())
-    .cause(names);
+    let violated: Value = refusal.violated.iter().map(|name| Value::from(&**name)).collect();
+    let mut problem = match (refusal.retry_after, refusal.too_dear) {
+        (Some(seconds), _) => {
+            let unit = if seconds == 1 { "second" } else { "seconds" };
+            let detail =
+                format!("The limit {names} is used up. Try again in {seconds} {unit}; this request was not counted.");
+            Problem::new(Reason::LimitExceeded, detail)
+                .member("violated_policies", violated)
+                .member("retry_after", seconds.into())
+                .header(header::RETRY_AFTER, &seconds.to_string())
+        }
+        (None, dear) => {
+            let limit::TooDear { cost, quota, noun } = dear.unwrap_or_default();
+            let detail =
+                format!("It costs {cost} {noun}, and {names} never admits more than {quota}. Send it in parts.");
+            Problem::new(Reason::TooDear, detail)
+                .member("violated_policies", violated)
+                .member("cost", cost.into())
+                .member("quota", quota.into())
+        }
+    };
+    problem.cause = Some(names);
     refusal.headers.apply(&mut problem.headers);
     problem
 }

@@ -14,7 +14,7 @@ use super::Failure;
 use gateway::admin::{self, Admin};
 use gateway::config::{Config, ConfigFile, Disk};
 use gateway::connection_limit::Refused;
-use gateway::edge::counter::{Counter, SharedStore};
+use gateway::edge::counter::{Counter, SharedStore, StoreChange};
 use gateway::edge::keys::KeyRing;
 use gateway::edge::log::{BatchLog, Log, LogWriter};
 use gateway::edge::metrics::Metrics;
@@ -68,7 +68,8 @@ impl Gateway {
         let threads = listener.threads();
         let metrics = Arc::new(Metrics::new(routes, Reason::SLUGS, Refused::SLUGS, threads));
         let store_kind = store.kind();
-        let store = Arc::new(SharedStore::new(store));
+        let limits = policy.limits.iter().map(|limit| Box::from(&*limit.name)).collect();
+        let store = Arc::new(SharedStore::new(store, limits));
         let keys = KeyRing::new(policy.authenticator.issuers());
         let snapshot = Arc::new(Snapshot { keys, hsts: listener.hsts, body_pace: listener.body_pace, policy });
         let passwords = Arc::new(PasswordRoom::new(threads));
@@ -101,7 +102,7 @@ impl Gateway {
                 let _ = rand::fill(&mut seed);
                 Core {
                     snapshot: Arc::clone(&snapshot),
-                    counter: Counter::new(Arc::clone(&store)),
+                    counter: Counter::new(Arc::clone(&store), store_changes(log.clone())),
                     pools: pools.iter().map(Pool::new).collect(),
                     log: BatchLog::new(log.clone()),
                     metrics: Arc::clone(&metrics),
@@ -180,6 +181,14 @@ impl Gateway {
         })?;
         log.event("stopped", &[]);
         Ok(())
+    }
+}
+
+/// Records when the store is lost or back.
+fn store_changes(log: Log) -> impl Fn(StoreChange) {
+    move |change| match change {
+        StoreChange::Lost(why) => log.event("store-lost", &[("cause", &why)]),
+        StoreChange::Back => log.event("store-back", &[]),
     }
 }
 

@@ -285,6 +285,8 @@ pub struct Record<'a> {
     pub worker_took: Option<Duration>,
     /// What was cleaned in the body.
     pub normalized: Option<&'a str>,
+    /// The limits that are only tried out and would have refused it.
+    pub would_refuse: Option<&'a str>,
 }
 
 impl Record<'_> {
@@ -312,6 +314,7 @@ impl Record<'_> {
         line.optional("role", self.role);
         line.optional("worker", self.worker);
         line.optional("normalized", self.normalized);
+        line.optional("would_refuse", self.would_refuse);
         if let Some(took) = self.worker_took {
             line.micros("worker_us", took);
         }
@@ -476,6 +479,7 @@ mod tests {
             worker: None,
             worker_took: None,
             normalized: None,
+            would_refuse: None,
         }
     }
 

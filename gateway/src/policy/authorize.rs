@@ -68,6 +68,12 @@ impl Roles {
         members.filter_map(|role| self.closures.get(role.index())).fold(set, |sum, set| sum.union(*set))
     }
 
+    /// The roles' names, in their order.
+    #[must_use]
+    pub fn names(&self) -> &[Name] {
+        &self.names
+    }
+
     /// The role of a name.
     #[must_use]
     pub fn find(&self, name: &str) -> Option<Role> {

@@ -28,7 +28,9 @@ use authorize::{Authorize, Roles};
 use body::BodyRule;
 use cors::Cors;
 use forwarded::TrustedProxies;
-use limit::{Limit, Limits};
+use limit::cost::Cost;
+use limit::scope::By;
+use limit::{Counts, Limit, Limits, RouteLimits};
 use route::{RouteId, RouteTable};
 use token::TokenIssuer;
 
@@ -56,12 +58,35 @@ pub struct Route {
     pub authenticate: Authenticate,
     /// Who may call it.
     pub authorize: Authorize,
-    /// How often; decided all or nothing.
-    pub limits: Box<[Arc<Limit>]>,
-    /// Those of `limits` that count by address alone: what a refused credential is charged to.
-    pub guess_limits: Box<[Arc<Limit>]>,
+    /// How often, and how much.
+    pub limits: RouteLimits,
+    /// The model that is asked, for limits that count by it.
+    pub model: Model,
     /// Which bodies it takes; none where absent.
     pub body: Option<BodyRule>,
+}
+
+/// Where the name of the model stands.
+#[derive(Debug)]
+pub enum Model {
+    /// Nowhere.
+    Unnamed,
+    /// In the policy.
+    Named(Box<str>),
+    /// In the path, at the segment with this number.
+    Segment(usize),
+}
+
+impl Model {
+    /// The model's name, of a request with this path; empty where there is none.
+    #[must_use]
+    pub fn of<'a>(&'a self, path: &'a str) -> &'a str {
+        match self {
+            Self::Unnamed => "",
+            Self::Named(name) => name,
+            Self::Segment(index) => path.split('/').nth(index + 1).unwrap_or_default(),
+        }
+    }
 }
 
 /// Everything that decides about requests, immutable.
@@ -79,6 +104,10 @@ pub struct Policy {
     pub roles: Roles,
     /// Peers whose word about the client's address is taken.
     pub trusted_proxies: TrustedProxies,
+    /// The limits, in their order.
+    pub limits: Box<[Arc<Limit>]>,
+    /// The pools' names.
+    pub pools: Box<[Name]>,
 }
 
 impl Policy {
@@ -90,7 +119,6 @@ impl Policy {
         let roles = Roles::compile(root);
         let issuer = root.section("token").and_then(|section| TokenIssuer::compile(section, root, &roles));
         let authenticator = Authenticator::compile(root, &roles, issuer.as_ref());
-        let limits = limit::compile_all(root);
         let cors = cors::compile_all(root, authenticator.api_key_header());
         let schemas = body::Schemas::compile(root);
         let client_address = root.section_or_empty("client_address");
@@ -98,6 +126,7 @@ impl Policy {
         client_address.finish();
 
         let defaults = root.section_or_empty("defaults");
+        let limits = limit::compile_all(root, roles.names(), defaults.or("x_ratelimit", false));
         let default_authenticate = authenticate::Authenticate::compile(&defaults, &authenticator);
         let default_limits = limit::references(&defaults, &limits);
         let default_hosts = route::hosts(&defaults);
@@ -130,7 +159,10 @@ impl Policy {
             root.missing("routes", "define at least one: [routes.NAME]; what no route names is refused");
         }
         table.seal();
-        Some(Self { table, routes, authenticator, issuer, roles, trusted_proxies })
+        let mut limits: Vec<Arc<Limit>> = limits.into_values().collect();
+        limits.sort_by_key(|limit| limit.index);
+        let (limits, pools) = (limits.into(), pools.into());
+        Some(Self { table, routes, authenticator, issuer, roles, trusted_proxies, limits, pools })
     }
 
     /// The route of an id that this policy's table gave.
@@ -196,13 +228,16 @@ impl Parts<'_> {
         let limits = limits.unwrap_or_default();
         if let Some(authenticate) = &authenticate
             && authenticate.is_anonymous()
-            && let Some(limit) = limits.iter().find(|limit| limit.scope.principal)
+            && let Some(limit) = limits.iter().find(|limit| limit.scope.has(&By::Principal))
         {
             let reason = format!("names {:?}, which counts by principal, and this route proves none", &*limit.name);
             section.mistake("limits", reason, "use a limit by \"address\" or \"route\"");
         }
         let body = section.section("body").and_then(|body| BodyRule::compile(body, self.schemas));
-        let guess_limits = limits.iter().filter(|limit| limit.scope.only_address()).cloned().collect();
+        let model = model(section);
+        for limit in &limits {
+            check(section, limit, destination.as_ref(), body.as_ref(), &model);
+        }
         Some(Route {
             name: section.name(),
             destination: destination?,
@@ -210,8 +245,8 @@ impl Parts<'_> {
             cors,
             authenticate: authenticate?,
             authorize: authorize?,
-            limits: limits.into(),
-            guess_limits,
+            limits: RouteLimits::new(limits),
+            model,
             body,
         })
     }
@@ -251,6 +286,47 @@ impl Parts<'_> {
                 None
             }
         }
+    }
+}
+
+/// Reads `model`, or finds `{model}` in the path.
+fn model(section: &Section<'_>) -> Model {
+    if let Some(name) = section.optional::<String>("model") {
+        return Model::Named(name.into());
+    }
+    let segment = section.word("path").and_then(|path| path.split('/').skip(1).position(|part| part == "{model}"));
+    segment.map_or(Model::Unnamed, Model::Segment)
+}
+
+/// Finds what a limit counts and a route has not.
+fn check(
+    section: &Section<'_>,
+    limit: &Limit,
+    destination: Option<&Destination>,
+    body: Option<&BodyRule>,
+    model: &Model,
+) {
+    let is_token = matches!(destination, Some(Destination::Token));
+    let scope = &limit.scope;
+    let wrong = if scope.has(&By::User) && !is_token {
+        Some(("by user, and only a token request names one", "use a limit by \"principal\""))
+    } else if scope.has(&By::Model) && matches!(model, Model::Unnamed) {
+        Some(("by model, and this route names none", "write model = \"NAME\", or {model} in its path"))
+    } else if scope.has(&By::Pool) && is_token {
+        Some(("by pool, and this route has none", "use a limit by \"route\""))
+    } else if limit.counts == Counts::Failures && !is_token {
+        Some(("failed log-ins, and this route has none", "name it at the route with builtin = \"token\""))
+    } else if matches!(limit.cost, Cost::Rows(_)) && !body.is_some_and(BodyRule::is_json) {
+        Some(("rows, and this route reads no JSON", "write [routes.NAME.body] with format = \"json\""))
+    } else if limit.cost == Cost::Bytes && body.is_none() && !is_token {
+        Some(("the body's bytes, and this route takes none", "write [routes.NAME.body]"))
+    } else if matches!(limit.cost, Cost::Answer(_)) && is_token {
+        Some(("what a worker's answer names, and this route has no worker", "use another limit"))
+    } else {
+        None
+    };
+    if let Some((what, remedy)) = wrong {
+        section.mistake("limits", format!("names {:?}, which counts {what}", &*limit.name), remedy);
     }
 }
 

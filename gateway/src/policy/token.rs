@@ -24,6 +24,14 @@ const MOST_PASSWORD: usize = 1024;
 /// The largest body of a token request in bytes.
 pub const MOST_FORM: usize = 8 << 10;
 
+/// The user whom a form names, for limits that count by user; `None` where it names none, or two.
+#[must_use]
+pub fn user(form: &[u8]) -> Option<String> {
+    let mut names = form_urlencoded::parse(form).filter(|(name, _)| name == "username").map(|(_, value)| value);
+    let name = names.next()?.into_owned();
+    names.next().is_none().then_some(name)
+}
+
 /// One user who may ask for tokens.
 struct User {
     digest: Box<str>,

@@ -104,6 +104,18 @@ pub struct Principal {
 }
 
 impl Principal {
+    /// Who a refused credential stands for.
+    #[must_use]
+    pub fn nobody() -> Self {
+        Self {
+            scheme: Scheme::Anonymous,
+            id: "".into(),
+            roles: RoleSet::default(),
+            header: HeaderValue::from_static(""),
+            roles_header: HeaderValue::from_static(""),
+        }
+    }
+
     /// The principal of a route that asks for no credential.
     #[must_use]
     pub fn anonymous() -> Arc<Self> {

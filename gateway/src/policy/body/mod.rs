@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use http::{HeaderMap, header};
 use jsonschema::Validator;
+use serde_json::Value;
 
 use super::json;
 use crate::settings::{ByteSize, Named, Section};
@@ -160,6 +161,12 @@ impl BodyRule {
         self.max
     }
 
+    /// Whether the body is read as JSON.
+    #[must_use]
+    pub fn is_json(&self) -> bool {
+        self.format == Format::Json
+    }
+
     /// Whether the body must be there whole before it can be judged.
     #[must_use]
     pub fn needs_whole(&self) -> bool {
@@ -195,6 +202,14 @@ impl BodyRule {
     /// # Errors
     /// [`Refusal::Malformed`] or [`Refusal::Invalid`].
     pub fn decide(&self, bytes: &[u8]) -> Result<Checked, Refusal> {
+        self.decide_and_look(bytes, |_| ())
+    }
+
+    /// Judges a whole body, and lets somebody look at what is good JSON.
+    ///
+    /// # Errors
+    /// As [`BodyRule::decide`].
+    pub fn decide_and_look(&self, bytes: &[u8], look: impl FnOnce(&Value)) -> Result<Checked, Refusal> {
         if self.format == Format::Opaque {
             return Ok(Checked::default());
         }
@@ -208,6 +223,7 @@ impl BodyRule {
         {
             return Err(Refusal::Invalid { faults: faults(schema, &value) });
         }
+        look(&value);
         if changes.is_empty() {
             return Ok(Checked::default());
         }
@@ -274,7 +290,6 @@ pub enum Refusal {
 mod tests {
     use super::*;
     use crate::settings::tests::with_section;
-    use serde_json::Value;
 
     const POLICY: &str = r#"
         [schemas.iris]
