@@ -64,6 +64,8 @@ pub struct Activity {
     in_head: Cell<bool>,
     /// Who reads on when the request has its answer.
     held: RefCell<Option<Waker>>,
+    /// Parts of answers that were there to be sent, since they were credited last.
+    worked: Cell<u32>,
     flood: Cell<Option<Flood>>,
     /// Whether a request may still come after the sign to stop.
     lingers: bool,
@@ -84,6 +86,7 @@ impl Activity {
             draining: Cell::default(),
             in_head: Cell::default(),
             held: RefCell::default(),
+            worked: Cell::default(),
             flood: Cell::default(),
             lingers,
         })
@@ -189,6 +192,8 @@ impl Busy {
         if self.activity.lingers {
             return;
         }
+        let worked = &self.activity.worked;
+        worked.set(worked.get().saturating_add(something.into()));
         self.set(if something { Offer::Since(Instant::now()) } else { Offer::Nothing });
     }
 
@@ -324,6 +329,7 @@ impl<S: Peer> Watched<S> {
 impl<S: AsyncRead + Unpin> Watched<S> {
     fn poll_frames(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let Reader::Frames(frames) = &mut self.reader else { return Poll::Ready(Ok(())) };
+        frames.earn(self.activity.worked.take());
         if !frames.is_ended() {
             let before = buf.filled().len();
             let read = ready!(Pin::new(&mut self.stream).poll_read(cx, buf));

@@ -70,13 +70,13 @@ struct Allowance {
     work: Work,
 }
 
-/// What a client has taken of us, as we count it for an allowance. Only DATA is work: it alone needs room that
-/// the client gives (RFC 9113 §5.2), and an answer that has none stays with us.
+/// What counts as work for an allowance, beside each KiB of DATA that we wrote.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Work {
-    /// Each DATA that has something in it, and each KiB.
+    /// Each part of an answer that was there to be sent.
     Part,
-    /// Each answer's end, and each KiB.
+    /// Each answer whose last DATA was written. It alone needs room that the client gives (RFC 9113 §5.2), and
+    /// an answer that has none stays with us.
     Answer,
 }
 
@@ -198,6 +198,19 @@ impl Frames {
         self.farewell.is_some()
     }
 
+    /// Credits parts of answers that were there to be sent.
+    pub fn earn(&mut self, parts: u32) {
+        if parts > 0 {
+            self.credit(Work::Part, parts);
+        }
+    }
+
+    fn credit(&mut self, work: Work, count: u32) {
+        for (spent, allowance) in self.spent.iter_mut().zip(&ALLOWANCES).filter(|(_, it)| it.work == work) {
+            *spent = spent.saturating_sub(allowance.per_work.saturating_mul(count));
+        }
+    }
+
     /// Follows what is written to the client, and credits the DATA in it.
     pub fn wrote(&mut self, octets: &[u8]) {
         let mut at = 0;
@@ -221,11 +234,8 @@ impl Frames {
         self.given += self.ours.length;
         let kib = u32::try_from(self.given >> 10).unwrap_or(u32::MAX);
         self.given &= 0x3ff;
-        let end = u32::from(self.ours.flags & END_STREAM);
-        for (spent, allowance) in self.spent.iter_mut().zip(&ALLOWANCES) {
-            let work = kib + if allowance.work == Work::Part { 1 } else { end };
-            *spent = spent.saturating_sub(allowance.per_work.saturating_mul(work));
-        }
+        self.credit(Work::Part, kib);
+        self.credit(Work::Answer, kib + u32::from(self.ours.flags & END_STREAM));
     }
 
     /// Follows the next octets, and gives back how many of them may be passed on: all, but behind the frame
@@ -371,7 +381,8 @@ mod tests {
         assert_eq!(follow(&mut frames, &pings(100), begin).1, None);
         let later = begin + Duration::from_millis(2_900);
         assert_eq!(follow(&mut frames, &pings(20), later).1, None, "two whole seconds");
-        for part in [frame(1, 100), frame(0, 10).repeat(5), frame(0, 1014)].concat().chunks(7) {
+        frames.earn(6);
+        for part in [frame(1, 100), frame(0, 10).repeat(5), frame(0, 974)].concat().chunks(7) {
             frames.wrote(part);
         }
         assert_eq!(follow(&mut frames, &pings(7), later).1, None, "six parts of answers, and 1 KiB");
