@@ -13,7 +13,7 @@ use divan::Bencher;
 use figment::Figment;
 use figment::providers::{Format as _, Toml};
 use figment::value::{Dict, Value};
-use gateway::edge::counter::MemoryStore;
+use gateway::edge::counter::{Keys, MemoryStore};
 use gateway::edge::keys::KeyRing;
 use gateway::edge::log::{BatchLog, Format, LogWriter, Record};
 use gateway::edge::upstream::{Forwarded, Told};
@@ -21,11 +21,13 @@ use gateway::frames::Frames;
 use gateway::head;
 use gateway::policy::authenticate::api_key;
 use gateway::policy::authenticate::seen::SeenTokens;
-use gateway::policy::limit::{Admission, Subject};
+use gateway::policy::limit::cost::Size;
+use gateway::policy::limit::scope::Subject;
+use gateway::policy::limit::{Admission, Demand};
 use gateway::policy::route::RouteId;
 use gateway::policy::{Policy, Route, path};
 use gateway::settings::{Mistakes, Section, Source};
-use gateway::types::{AddressBucket, Name, RequestIds, Sha256, Timestamp};
+use gateway::types::{RequestIds, Sha256, Timestamp};
 use gateway::wire::{Bounds, Wire};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version};
 
@@ -310,14 +312,26 @@ fn limit(bencher: Bencher<'_, '_>, path: &str) {
     let policy = plain();
     let route = route(&policy, path);
     let store = MemoryStore::new(1024);
-    let principal: Name = "key:team-0".into();
-    let subject = Subject { address: AddressBucket::of(CLIENT), principal: &principal, route: &route.name };
+    let subject = Subject {
+        address: CLIENT,
+        principal: "key:team-0",
+        api_key: "key:team-0",
+        role: "",
+        route: &route.name,
+        model: "",
+        pool: "",
+        user: "",
+        headers: None,
+    };
     // A request each 10 ms, so that as many are forgotten as come.
     let mut now = NOW.micros();
     bencher.bench_local(|| {
         now += 10_000;
-        let decision = store.admit(&route.limits, black_box(&subject), now).expect("there is room");
-        Admission::from_decision(&route.limits, &decision).is_ok()
+        let windows = route.limits.windows.iter();
+        let demands: Vec<Demand<'_>> = windows.map(|limit| Demand::new(limit, None, Size::default())).collect();
+        let keys = Keys::new(&demands, black_box(&subject));
+        let decision = store.admit(&demands, &keys, now, |demand| Some(demand.rate.quota)).expect("there is room");
+        Admission::from_decision(&demands, &decision).is_ok()
     });
 }
 
@@ -416,6 +430,7 @@ fn log_record(bencher: Bencher<'_, '_>) {
         worker: Some("127.0.0.1:9001"),
         worker_took: Some(Duration::from_micros(301)),
         normalized: None,
+        would_refuse: None,
     };
     bencher.bench_local(|| batch.request(black_box(&record)));
     drop(batch);

@@ -392,7 +392,7 @@ store_lost = "denied"
 
   2.toml:10:18  limits.other.by.1
     is "adress", which is not one of its choices
-    help: write "address", "principal" or "route"
+    help: write "address", "principal", "api_key", "role", "route", "model", "pool", "user" or "header:NAME" (of a trusted proxy)
 
   2.toml:11:1  limits.other.store_lost
     is "denied", which is not one of its choices
@@ -436,11 +436,11 @@ lifetime = "48h"
 
   2.toml:6:1  limits.other.quota
     is 0
-    help: write a number from 1 to 100000
+    help: write a number from 1 to 1099511627776
 
   2.toml:7:1  limits.other.window
     is 1.5s, and headers give windows in whole seconds
-    help: write whole seconds
+    help: write whole seconds, one at least
 
   2.toml:11:1  routes.predict.body.depth
     is 0

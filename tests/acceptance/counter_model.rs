@@ -286,7 +286,9 @@ impl<'a> Scripted<'a> {
 
     fn call(&mut self, keys: &[String], operations: &[u8], now: u64) -> Vec<u8> {
         let mut call = self.script.prepare_invoke();
-        keys.iter().for_each(|key| drop(call.key(key)));
+        for key in keys {
+            call.key(key);
+        }
         call.arg(operations).arg(now / SECOND).arg(now % SECOND);
         call.invoke(self.connection).expect("the script answers")
     }

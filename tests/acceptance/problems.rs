@@ -92,6 +92,11 @@ fn provocations(gateway: &Gateway) -> Vec<(&'static str, u16, String)> {
                 "",
             ),
         ),
+        (
+            "limit-too-small",
+            413,
+            request("POST", "/dear", &format!("{reader}Content-Type: application/json\r\n"), "[1, 2, 3]"),
+        ),
         ("credential-missing", 401, predict("", &body)),
         ("credential-malformed", 400, predict("Authorization: Bearer\r\n", &body)),
         ("credentials-several", 400, predict(&typed(&bearer(&expired)), &body)),
@@ -177,6 +182,9 @@ async fn every_reason_has_its_answer_and_its_record() {
          [store]\nkind = \"redis\"\nurl = \"redis://{}\"\n\
          [limits.once]\nquota = 1\nwindow = \"1h\"\nby = [\"principal\"]\nstore_lost = \"local\"\n\
          [limits.strict]\nquota = 1\nwindow = \"1h\"\nby = [\"address\"]\nstore_lost = \"deny\"\n\
+         [limits.rows]\nquota = 2\ncost = \"rows\"\nwindow = \"1h\"\nby = [\"address\"]\nstore_lost = \"local\"\n\
+         [routes.dear]\npath = \"/dear\"\nmethods = [\"POST\"]\npool = \"models\"\nlimits = [\"rows\"]\n\
+         authorize = [\"reader\"]\n[routes.dear.body]\n\
          [issuers.away]\nissuer = \"https://away.example.com\"\naudience = \"modelgate\"\nalgorithms = [\"ES256\"]\n\
          jwks_url = \"https://127.0.0.1:{}/jwks\"\n",
         lost.address(),

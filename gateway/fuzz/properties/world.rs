@@ -127,7 +127,7 @@ impl World {
                 hsts: true,
                 body_pace: Pace { pause: Duration::from_secs(3600), rate: 1 },
             }),
-            counter: Counter::new(Arc::new(SharedStore::new(store.expect("legal settings")))),
+            counter: Counter::new(Arc::new(SharedStore::new(store.expect("legal settings"), Box::default())), |_| ()),
             pools: pools.iter().map(Pool::new).collect(),
             log: BatchLog::new(log),
             metrics: Arc::new(Metrics::new(routes, Reason::SLUGS, Refused::SLUGS, 1)),

@@ -19,8 +19,7 @@ use crate::settings::Section;
 use crate::types::Name;
 
 /// The headers of ours that a page may always read, beside those that the rule names.
-const EXPOSED: &str = "X-Request-Id, Retry-After, RateLimit, RateLimit-Policy, X-Row-Budget, X-Answer-Budget, \
-                       X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset, WWW-Authenticate, X-Normalized";
+const EXPOSED: &str = "X-Request-Id, Retry-After, RateLimit, RateLimit-Policy, WWW-Authenticate, X-Normalized";
 
 /// What the answer to a preflight depends on.
 pub const PREFLIGHT_VARY: &str = "Origin, Access-Control-Request-Method, Access-Control-Request-Headers";
@@ -36,19 +35,19 @@ pub struct Cors {
     max_age: HeaderValue,
 }
 
-/// Reads every `[cors.NAME]`.
+/// Reads every `[cors.NAME]`. `limited` are the headers beside our own in which this policy speaks of limits.
 #[must_use]
-pub fn compile_all(root: &Section<'_>, api_key_header: &HeaderName) -> HashMap<Name, Arc<Cors>> {
+pub fn compile_all(root: &Section<'_>, api_key_header: &HeaderName, limited: &str) -> HashMap<Name, Arc<Cors>> {
     let mut all = HashMap::new();
     for section in root.sections("cors") {
-        all.insert(section.name(), Arc::new(Cors::compile(&section, api_key_header)));
+        all.insert(section.name(), Arc::new(Cors::compile(&section, api_key_header, limited)));
         section.finish();
     }
     all
 }
 
 impl Cors {
-    fn compile(section: &Section<'_>, api_key_header: &HeaderName) -> Self {
+    fn compile(section: &Section<'_>, api_key_header: &HeaderName, limited: &str) -> Self {
         let credentials = section.or("credentials", false);
         let mut any = false;
         let mut origins = Vec::new();
@@ -92,7 +91,8 @@ impl Cors {
         };
         let headers = names("headers", &headers);
         let own = names("expose", &section.all::<String>("expose"));
-        let expose = if own.is_empty() { EXPOSED.to_owned() } else { format!("{EXPOSED}, {own}") };
+        let expose = [EXPOSED, limited, &own].into_iter().filter(|names| !names.is_empty());
+        let expose = expose.collect::<Vec<_>>().join(", ");
         let max_age = section.or("max_age", Duration::from_mins(10)).as_secs().to_string();
         let value = |text: &str| HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static(""));
         Self {
@@ -199,7 +199,7 @@ mod tests {
 
     fn rule(toml: &str) -> (Arc<Cors>, usize) {
         let header = HeaderName::from_static("x-api-key");
-        let (cors, mistakes) = with_section(toml, |section| Cors::compile(section, &header));
+        let (cors, mistakes) = with_section(toml, |section| Cors::compile(section, &header, ""));
         (Arc::new(cors), mistakes.len())
     }
 

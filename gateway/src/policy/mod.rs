@@ -119,7 +119,6 @@ impl Policy {
         let roles = Roles::compile(root);
         let issuer = root.section("token").and_then(|section| TokenIssuer::compile(section, root, &roles));
         let authenticator = Authenticator::compile(root, &roles, issuer.as_ref());
-        let cors = cors::compile_all(root, authenticator.api_key_header());
         let schemas = body::Schemas::compile(root);
         let client_address = root.section_or_empty("client_address");
         let trusted_proxies = TrustedProxies::compile(&client_address);
@@ -127,6 +126,7 @@ impl Policy {
 
         let defaults = root.section_or_empty("defaults");
         let limits = limit::compile_all(root, roles.names(), defaults.or("x_ratelimit", false));
+        let cors = cors::compile_all(root, authenticator.api_key_header(), &limit::exposed(&limits));
         let default_authenticate = authenticate::Authenticate::compile(&defaults, &authenticator);
         let default_limits = limit::references(&defaults, &limits);
         let default_hosts = route::hosts(&defaults);

@@ -280,7 +280,7 @@ impl Queue {
         let settings = settings.ok_or((redis::ErrorKind::InvalidClientConfig, "there is no Redis"))?;
         let link = Link::open(settings, self.shared.settings.timeout).await?;
         let key = format!("{{{}}}:probe", self.shared.settings.prefix);
-        link.call(redis::cmd("SET").arg(key).arg(1).arg("PX").arg(1000)).await?;
+        link.call(redis::cmd("SET").arg(key).arg(1).arg("PX").arg(1)).await?;
         Ok(link)
     }
 }

@@ -161,6 +161,18 @@ pub fn compile_all(root: &Section<'_>, roles: &[Name], legacy: bool) -> Limits {
     limits
 }
 
+/// The headers beside `RateLimit` and its policy that these limits speak in, as CORS lists them.
+#[must_use]
+pub fn exposed(limits: &Limits) -> String {
+    let any = |is_so: fn(&Limit) -> bool| limits.values().any(|limit| is_so(limit));
+    let names = [
+        (any(|it| matches!(it.cost, Cost::Rows(_))), "X-Row-Budget"),
+        (any(|it| matches!(it.cost, Cost::Answer(_))), "X-Answer-Budget"),
+        (any(|it| it.legacy), "X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset"),
+    ];
+    names.iter().filter(|(is_so, _)| *is_so).map(|(_, names)| *names).collect::<Vec<_>>().join(", ")
+}
+
 /// Reads a list of limits by name; `None` where the key is absent.
 #[must_use]
 pub fn references(section: &Section<'_>, limits: &Limits) -> Option<Vec<Arc<Limit>>> {
@@ -192,10 +204,10 @@ impl Limit {
         if !name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b)) {
             section.mistake_here("has a name that can't stand in a header", "use letters, digits, - and _, and .");
         }
-        let scope = Scope::compile(section);
         let in_flight = section.has("in_flight");
         let quota = if in_flight { Self::in_flight(section) } else { quota(section, "quota") };
         let window = if in_flight { Some(Duration::ZERO) } else { window(section) };
+        let scope = Scope::compile(section);
         let cost = if in_flight { Cost::Requests } else { Cost::compile(section) };
         let item = |quota: u64| {
             let item = match (in_flight, cost.registered_unit()) {
