@@ -5,6 +5,8 @@
 //! not answer in time is lost: each limit says what that means, and no request waits longer than the
 //! store's time limit.
 
+mod link;
+
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
@@ -14,14 +16,12 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use redis::aio::MultiplexedConnection;
-use redis::{
-    AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _, RedisConnectionInfo, Script,
-};
+use redis::Script;
 
+use self::link::{Link, RedisSettings};
 use crate::policy::limit::{Admission, Decision, Limit, Refusal, StoreLost, Subject, Window};
 use crate::settings::{Named, Section};
-use crate::types::{AddressBucket, Name, Secret};
+use crate::types::{AddressBucket, Name};
 
 /// How long a lost store is left alone before it is asked again.
 const BACK_OFF: Duration = Duration::from_millis(500);
@@ -43,7 +43,7 @@ impl Named for Kind {
 /// `[store]`, compiled.
 #[derive(Debug)]
 pub struct StoreSettings {
-    redis: Option<ConnectionInfo>,
+    redis: Option<RedisSettings>,
     timeout: Duration,
     prefix: Box<str>,
     max_windows: usize,
@@ -54,30 +54,18 @@ impl StoreSettings {
     #[must_use]
     pub fn compile(section: Section<'_>) -> Option<Self> {
         let kind = section.or("kind", Kind::Memory);
-        let url = section.optional::<String>("url");
-        let username = section.optional::<String>("username");
-        let password = section.has("password").then(|| section.secret("password")).flatten();
         let timeout = section.or("timeout", Duration::from_millis(50));
         let prefix = section.or("prefix", "modelgate".to_owned());
         let max_windows = section.or("max_windows", 262_144_usize);
         if max_windows < SHARDS {
             section.mistake("max_windows", "is too small", format!("write at least {SHARDS}"));
         }
-        let redis = match (kind, url) {
-            (Kind::Memory, None) => Some(None),
-            (Kind::Memory, Some(_)) => {
-                section.mistake(
-                    "url",
-                    "is written while the store is in memory",
-                    "write kind = \"redis\", or remove `url`",
-                );
-                None
+        let redis = match kind {
+            Kind::Memory => {
+                link::forbid(&section);
+                Some(None)
             }
-            (Kind::Redis, None) => {
-                section.missing("url", "write where Redis is, such as \"redis://redis:6379\"");
-                None
-            }
-            (Kind::Redis, Some(url)) => connection_info(&section, &url, username, password.as_ref()).map(Some),
+            Kind::Redis => RedisSettings::compile(&section).map(Some),
         };
         section.finish();
         Some(Self { redis: redis?, timeout, prefix: prefix.into(), max_windows })
@@ -88,43 +76,6 @@ impl StoreSettings {
     pub fn kind(&self) -> &'static str {
         if self.redis.is_some() { "redis" } else { "memory" }
     }
-}
-
-fn connection_info(
-    section: &Section<'_>,
-    url: &str,
-    username: Option<String>,
-    password: Option<&Secret>,
-) -> Option<ConnectionInfo> {
-    let Ok(info) = url.into_connection_info() else {
-        // The URL is not shown: people put passwords into it.
-        section.mistake("url", "is not the URL of a Redis", "write one such as \"redis://redis:6379\"");
-        return None;
-    };
-    if info.redis_settings().password().is_some() {
-        section.mistake(
-            "url",
-            "has a password in it, and a secret must only be referred to",
-            "remove it and write password = { env = \"NAME\" } or { file = \"path\" }",
-        );
-        return None;
-    }
-    if matches!(info.addr(), ConnectionAddr::TcpTls { .. }) {
-        section.mistake(
-            "url",
-            "asks for TLS, which this version does not speak to Redis",
-            "use redis:// on a private network",
-        );
-        return None;
-    }
-    let mut settings = RedisConnectionInfo::default().set_db(info.redis_settings().db()).set_skip_set_lib_name();
-    if let Some(username) = username {
-        settings = settings.set_username(username);
-    }
-    if let Some(password) = password {
-        settings = settings.set_password(String::from_utf8_lossy(password.expose()));
-    }
-    Some(info.set_redis_settings(settings))
 }
 
 /// Whose window it is.
@@ -278,13 +229,13 @@ impl SharedStore {
     /// # Errors
     /// Why not.
     pub async fn probe(&self) -> Result<(), String> {
-        let Some(info) = &self.settings.redis else { return Ok(()) };
+        let Some(settings) = &self.settings.redis else { return Ok(()) };
         let ask = async {
-            let mut connection = connect(info, self.settings.timeout).await?;
-            redis::cmd("PING").query_async::<()>(&mut connection).await
+            let link = Link::open(settings, self.settings.timeout).await?;
+            link.call(&redis::cmd("PING")).await
         };
         match tokio::time::timeout(self.settings.timeout.max(Duration::from_millis(250)), ask).await {
-            Ok(Ok(())) => Ok(()),
+            Ok(Ok(_)) => Ok(()),
             Ok(Err(error)) => Err(describe(&error)),
             Err(_) => Err("no answer in time".into()),
         }
@@ -295,16 +246,11 @@ fn describe(error: &redis::RedisError) -> String {
     error.to_string().chars().take(200).collect()
 }
 
-async fn connect(info: &ConnectionInfo, timeout: Duration) -> redis::RedisResult<MultiplexedConnection> {
-    let config = AsyncConnectionConfig::new().set_connection_timeout(Some(timeout)).set_response_timeout(Some(timeout));
-    Client::open(info.clone())?.get_multiplexed_async_connection_with_config(&config).await
-}
-
 /// The store as one thread uses it: its own connection to Redis, so that threads share nothing.
 pub struct Counter {
     shared: Arc<SharedStore>,
     script: Script,
-    connection: RefCell<Option<MultiplexedConnection>>,
+    connection: RefCell<Option<Link>>,
     generation: Cell<u64>,
     ask_again: Cell<Option<Instant>>,
 }
@@ -422,14 +368,15 @@ impl Counter {
         let held = self.connection.borrow().clone();
         if let Some(connection) = held {
             match self.call(connection, limits, subject).await {
-                // Redis ends connections that are idle (`timeout`) and all of them when it restarts. If it had
-                // counted before it went, the second call counts once more: early by one, never late.
-                Err(error) if error.is_connection_dropped() => {}
+                // Redis ends connections that are idle (`timeout`) and all of them when it restarts, and a master
+                // may have become a replica. If it had counted before it went, the second call counts once more:
+                // early by one, never late.
+                Err(error) if link::is_fatal(&error) => {}
                 done => return done,
             }
         }
-        let Some(info) = &self.shared.settings.redis else { return Ok(Decision::default()) };
-        let connection = connect(info, self.shared.settings.timeout).await?;
+        let Some(settings) = &self.shared.settings.redis else { return Ok(Decision::default()) };
+        let connection = Link::open(settings, self.shared.settings.timeout).await?;
         used.set(self.generation.get() + 1);
         self.generation.set(used.get());
         self.connection.replace(Some(connection.clone()));
@@ -438,7 +385,7 @@ impl Counter {
 
     async fn call(
         &self,
-        mut connection: MultiplexedConnection,
+        mut connection: Link,
         limits: &[Arc<Limit>],
         subject: &Subject<'_>,
     ) -> redis::RedisResult<Decision> {

@@ -1,0 +1,421 @@
+//! What `[store]` says about Redis: where it is, who we are there, and whom we believe to be it.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Mutex};
+
+use http::Uri;
+use redis::RedisConnectionInfo;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+
+use super::Members;
+use crate::settings::Section;
+use crate::types::Secret;
+
+/// The ways to say where Redis is, of which one is written.
+const WAYS: [&str; 3] = ["url", "sentinels", "cluster"];
+/// What is said of Sentinels alone.
+const OF_SENTINELS: [&str; 3] = ["master", "sentinel_username", "sentinel_password"];
+/// What is said of TLS alone.
+const OF_TLS: [&str; 4] = ["ca", "certificate", "private_key", "server_name"];
+
+/// Notes each key about Redis as a mistake, for a store that is none.
+pub(in crate::edge::counter) fn forbid(section: &Section<'_>) {
+    let all = [&WAYS[..], &["username", "password"], &OF_SENTINELS, &OF_TLS].concat();
+    for key in all.into_iter().filter(|key| section.has(key)) {
+        let remedy = format!("write kind = \"redis\", or remove `{key}`");
+        section.mistake(key, "is written while the store is in memory", remedy);
+    }
+}
+
+/// Takes note that these keys are known, whatever they say.
+fn pass_over(section: &Section<'_>, keys: &[&str]) {
+    for key in keys {
+        let _ = section.has(key);
+    }
+}
+
+/// Redis, as `[store]` says it.
+#[derive(Debug)]
+pub(in crate::edge::counter) struct RedisSettings {
+    pub(super) way: Way,
+    pub(super) dial: Arc<Dial>,
+}
+
+/// How the node that counts is found.
+#[derive(Debug)]
+pub(super) enum Way {
+    Server(Place),
+    Sentinels { places: Vec<Place>, login: Login, master: Box<str>, next: AtomicUsize },
+    Cluster { seeds: Vec<Place>, next: AtomicUsize },
+}
+
+/// What every connection to a server is made with.
+#[derive(Debug)]
+pub(super) struct Dial {
+    pub(super) login: Login,
+    pub(super) tls: Option<Tls>,
+    pub(super) members: Mutex<Members>,
+}
+
+/// Who we are there.
+#[derive(Debug, Default)]
+pub(super) struct Login {
+    username: Option<Box<str>>,
+    password: Option<Secret>,
+    pub(super) database: i64,
+}
+
+impl Login {
+    fn compile(section: &Section<'_>, username_key: &str, password_key: &str) -> Self {
+        let username = section.optional::<String>(username_key);
+        if username.is_some() && !section.has(password_key) {
+            section.missing(
+                password_key,
+                "write { env = \"NAME\" } or { file = \"path\" }: Redis takes a name with a password only",
+            );
+        }
+        let password = section.has(password_key).then(|| section.secret(password_key)).flatten();
+        Self { username: username.map(Into::into), password, database: 0 }
+    }
+
+    pub(super) fn info(&self) -> RedisConnectionInfo {
+        // Without the client's name and version: they cost a right that nothing else needs.
+        let mut info = RedisConnectionInfo::default().set_db(self.database).set_skip_set_lib_name();
+        if let Some(username) = &self.username {
+            info = info.set_username(username);
+        }
+        if let Some(password) = &self.password {
+            info = info.set_password(String::from_utf8_lossy(password.expose()));
+        }
+        info
+    }
+}
+
+/// Whom we believe to be Redis, and how we show who we are.
+pub(super) struct Tls {
+    pub(super) config: Arc<ClientConfig>,
+    /// The name in every certificate, in place of each address.
+    pub(super) server_name: Option<ServerName<'static>>,
+}
+
+impl fmt::Debug for Tls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tls").field("server_name", &self.server_name).finish_non_exhaustive()
+    }
+}
+
+impl Tls {
+    fn compile(section: &Section<'_>) -> Option<Self> {
+        let server_name = section.optional::<String>("server_name").and_then(|name| {
+            let parsed = ServerName::try_from(name).ok();
+            if parsed.is_none() {
+                section.mistake(
+                    "server_name",
+                    "is no name that a certificate could have",
+                    "write the one in the certificates of Redis, such as \"redis.internal\"",
+                );
+            }
+            parsed
+        });
+        let shown = Self::shown(section);
+        if !section.has("ca") {
+            section.missing("ca", "name the PEM file of the authority that vouches for Redis: ca = \"redis-ca.pem\"");
+            return None;
+        }
+        let pem = section.file("ca", "name a PEM file with the authority's certificate")?;
+        let mut roots = RootCertStore::empty();
+        let (added, _) = roots.add_parsable_certificates(CertificateDer::pem_slice_iter(&pem).flatten());
+        if added == 0 {
+            section.mistake(
+                "ca",
+                "names a file without a certificate in PEM",
+                "name the file that begins with -----BEGIN CERTIFICATE-----",
+            );
+            return None;
+        }
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().ok()?;
+        let builder = builder.with_root_certificates(roots);
+        let config = match shown? {
+            None => builder.with_no_client_auth(),
+            Some((chain, key)) => match builder.with_client_auth_cert(chain, key) {
+                Ok(config) => config,
+                Err(error) => {
+                    section.mistake(
+                        "certificate",
+                        format!("can't be used with its key: {error}"),
+                        "name a certificate and the key that it was made for",
+                    );
+                    return None;
+                }
+            },
+        };
+        Some(Self { config: Arc::new(config), server_name })
+    }
+
+    /// The certificate that we show, with its key: none, one, or (`None`) a mistake.
+    #[expect(clippy::type_complexity, reason = "taken apart by its one caller")]
+    #[expect(clippy::option_option, reason = "a mistake is not an absence")]
+    fn shown(section: &Section<'_>) -> Option<Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>> {
+        match (section.has("certificate"), section.has("private_key")) {
+            (false, false) => return Some(None),
+            (true, false) => {
+                section
+                    .missing("private_key", "write the certificate's key: { env = \"NAME\" } or { file = \"path\" }");
+                return None;
+            }
+            (false, true) => {
+                section.missing("certificate", "name the PEM file of the certificate that the key was made for");
+                return None;
+            }
+            (true, true) => {}
+        }
+        let (pem, key) = (section.file("certificate", ""), section.secret("private_key"));
+        let chain: Option<Vec<_>> = CertificateDer::pem_slice_iter(&pem?).collect::<Result<_, _>>().ok();
+        let chain = chain.filter(|chain| !chain.is_empty());
+        if chain.is_none() {
+            section.mistake(
+                "certificate",
+                "names a file without a certificate in PEM",
+                "name the file that begins with -----BEGIN CERTIFICATE-----",
+            );
+        }
+        let key = PrivateKeyDer::from_pem_slice(key?.expose()).ok();
+        if key.is_none() {
+            section.mistake(
+                "private_key",
+                "is not a private key in PEM",
+                "name the file that begins with -----BEGIN PRIVATE KEY-----",
+            );
+        }
+        Some(Some((chain?, key?)))
+    }
+}
+
+/// Where a server listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    Tcp { host: Box<str>, port: u16 },
+    Unix(Box<Path>),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
+            Self::Tcp { host, port } => write!(f, "{host}:{port}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+impl Place {
+    /// The node of a Cluster that another one names as `host:port`.
+    pub(super) fn beside(other: &Self, address: &str) -> Option<Self> {
+        let (host, port) = address.rsplit_once(':')?;
+        Self::named_beside(other, host.trim_matches(['[', ']']), port.parse().ok()?)
+    }
+
+    /// The node of a Cluster that another one names. Without a host it is on that one's, and `?` is a node
+    /// whose name is not known.
+    pub(super) fn named_beside(other: &Self, host: &str, port: u16) -> Option<Self> {
+        let host = match (host, other) {
+            ("?", _) => return None,
+            ("", Self::Tcp { host, .. }) => host.clone(),
+            ("", Self::Unix(_)) => return None,
+            (host, _) => host.into(),
+        };
+        Some(Self::Tcp { host, port })
+    }
+}
+
+/// An address as it is written.
+#[derive(Debug)]
+struct Written {
+    place: Place,
+    tls: bool,
+    database: Option<i64>,
+}
+
+/// Why something is no address. It is never shown: people put passwords into it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wrong {
+    Form,
+    Password,
+    Username,
+    Database,
+}
+
+impl Written {
+    fn parse(text: &str, default_port: u16) -> Result<Self, Wrong> {
+        if let Some(path) = text.strip_prefix("unix:").or_else(|| text.strip_prefix("redis+unix:")) {
+            let path = path.strip_prefix("//").unwrap_or(path);
+            let (path, database) = match path.split_once('?') {
+                None => (path, None),
+                Some((path, query)) => (path, Some(number(query.strip_prefix("db=").ok_or(Wrong::Form)?)?)),
+            };
+            if !path.starts_with('/') {
+                return Err(Wrong::Form);
+            }
+            return Ok(Self { place: Place::Unix(Path::new(path).into()), tls: false, database });
+        }
+        let uri: Uri = text.parse().map_err(|_| Wrong::Form)?;
+        let tls = match uri.scheme_str() {
+            None | Some("redis" | "valkey") => false,
+            Some("rediss" | "valkeys") => true,
+            Some(_) => return Err(Wrong::Form),
+        };
+        let authority = uri.authority().ok_or(Wrong::Form)?;
+        if let Some((user, _)) = authority.as_str().split_once('@') {
+            return Err(if user.contains(':') { Wrong::Password } else { Wrong::Username });
+        }
+        let host = authority.host().trim_matches(['[', ']']);
+        let port = match (authority.port_u16(), authority.port()) {
+            (Some(port @ 1..), _) => port,
+            (None, None) if !authority.as_str().ends_with(':') => default_port,
+            _ => return Err(Wrong::Form),
+        };
+        if host.is_empty() || uri.query().is_some() {
+            return Err(Wrong::Form);
+        }
+        let database = match uri.path().trim_start_matches('/') {
+            "" => None,
+            path => Some(number(path)?),
+        };
+        Ok(Self { place: Place::Tcp { host: host.into(), port }, tls, database })
+    }
+}
+
+fn number(text: &str) -> Result<i64, Wrong> {
+    text.parse::<u16>().map(i64::from).map_err(|_| Wrong::Database)
+}
+
+impl RedisSettings {
+    /// Reads what `[store]` says about Redis.
+    #[must_use]
+    pub(in crate::edge::counter) fn compile(section: &Section<'_>) -> Option<Self> {
+        let written: Vec<&str> = WAYS.into_iter().filter(|key| section.has(key)).collect();
+        let mut login = Login::compile(section, "username", "password");
+        let Some(&way) = written.first() else {
+            section.missing("url", "write where Redis is, such as \"redis://redis:6379\"");
+            // What is written beside it may be meant for what is missing.
+            pass_over(section, &OF_SENTINELS);
+            pass_over(section, &OF_TLS);
+            return None;
+        };
+        for other in written.iter().skip(1) {
+            section.mistake(
+                other,
+                format!("is written beside `{way}`, and there is one way to Redis only"),
+                "write one of `url` (a server), `sentinels` and `cluster`",
+            );
+        }
+        if !written.contains(&"sentinels") {
+            for key in OF_SENTINELS.into_iter().filter(|key| section.has(key)) {
+                section.mistake(key, "is about Sentinels, and none are written", "remove it, or write `sentinels`");
+            }
+        }
+        let addresses = if way == "url" { Self::url(section) } else { Self::list(section, way) };
+        let tls = addresses.as_ref().is_none_or(|addresses| addresses.iter().any(|address| address.tls));
+        let sentinel = (way == "sentinels").then(|| {
+            let master = section
+                .required::<String>("master", "write the name that the Sentinels know it by, such as \"mymaster\"");
+            (master, Login::compile(section, "sentinel_username", "sentinel_password"))
+        });
+        let tls = if addresses.is_none() {
+            // Whether it would be used is not known.
+            pass_over(section, &OF_TLS);
+            None
+        } else if tls {
+            Some(Tls::compile(section)?)
+        } else {
+            for key in OF_TLS.into_iter().filter(|key| section.has(key)) {
+                section.mistake(
+                    key,
+                    "is not used, because no address of Redis begins with rediss://",
+                    "remove it, or write rediss://",
+                );
+            }
+            None
+        };
+        let addresses = addresses?;
+        login.database = addresses.first().and_then(|address| address.database).unwrap_or(0);
+        let mut places = addresses.into_iter().map(|address| address.place);
+        let way = match (way, sentinel) {
+            ("url", _) => Way::Server(places.next()?),
+            (_, Some((master, login))) => {
+                Way::Sentinels { places: places.collect(), login, master: master?.into(), next: AtomicUsize::new(0) }
+            }
+            (_, None) => Way::Cluster { seeds: places.collect(), next: AtomicUsize::new(0) },
+        };
+        Some(Self { way, dial: Arc::new(Dial { login, tls, members: Mutex::default() }) })
+    }
+
+    fn url(section: &Section<'_>) -> Option<Vec<Written>> {
+        let (reason, remedy) = match Written::parse(&section.optional::<String>("url")?, 6379) {
+            Ok(written) => return Some(vec![written]),
+            Err(wrong) => wrong.say("is not the URL of a Redis", "write one such as \"redis://redis:6379\""),
+        };
+        section.mistake("url", reason, remedy);
+        None
+    }
+
+    fn list(section: &Section<'_>, key: &str) -> Option<Vec<Written>> {
+        let (default_port, example) =
+            if key == "sentinels" { (26379, "\"10.0.0.1:26379\"") } else { (6379, "\"redis://10.0.0.1:7000\"") };
+        let texts = section.list::<String>(key);
+        if texts.is_empty() {
+            section.missing(key, &format!("list where they are: {key} = [{example}]"));
+            return None;
+        }
+        let mut written: Vec<Written> = Vec::with_capacity(texts.len());
+        let mut whole = true;
+        for (index, text) in texts {
+            let mut wrong = |reason: &str, remedy: &str| {
+                section.mistake_at(key, index, reason, remedy);
+                whole = false;
+            };
+            match Written::parse(&text, default_port) {
+                Ok(Written { database: Some(_), .. }) => {
+                    wrong("has the number of a database, and there is only one", "remove what stands behind the port");
+                }
+                Ok(Written { place: Place::Unix(_), .. }) => {
+                    wrong(
+                        "is a socket of this machine, and others are told of by host and port",
+                        "write host and port",
+                    );
+                }
+                Ok(one) if written.first().is_some_and(|first| first.tls != one.tls) => wrong(
+                    "differs from the first in whether TLS is spoken",
+                    "write rediss:// before each of them, or before none",
+                ),
+                Ok(one) => written.push(one),
+                Err(error) => {
+                    let (reason, remedy) = error.say("is not an address of a Redis", "write host and port");
+                    wrong(reason, remedy);
+                }
+            }
+        }
+        whole.then_some(written)
+    }
+}
+
+impl Wrong {
+    fn say(self, no_address: &'static str, example: &'static str) -> (&'static str, &'static str) {
+        match self {
+            Self::Form => (no_address, example),
+            Self::Password => (
+                "has a password in it, and a secret must only be referred to",
+                "remove it and write password = { env = \"NAME\" } or { file = \"path\" }",
+            ),
+            Self::Username => ("has a user's name in it", "remove it and write username = \"NAME\""),
+            Self::Database => {
+                ("ends in something other than the number of a database", "write a number such as /1, or nothing")
+            }
+        }
+    }
+}
