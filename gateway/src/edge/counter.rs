@@ -236,14 +236,10 @@ impl SharedStore {
         };
         match tokio::time::timeout(self.settings.timeout.max(Duration::from_millis(250)), ask).await {
             Ok(Ok(_)) => Ok(()),
-            Ok(Err(error)) => Err(describe(&error)),
+            Ok(Err(error)) => Err(link::describe(&error)),
             Err(_) => Err("no answer in time".into()),
         }
     }
-}
-
-fn describe(error: &redis::RedisError) -> String {
-    error.to_string().chars().take(200).collect()
 }
 
 /// The store as one thread uses it: its own connection to Redis, so that threads share nothing.
@@ -344,7 +340,7 @@ impl Counter {
                 }
                 return Some(decision);
             }
-            Ok(Err(error)) => describe(&error),
+            Ok(Err(error)) => link::describe(&error),
             Err(_) => format!("no answer within {timeout:?}"),
         };
         // The connection's state is in doubt; the next attempt begins with a new one. Another call may have

@@ -22,10 +22,11 @@ use std::time::Duration;
 
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::{
-    AsyncConnectionConfig, Cmd, ErrorKind, Pipeline, RedisError, RedisFuture, RedisResult, ServerErrorKind, Value,
+    AsyncConnectionConfig, Cmd, ErrorKind, Pipeline, RedisConnectionInfo, RedisError, RedisFuture, RedisResult,
+    ServerErrorKind, Value,
 };
 use rustls::pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 
@@ -36,6 +37,9 @@ pub(super) use settings::{RedisSettings, forbid};
 const MAX_HOPS: usize = 3;
 /// Nodes of a Cluster that are remembered.
 const MAX_NODES: usize = 1_000;
+
+/// What a server may answer to that which is said first.
+const MAX_GREETING: usize = 4 << 10;
 
 /// One thread's connection to the node that counts. Clones share it.
 #[derive(Clone)]
@@ -237,7 +241,7 @@ impl Dial {
             Ok(Ok(node)) => Ok(node),
             Ok(Err(Failure::Io(error))) => Err(failed(error)),
             Ok(Err(Failure::Redis(error))) if error.is_io_error() => Err(failed(io::Error::other(error.to_string()))),
-            Ok(Err(Failure::Redis(error))) => Err(error),
+            Ok(Err(Failure::Redis(error))) => Err(unusable(format!("{place}: {error}"))),
             Err(_) => Err(failed(io::Error::new(io::ErrorKind::TimedOut, "no connection in time"))),
         }
     }
@@ -246,12 +250,14 @@ impl Dial {
         &self,
         place: &Place,
         login: &Login,
-        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        mut stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     ) -> Result<Node, Failure> {
-        // Whoever waits bounds that, over all steps.
+        // The crate's own log-in tells neither what was answered nor why TLS ended.
+        greet(&mut stream, &login.commands()).await?;
+        let nobody = RedisConnectionInfo::default().set_skip_set_lib_name();
+        // Whoever waits for an answer bounds that.
         let config = AsyncConnectionConfig::new().set_response_timeout(None);
-        let (connection, driver) =
-            MultiplexedConnection::new_with_config(&login.info(), stream, config).await.map_err(Failure::Redis)?;
+        let (connection, driver) = MultiplexedConnection::new_with_config(&nobody, stream, config).await?;
         let driver = Arc::new(Driver(tokio::spawn(driver).abort_handle()));
         Ok(Node { place: place.clone(), connection, _driver: driver })
     }
@@ -263,8 +269,7 @@ impl Dial {
         question.arg("GET-MASTER-ADDR-BY-NAME").arg(name);
         let answer = within(timeout, sentinel, asked.send(&question)).await?;
         let Some((host, port)) = redis::from_redis_value::<Option<(String, u16)>>(answer)? else {
-            let unknown = format!("{sentinel} watches no master by the name {name:?}");
-            return Err((ErrorKind::MasterNameNotFoundBySentinel, "no master", unknown).into());
+            return Err(unusable(format!("{sentinel} watches no master by the name {name:?}")));
         };
         let place = Place::Tcp { host: host.into(), port };
         let node = self.node(&place, &self.login, timeout).await?;
@@ -272,8 +277,7 @@ impl Dial {
         let role = within(timeout, &place, node.send(&redis::cmd("ROLE"))).await?;
         if !matches!(&role, Value::Array(parts) if matches!(parts.first(), Some(Value::BulkString(role)) if role == b"master"))
         {
-            let replica = format!("{place}, which {sentinel} calls the master, is a replica (read-only)");
-            return Err((ErrorKind::Client, "no master", replica).into());
+            return Err(unusable(format!("{place}, which {sentinel} calls the master, is a replica (read-only)")));
         }
         Ok(node)
     }
@@ -324,13 +328,31 @@ async fn in_turn<T>(
     }
     // A wrong password says more than a server that is not there.
     let telling = failures.iter().position(|error| !error.is_io_error()).unwrap_or(0);
-    let nobody = || RedisError::from((ErrorKind::Client, "there is nobody to ask"));
+    let nobody = || unusable("there is nobody to ask".into());
     Err(failures.into_iter().nth(telling).unwrap_or_else(nobody))
 }
 
 async fn within<T>(timeout: Duration, place: &Place, answer: impl Future<Output = RedisResult<T>>) -> RedisResult<T> {
     let late = || io::Error::new(io::ErrorKind::TimedOut, format!("{place}: no answer in time"));
     tokio::time::timeout(timeout, answer).await.map_err(|_| late())?
+}
+
+/// Says what is said first, and reads the answers, which are a line each.
+async fn greet(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), commands: &Pipeline) -> Result<(), Failure> {
+    let octets = commands.get_packed_pipeline();
+    let said = async { stream.write_all(&octets).await.and(stream.flush().await) }.await;
+    // Where that failed, the reason may have come before: in TLS 1.3 a certificate is refused after the handshake.
+    let mut heard = Vec::new();
+    while heard.iter().filter(|octet| **octet == b'\n').count() < commands.len() {
+        if stream.read_buf(&mut heard).await? == 0 || heard.len() > MAX_GREETING {
+            said?;
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it hung up instead of an answer").into());
+        }
+    }
+    for line in heard.split_inclusive(|octet| *octet == b'\n') {
+        redis::parse_redis_value(line)?.extract_error()?;
+    }
+    Ok(())
 }
 
 /// Tries all addresses of a name at once and takes the first that answers.
@@ -371,9 +393,27 @@ fn nodes(slots: &Value, told_by: &Place) -> Vec<Place> {
     nodes
 }
 
+/// A server that is there and can't be used, and why.
+fn unusable(reason: String) -> RedisError {
+    (ErrorKind::Client, "it can't be used", reason).into()
+}
+
+/// What went wrong, for the log.
+#[must_use]
+pub(super) fn describe(error: &RedisError) -> String {
+    let ours = error.detail().filter(|_| error.kind() == ErrorKind::Client);
+    ours.map_or_else(|| error.to_string(), str::to_owned).chars().take(200).collect()
+}
+
 enum Failure {
     Io(io::Error),
     Redis(RedisError),
+}
+
+impl From<RedisError> for Failure {
+    fn from(error: RedisError) -> Self {
+        Self::Redis(error)
+    }
 }
 
 impl From<io::Error> for Failure {

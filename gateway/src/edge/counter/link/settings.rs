@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
 
 use http::Uri;
-use redis::RedisConnectionInfo;
+use redis::Pipeline;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
@@ -82,16 +82,22 @@ impl Login {
         Self { username: username.map(Into::into), password, database: 0 }
     }
 
-    pub(super) fn info(&self) -> RedisConnectionInfo {
-        // Without the client's name and version: they cost a right that nothing else needs.
-        let mut info = RedisConnectionInfo::default().set_db(self.database).set_skip_set_lib_name();
-        if let Some(username) = &self.username {
-            info = info.set_username(username);
-        }
+    /// What is said first on a connection. The PING is there to be answered: some servers say only then that
+    /// they want a password, or a certificate.
+    pub(super) fn commands(&self) -> Pipeline {
+        let mut commands = Pipeline::new();
         if let Some(password) = &self.password {
-            info = info.set_password(String::from_utf8_lossy(password.expose()));
+            let auth = commands.cmd("AUTH");
+            if let Some(username) = &self.username {
+                auth.arg(&**username);
+            }
+            auth.arg(password.expose());
         }
-        info
+        if self.database != 0 {
+            commands.cmd("SELECT").arg(self.database);
+        }
+        commands.cmd("PING");
+        commands
     }
 }
 
