@@ -125,6 +125,10 @@ fn with_certificates(builder: GatewayBuilder) -> GatewayBuilder {
     builder.file("client.key", client.private_key)
 }
 
+fn secured(builder: GatewayBuilder) -> GatewayBuilder {
+    with_password(with_certificates(builder))
+}
+
 #[tokio::test]
 async fn over_tls_with_client_certificates_a_limit_is_exact() {
     let certificate = TestCa::shared().issue(&["localhost"], |_| {});
@@ -207,18 +211,18 @@ async fn a_replica_is_a_lost_store_that_says_why() {
 async fn the_master_that_sentinels_name_counts_and_its_successor_after_it() {
     let mut sentinels = Sentinels::start().await;
     sentinels.tell(&acl_user(ACL_PASSWORD));
-    let addresses = sentinels.addresses();
+    let urls = sentinels.urls();
     let store = format!(
-        "sentinels = {addresses:?}\nmaster = \"{MASTER}\"\nsentinel_password = {{ env = \"SENTINEL_PASSWORD\" }}\n{ACL}"
+        "sentinels = {urls:?}\nmaster = \"{MASTER}\"\nsentinel_password = {{ env = \"SENTINEL_PASSWORD\" }}\n{ACL}{TLS}"
     );
-    let prepare = |builder| with_password(builder).variable("SENTINEL_PASSWORD", SENTINEL_PASSWORD);
+    let prepare = |builder| secured(builder).variable("SENTINEL_PASSWORD", SENTINEL_PASSWORD);
     let world = World::new(&store, prepare).await;
     world.assert_exact("reader", 0).await;
     assert_eq!(world.losses(), 0);
     // Two are enough to agree, and one that is gone is passed over.
     sentinels.kill_sentinel(2);
-    let last_first: Vec<_> = addresses.iter().rev().collect();
-    let other = World::new(&store.replace(&format!("{addresses:?}"), &format!("{last_first:?}")), prepare).await;
+    let last_first: Vec<_> = urls.iter().rev().collect();
+    let other = World::new(&store.replace(&format!("{urls:?}"), &format!("{last_first:?}")), prepare).await;
     other.ask(0, "reader").await.assert_problem(429, "limit-exceeded");
     assert_eq!(other.losses(), 0);
 
@@ -249,9 +253,9 @@ async fn in_a_cluster_the_owner_of_our_slot_counts() {
     let owner = Cluster::owner(slot);
     let (target, third) = ((owner + 1) % 3, (owner + 2) % 3);
     // Any of them leads to the owner, and one that is not there is passed over.
-    let gone = "redis://127.0.0.1:9".to_owned();
+    let gone = "rediss://127.0.0.1:9".to_owned();
     let seeds = [gone, cluster.urls()[target].clone()];
-    let world = World::new(&format!("cluster = {seeds:?}\n{ACL}"), with_password).await;
+    let world = World::new(&format!("cluster = {seeds:?}\n{ACL}{TLS}"), secured).await;
     world.assert_exact("reader", 0).await;
 
     // The slot moves to another node while it is used: before, between, and after its keys.

@@ -45,19 +45,9 @@ impl RedisBuilder {
 
     /// Speaks TLS with this certificate, on a port of its own. Clients show one of the test CA's, or none.
     pub fn tls(mut self, certificate: &Issued, clients: bool) -> Self {
-        let file = |name: &str, content: &str| {
-            let path = self.directory.path().join(name);
-            std::fs::write(&path, content).expect("a temporary directory can be written to");
-            path.to_string_lossy().into_owned()
-        };
-        let lines = [
-            ("tls-cert-file", file("redis.pem", &certificate.certificate)),
-            ("tls-key-file", file("redis.key", &certificate.private_key)),
-            ("tls-ca-cert-file", file("ca.pem", &TestCa::shared().authority)),
-            ("tls-auth-clients", if clients { "yes" } else { "no" }.to_owned()),
-        ];
         self.tls = true;
-        lines.iter().fold(self, |builder, (key, value)| builder.setting(key, value))
+        let settings = tls_settings(self.directory.path(), certificate, clients);
+        settings.iter().fold(self, |builder, (key, value)| builder.setting(key, value))
     }
 
     /// Valkey in its place.
@@ -79,6 +69,30 @@ impl RedisBuilder {
         }
         panic!("Redis found no free port");
     }
+}
+
+/// What a server's configuration says of TLS, with files in its directory.
+fn tls_settings(directory: &Path, certificate: &Issued, clients: bool) -> [(&'static str, String); 4] {
+    let file = |name: &str, content: &str| {
+        let path = directory.join(name);
+        std::fs::write(&path, content).expect("a temporary directory can be written to");
+        path.to_string_lossy().into_owned()
+    };
+    [
+        ("tls-cert-file", file("redis.pem", &certificate.certificate)),
+        ("tls-key-file", file("redis.key", &certificate.private_key)),
+        ("tls-ca-cert-file", file("ca.pem", &TestCa::shared().authority)),
+        ("tls-auth-clients", if clients { "yes" } else { "no" }.to_owned()),
+    ]
+}
+
+/// A certificate for a server that others know by name and by address, to show as a client too.
+fn node_certificate() -> Issued {
+    // With a name of its own: OpenSSL takes whoever is called as its issuer for its own issuer.
+    let own_name = |params: &mut rcgen::CertificateParams| {
+        params.distinguished_name.push(rcgen::DnType::CommonName, "redis.internal");
+    };
+    TestCa::shared().issue(&["localhost", "127.0.0.1"], own_name)
 }
 
 /// A port for a server that does not tell which one it got for 0. These lie below those that the kernel gives
@@ -119,6 +133,12 @@ impl Redis {
             Some(port) => format!("rediss://localhost:{port}"),
             None => format!("redis://127.0.0.1:{}", self.port),
         }
+    }
+
+    /// Where it listens with TLS, or without where it has none, as `host:port`.
+    #[must_use]
+    pub fn tls_address(&self) -> String {
+        format!("127.0.0.1:{}", self.tls_port.unwrap_or(self.port))
     }
 
     /// Where it listens without TLS, as `host:port`.

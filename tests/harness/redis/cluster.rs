@@ -1,8 +1,8 @@
-//! A Cluster of three masters without replicas.
+//! A Cluster of three masters without replicas, which speak TLS with each other and with clients.
 
 use redis::Value;
 
-use super::{Redis, ask_text, free_port};
+use super::{Redis, ask_text, free_port, node_certificate};
 use crate::eventually;
 
 /// Three masters, each with a third of the slots.
@@ -17,9 +17,11 @@ impl Cluster {
     /// # Panics
     /// If it does not become whole.
     pub async fn start() -> Self {
-        let mut nodes = Vec::new();
+        let (mut nodes, certificate) = (Vec::new(), node_certificate());
         for (index, (first, last)) in [(0, 5_460), (5_461, 10_922), (10_923, 16_383)].into_iter().enumerate() {
             let node = Redis::builder()
+                .tls(&certificate, true)
+                .setting("tls-cluster", "yes")
                 .setting("cluster-enabled", "yes")
                 .setting("cluster-port", &free_port().to_string())
                 .setting("cluster-node-timeout", "1000")
@@ -36,7 +38,7 @@ impl Cluster {
             port[1].clone()
         };
         for other in &nodes[1..] {
-            nodes[0].tell(&format!("CLUSTER MEET {} {}", other.address().replace(':', " "), bus(other)));
+            nodes[0].tell(&format!("CLUSTER MEET {} {}", other.tls_address().replace(':', " "), bus(other)));
         }
         for node in &nodes {
             eventually("the Cluster is whole", async || {
@@ -93,7 +95,7 @@ impl Cluster {
         let keys = self.nodes[from].ask(&format!("CLUSTER GETKEYSINSLOT {slot} 1000"));
         let keys: Vec<String> = redis::from_redis_value(keys).expect("keys");
         assert!(!keys.is_empty(), "nothing is moved");
-        let target = self.nodes[to].address();
+        let target = self.nodes[to].tls_address();
         let (host, port) = target.split_once(':').expect("an address");
         let mut migrate = redis::cmd("MIGRATE");
         migrate.arg(host).arg(port).arg("").arg(0).arg(5_000).arg("KEYS").arg(keys);

@@ -1,11 +1,13 @@
-//! A master, its replica, and three Sentinels that watch both.
+//! A master, its replica, and three Sentinels that watch both, all of them with TLS.
 
+use std::fmt::Write as _;
 use std::process::Command;
 
 use redis::Value;
 use tempfile::TempDir;
 
-use super::{Redis, ask, ask_text, free_port};
+use super::{Redis, ask, ask_text, free_port, node_certificate, tls_settings};
+use crate::ca::Issued;
 use crate::eventually;
 use crate::process::Process;
 
@@ -23,35 +25,37 @@ pub struct Sentinels {
     pub master: Redis,
     /// The replica, as it was at the start.
     pub replica: Redis,
-    sentinels: Vec<Sentinel>,
+    watchers: Vec<Sentinel>,
 }
 
 #[derive(Debug)]
 struct Sentinel {
     process: Process,
     port: u16,
+    tls_port: u16,
     _directory: TempDir,
 }
 
 impl Sentinels {
     /// Starts all of them, and waits until they know each other.
     pub async fn start() -> Self {
+        let certificate = node_certificate();
         let secured = || {
             let builder = Redis::builder().setting("requirepass", PASSWORD).setting("masterauth", PASSWORD);
-            builder.setting("repl-diskless-sync-delay", "0")
+            builder.setting("repl-diskless-sync-delay", "0").tls(&certificate, true).setting("tls-replication", "yes")
         };
         let master = secured().start().await;
-        let replica = secured().setting("replicaof", &master.address().replace(':', " ")).start().await;
+        let replica = secured().setting("replicaof", &master.tls_address().replace(':', " ")).start().await;
         eventually("the replica follows", async || {
             let text = ask_text(&replica.address(), Some(PASSWORD), "INFO replication")?;
             text.contains("master_link_status:up").then_some(())
         })
         .await;
-        let mut sentinels = Vec::new();
+        let mut watchers = Vec::new();
         for _ in 0..3 {
-            sentinels.push(Sentinel::start(&master).await);
+            watchers.push(Sentinel::start(&master, &certificate).await);
         }
-        for sentinel in &sentinels {
+        for sentinel in &watchers {
             let address = format!("127.0.0.1:{}", sentinel.port);
             eventually("the Sentinels know each other", async || {
                 let answer = ask(&address, Some(SENTINEL_PASSWORD), &format!("SENTINEL MASTER {MASTER}")).ok()?;
@@ -60,13 +64,13 @@ impl Sentinels {
             })
             .await;
         }
-        Self { master, replica, sentinels }
+        Self { master, replica, watchers }
     }
 
-    /// Where the Sentinels listen, as `host:port`.
+    /// The URLs of the Sentinels, for TLS.
     #[must_use]
-    pub fn addresses(&self) -> Vec<String> {
-        self.sentinels.iter().map(|sentinel| format!("127.0.0.1:{}", sentinel.port)).collect()
+    pub fn urls(&self) -> Vec<String> {
+        self.watchers.iter().map(|sentinel| format!("rediss://127.0.0.1:{}", sentinel.tls_port)).collect()
     }
 
     /// Tells master and replica a command, written as one line.
@@ -82,27 +86,31 @@ impl Sentinels {
 
     /// Ends one of the Sentinels at once.
     pub fn kill_sentinel(&mut self, index: usize) {
-        self.sentinels[index].process.kill();
+        self.watchers[index].process.kill();
     }
 }
 
 impl Sentinel {
-    async fn start(master: &Redis) -> Self {
+    async fn start(master: &Redis, certificate: &Issued) -> Self {
         for _ in 0..20 {
-            let (port, directory) = (free_port(), tempfile::tempdir().expect("a directory"));
-            let watched = master.address().replace(':', " ");
-            let text = format!(
-                "port {port}\nbind 127.0.0.1\ndir /tmp\nrequirepass {SENTINEL_PASSWORD}\n\
+            let (port, tls_port) = (free_port(), free_port());
+            let directory = tempfile::tempdir().expect("a directory");
+            let watched = master.tls_address().replace(':', " ");
+            let mut text = format!(
+                "port {port}\ntls-port {tls_port}\ntls-replication yes\nbind 127.0.0.1\ndir /tmp\nrequirepass {SENTINEL_PASSWORD}\n\
                  sentinel monitor {MASTER} {watched} 2\nsentinel auth-pass {MASTER} {PASSWORD}\n\
                  sentinel sentinel-pass {SENTINEL_PASSWORD}\nsentinel down-after-milliseconds {MASTER} 500\n\
                  sentinel failover-timeout {MASTER} 3000\n"
             );
+            for (key, value) in tls_settings(directory.path(), certificate, true) {
+                let _ = writeln!(text, "{key} {value}");
+            }
             let file = directory.path().join("sentinel.conf");
             std::fs::write(&file, text).expect("a temporary directory can be written to");
             let process = Process::start(Command::new("redis-server").arg(file).arg("--sentinel"));
             let ready = |line: &serde_json::Value| line.as_str().is_some_and(|line| line.contains("+monitor master"));
             if process.log().find(ready).await.is_some() {
-                return Self { process, port, _directory: directory };
+                return Self { process, port, tls_port, _directory: directory };
             }
         }
         panic!("a Sentinel found no free port");

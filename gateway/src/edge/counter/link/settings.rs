@@ -164,7 +164,6 @@ impl Tls {
     }
 
     /// The certificate that we show, with its key: none, one, or (`None`) a mistake.
-    #[expect(clippy::type_complexity, reason = "taken apart by its one caller")]
     #[expect(clippy::option_option, reason = "a mistake is not an absence")]
     fn shown(section: &Section<'_>) -> Option<Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>> {
         match (section.has("certificate"), section.has("private_key")) {
@@ -230,9 +229,8 @@ impl Place {
     /// whose name is not known.
     pub(super) fn named_beside(other: &Self, host: &str, port: u16) -> Option<Self> {
         let host = match (host, other) {
-            ("?", _) => return None,
             ("", Self::Tcp { host, .. }) => host.clone(),
-            ("", Self::Unix(_)) => return None,
+            ("?", _) | ("", Self::Unix(_)) => return None,
             (host, _) => host.into(),
         };
         Some(Self::Tcp { host, port })
@@ -280,10 +278,14 @@ impl Written {
             return Err(if user.contains(':') { Wrong::Password } else { Wrong::Username });
         }
         let host = authority.host().trim_matches(['[', ']']);
-        let port = match (authority.port_u16(), authority.port()) {
-            (Some(port @ 1..), _) => port,
-            (None, None) if !authority.as_str().ends_with(':') => default_port,
-            _ => return Err(Wrong::Form),
+        // By hand: the crate takes a port that is too large for none.
+        let port = match authority.as_str().strip_prefix(authority.host()) {
+            Some("") => default_port,
+            Some(rest) => {
+                let port = rest.strip_prefix(':').and_then(|port| port.parse().ok());
+                port.filter(|port| *port != 0).ok_or(Wrong::Form)?
+            }
+            None => return Err(Wrong::Form),
         };
         if host.is_empty() || uri.query().is_some() {
             return Err(Wrong::Form);
