@@ -140,13 +140,7 @@ async fn travel(exchange: &mut Exchange, arrived: &Parts, body: &mut ClientBody)
     // counts what is in the body, all wait for it.
     let mut asking =
         Asking { route, principal: &principal, path: &path, headers: from_proxy.then_some(headers), user: "" };
-    asking.take_places(exchange)?;
-    let early = if route.limits.needs_body {
-        asking.recall(exchange)?;
-        None
-    } else {
-        Some(asking.admit(exchange, Size::default()).await?)
-    };
+    let early = asking.begin(exchange).await?;
 
     // The body last: it is the dearest to look at, and only now has the caller a right to our attention.
     match &route.destination {
@@ -165,15 +159,10 @@ async fn travel(exchange: &mut Exchange, arrived: &Parts, body: &mut ClientBody)
         }
         Destination::Pool(position) => {
             let pool = core.pools.get(*position).ok_or(Stop::Internal("a route without a pool"))?;
-            // The client learns where its limits stand, whatever becomes of the rest.
-            let early = early.map(|admission| exchange.say(admission));
             let (outgoing, size) = read_body(exchange, route, arrived, body).await?;
             let admission = match early {
                 Some(admission) => admission,
-                None => {
-                    let admission = Box::pin(asking.admit(exchange, size)).await?;
-                    exchange.say(admission)
-                }
+                None => Box::pin(asking.admit_and_say(exchange, size)).await?,
             };
             let told = Told {
                 credential: policy.api_key_header(),
@@ -259,10 +248,30 @@ impl Asking<'_> {
         Ok(())
     }
 
+    /// Asks what can be asked before the body is there; `None` where the rest has to wait for it.
+    async fn begin(&self, exchange: &mut Exchange) -> Result<Option<Admission>, Stop> {
+        self.take_places(exchange)?;
+        if self.route.limits.needs_body {
+            self.recall(exchange)?;
+            return Ok(None);
+        }
+        match self.route.destination {
+            // Where a guesser's limits stand is for the one who guessed right.
+            Destination::Token => self.admit(exchange, Size::default()).await.map(Some),
+            // Other clients learn it, whatever becomes of the rest.
+            Destination::Pool(_) => self.admit_and_say(exchange, Size::default()).await.map(Some),
+        }
+    }
+
     /// Refuses what is known to be refused, before its body is read.
     fn recall(&self, exchange: &Exchange) -> Result<(), Stop> {
         let demands = demands(&self.route.limits.windows, self.principal, Size::default());
         exchange.core.counter.recall(&demands, &self.subject(exchange)).map_err(Stop::Limit)
+    }
+
+    async fn admit_and_say(&self, exchange: &mut Exchange, size: Size) -> Result<Admission, Stop> {
+        let admission = self.admit(exchange, size).await?;
+        Ok(exchange.say(admission))
     }
 
     async fn admit(&self, exchange: &mut Exchange, size: Size) -> Result<Admission, Stop> {

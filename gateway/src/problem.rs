@@ -308,7 +308,7 @@ impl From<Stop> for Problem {
                 Reason::RoleMissing,
                 "Your credential is good, but none of its roles may call this. Ask the operator for a role that may.",
             ),
-            Stop::Limit(Denied::Full(refusal)) => limited(refusal),
+            Stop::Limit(Denied::Full(refusal)) => limited(*refusal),
             Stop::Limit(Denied::StoreLost) => {
                 Self::new(Reason::StoreLost, "The store that counts requests does not answer, and uncounted requests are not taken. Try again shortly.")
                     .header(header::RETRY_AFTER, "1")

@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 
 use harness::gateway::GatewayBuilder;
 use harness::identity::SECRET;
-use harness::{Gateway, Process, Signer, TestCa, binary};
+use harness::{Gateway, Process, Signer, Signing, TestCa, binary};
 
 /// What is printed to standard error, and the exit code.
 fn refused(output: &Output) -> (String, Option<i32>) {
@@ -1201,6 +1201,289 @@ client_crl = "server.pem"
     names a file without a revocation list in PEM
     help: name the file that begins with -----BEGIN X509 CRL-----
 ",
+    ),
+];
+
+#[test]
+fn a_way_to_redis_that_can_not_be_gone_is_refused() {
+    for (what, overlay, expected) in STORES {
+        assert_mistakes(what, &world().signing(Signing::Es256).policy(*overlay), expected);
+    }
+}
+
+const STORES: &[Case] = &[
+    (
+        "several ways to Redis",
+        r#"[store]
+kind = "redis"
+url = "redis://10.0.0.1"
+sentinels = ["10.0.0.1"]
+cluster = ["redis://10.0.0.1"]
+"#,
+        r#"error: 2 mistakes in the configuration
+
+  2.toml:4:1  store.sentinels
+    is written beside `url`, and there is one way to Redis only
+    help: write one of `url` (a server), `sentinels` and `cluster`
+
+  2.toml:5:1  store.cluster
+    is written beside `url`, and there is one way to Redis only
+    help: write one of `url` (a server), `sentinels` and `cluster`
+"#,
+    ),
+    (
+        "Sentinels without a name of what they watch",
+        r#"[store]
+kind = "redis"
+sentinels = ["10.0.0.1:26379"]
+username = "modelgate"
+sentinel_username = "modelgate"
+"#,
+        r#"error: 3 mistakes in the configuration
+
+  2.toml:1:2  store.password
+    is missing
+    help: write { env = "NAME" } or { file = "path" }: Redis takes a name with a password only
+
+  2.toml:1:2  store.master
+    is missing
+    help: write the name that the Sentinels know it by, such as "mymaster"
+
+  2.toml:1:2  store.sentinel_password
+    is missing
+    help: write { env = "NAME" } or { file = "path" }: Redis takes a name with a password only
+"#,
+    ),
+    (
+        "Sentinels that are not there",
+        r#"[store]
+kind = "redis"
+url = "redis://10.0.0.1"
+master = "mymaster"
+sentinel_password = { env = "WEAK" }
+"#,
+        r#"error: 2 mistakes in the configuration
+
+  2.toml:4:1  store.master
+    is about Sentinels, and none are written
+    help: remove it, or write `sentinels`
+
+  2.toml:5:1  store.sentinel_password
+    is about Sentinels, and none are written
+    help: remove it, or write `sentinels`
+"#,
+    ),
+    (
+        "a list without an address",
+        r#"[store]
+kind = "redis"
+sentinels = []
+master = "mymaster"
+"#,
+        r#"error: 1 mistake in the configuration
+
+  2.toml:3:1  store.sentinels
+    is empty
+    help: write each as host and port, such as ["10.0.0.1:26379"]
+"#,
+    ),
+    (
+        "addresses of a Cluster",
+        r#"[store]
+kind = "redis"
+cluster = ["rediss://10.0.0.1:7000", "redis://10.0.0.2", "10.0.0.3:7000/1", "unix:/run/redis.sock", "http://10.0.0.4", "rediss://bob@10.0.0.5", "rediss://:hunter2@10.0.0.6", ":7000", "rediss://10.0.0.7/1"]
+ca = "redis-ca.pem"
+"#,
+        r#"error: 8 mistakes in the configuration
+
+  2.toml:3:38  store.cluster.1
+    differs from the first in whether TLS is spoken
+    help: write rediss:// before each of them, or before none
+
+  2.toml:3:58  store.cluster.2
+    is not an address of a Redis
+    help: write some of its nodes, such as ["redis://10.0.0.1:7000"]
+
+  2.toml:3:77  store.cluster.3
+    is a socket of this machine, and others are told of by host and port
+    help: write host and port
+
+  2.toml:3:101  store.cluster.4
+    is not an address of a Redis
+    help: write some of its nodes, such as ["redis://10.0.0.1:7000"]
+
+  2.toml:3:120  store.cluster.5
+    has a user's name in it
+    help: remove it and write username = "NAME"
+
+  2.toml:3:145  store.cluster.6
+    has a password in it, and a secret must only be referred to
+    help: remove it and write password = { env = "NAME" } or { file = "path" }
+
+  2.toml:3:175  store.cluster.7
+    is not an address of a Redis
+    help: write some of its nodes, such as ["redis://10.0.0.1:7000"]
+
+  2.toml:3:184  store.cluster.8
+    has the number of a database, which is for `url` alone
+    help: remove what stands behind the port
+"#,
+    ),
+    (
+        "a master without a name",
+        r#"[store]
+kind = "redis"
+sentinels = ["10.0.0.1", "redis://[fd00::1]:26379"]
+master = ""
+"#,
+        r#"error: 1 mistake in the configuration
+
+  2.toml:4:1  store.master
+    is empty
+    help: write the name that the Sentinels know it by, such as "mymaster"
+"#,
+    ),
+    (
+        "a database that is none",
+        r#"[store]
+kind = "redis"
+url = "redis://10.0.0.1/one"
+"#,
+        r#"error: 1 mistake in the configuration
+
+  2.toml:3:1  store.url
+    ends in something other than the number of a database
+    help: write a number such as /1, or nothing
+"#,
+    ),
+    (
+        "TLS that is not spoken",
+        r#"[store]
+kind = "redis"
+url = "redis://10.0.0.1"
+ca = "server.pem"
+certificate = "server.pem"
+private_key = { file = "server.key" }
+server_name = "redis"
+"#,
+        r#"error: 4 mistakes in the configuration
+
+  2.toml:4:1  store.ca
+    is not used, because no address of Redis begins with rediss://
+    help: remove it, or write rediss://
+
+  2.toml:5:1  store.certificate
+    is not used, because no address of Redis begins with rediss://
+    help: remove it, or write rediss://
+
+  2.toml:6:1  store.private_key
+    is not used, because no address of Redis begins with rediss://
+    help: remove it, or write rediss://
+
+  2.toml:7:1  store.server_name
+    is not used, because no address of Redis begins with rediss://
+    help: remove it, or write rediss://
+"#,
+    ),
+    (
+        "TLS without anybody who vouches",
+        r#"[store]
+kind = "redis"
+url = "rediss://10.0.0.1"
+certificate = "server.pem"
+server_name = "no name"
+"#,
+        r#"error: 3 mistakes in the configuration
+
+  2.toml:5:1  store.server_name
+    is no name that a certificate could have
+    help: write the one in the certificates of Redis, such as "redis.internal"
+
+  2.toml:1:2  store.private_key
+    is missing
+    help: write the certificate's key: { env = "NAME" } or { file = "path" }
+
+  2.toml:1:2  store.ca
+    is missing
+    help: name the PEM file of the authority that vouches for Redis: ca = "redis-ca.pem"
+"#,
+    ),
+    (
+        "certificates that are none",
+        r#"[store]
+kind = "redis"
+url = "rediss://10.0.0.1"
+ca = "server.key"
+certificate = "server.key"
+private_key = { file = "server.pem" }
+"#,
+        r#"error: 3 mistakes in the configuration
+
+  2.toml:5:1  store.certificate
+    names a file without a certificate in PEM
+    help: name the file that begins with -----BEGIN CERTIFICATE-----
+
+  2.toml:6:1  store.private_key
+    is not a private key in PEM
+    help: name the file that begins with -----BEGIN PRIVATE KEY-----
+
+  2.toml:4:1  store.ca
+    names a file without a certificate in PEM
+    help: name the file that begins with -----BEGIN CERTIFICATE-----
+"#,
+    ),
+    (
+        "a key for another certificate",
+        r#"[store]
+kind = "redis"
+url = "rediss://10.0.0.1"
+ca = "server.pem"
+certificate = "server.pem"
+private_key = { file = "token.key" }
+"#,
+        r#"error: 1 mistake in the configuration
+
+  2.toml:5:1  store.certificate
+    can't be used with its key: keys may not be consistent: KeyMismatch
+    help: name a certificate and the key that it was made for
+"#,
+    ),
+    (
+        "a key without its certificate",
+        r#"[store]
+kind = "redis"
+url = "rediss://10.0.0.1"
+ca = "server.pem"
+private_key = { file = "server.key" }
+"#,
+        r#"error: 1 mistake in the configuration
+
+  2.toml:1:2  store.certificate
+    is missing
+    help: name the PEM file of the certificate that the key was made for
+"#,
+    ),
+    (
+        "a login for a store in memory",
+        r#"[store]
+username = "modelgate"
+master = "mymaster"
+ca = "server.pem"
+"#,
+        r#"error: 3 mistakes in the configuration
+
+  2.toml:2:1  store.username
+    is written while the store is in memory
+    help: write kind = "redis", or remove `username`
+
+  2.toml:3:1  store.master
+    is written while the store is in memory
+    help: write kind = "redis", or remove `master`
+
+  2.toml:4:1  store.ca
+    is written while the store is in memory
+    help: write kind = "redis", or remove `ca`
+"#,
     ),
 ];
 

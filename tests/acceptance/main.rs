@@ -21,6 +21,7 @@ mod rbac;
 mod regression;
 mod secrets;
 mod shutdown;
+mod store_links;
 mod store_lost;
 mod tls;
 mod token;

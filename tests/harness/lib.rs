@@ -8,7 +8,7 @@
 //! | [`gateway`] | [`Gateway`]: the real gateway on a free port, with a base policy and what is laid over it |
 //! | [`worker`] | [`Worker`]: the real model worker |
 //! | [`recorder`] | [`Recorder`]: a stand-in for the worker, which keeps what it was sent and follows a script |
-//! | [`redis`] | [`Redis`]: the real server, to be stopped and killed |
+//! | [`redis`] | [`Redis`]: the real server, to be stopped and killed; with TLS, [`Sentinels`], a [`Cluster`] |
 //! | [`client`] | [`Client`]: HTTP/1.1 and HTTP/2 over TLS, and raw octets |
 //! | [`wire`] | one connection octet by octet: requests in parts, answers one at a time |
 //! | [`frames`] | HTTP/2 frame by frame: what no library sends, and what really comes back |
@@ -56,7 +56,7 @@ pub use identity::Signer;
 pub use keys::KeyServer;
 pub use process::{Exit, Log, Process};
 pub use recorder::{Gate, Recorder, Reply, Seen};
-pub use redis::Redis;
+pub use redis::{Cluster, Redis, Sentinels};
 pub use wire::Wire;
 pub use worker::Worker;
 

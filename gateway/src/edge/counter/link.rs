@@ -343,7 +343,7 @@ async fn greet(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), commands: &Pi
     let said = async { stream.write_all(&octets).await.and(stream.flush().await) }.await;
     // Where that failed, the reason may have come before: in TLS 1.3 a certificate is refused after the handshake.
     let mut heard = Vec::new();
-    while heard.iter().filter(|octet| **octet == b'\n').count() < commands.len() {
+    while heard.split(|octet| *octet == b'\n').count() <= commands.len() {
         if stream.read_buf(&mut heard).await? == 0 || heard.len() > MAX_GREETING {
             said?;
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it hung up instead of an answer").into());

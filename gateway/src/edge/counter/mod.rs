@@ -105,7 +105,7 @@ impl std::fmt::Debug for Counter {
 #[derive(Debug)]
 pub enum Denied {
     /// Limits are full.
-    Full(Refusal),
+    Full(Box<Refusal>),
     /// The store is lost, and a limit says that this means no.
     StoreLost,
 }
@@ -177,7 +177,7 @@ impl Counter {
         limits: &[Arc<Limit>],
         principal: Option<&Principal>,
         subject: &Subject<'_>,
-    ) -> Result<Option<(Places, Option<RateHeaders>)>, Refusal> {
+    ) -> Result<Option<(Places, Option<RateHeaders>)>, Box<Refusal>> {
         if limits.is_empty() {
             return Ok(None);
         }
@@ -193,7 +193,7 @@ impl Counter {
             // Nobody knows when one ends; a second is soon enough to ask again.
             decision.push(Standing { full, used, reset: 0, retry: 1_000_000 });
         }
-        self.count(&demands, &decision, false);
+        self.tell(&demands, &decision, false);
         let headers = Admission::from_decision(&demands, &decision)?.into_headers();
         Ok(places.map(|places| (places, headers)))
     }
@@ -271,7 +271,7 @@ impl Counter {
         decision: &Decision,
         source: Source,
     ) -> Result<Admitted, Denied> {
-        self.count(demands, decision, source == Source::Fallback);
+        self.tell(demands, decision, source == Source::Fallback);
         let admission = Admission::from_decision(demands, decision);
         let admission = admission.map_err(Denied::Full)?;
         let mut would_refuse: Option<String> = None;
@@ -293,7 +293,7 @@ impl Counter {
         Ok(Admitted { admission, charge, would_refuse })
     }
 
-    fn count(&self, demands: &[Demand<'_>], decision: &Decision, is_fallback: bool) {
+    fn tell(&self, demands: &[Demand<'_>], decision: &Decision, is_fallback: bool) {
         for (demand, standing) in demands.iter().zip(decision.standings()) {
             if is_fallback {
                 self.tally.count(demand.limit.index, Event::Fallback);
@@ -336,15 +336,14 @@ impl Counter {
             loop {
                 let (decision, source) = self.decide(demands, keys).await?;
                 let wait = Self::held_by(demands, &decision).map(|_| Self::wait(&decision, demands));
-                match wait.filter(|wait| Instant::now() + *wait <= until) {
-                    Some(wait) => tokio::time::sleep(wait).await,
-                    None => {
-                        if decision.admitted {
-                            self.tally.count(demands.get(index).map_or(0, |it| it.limit.index), Event::Throttled);
-                        }
-                        return self.conclude(demands, keys, &decision, source);
-                    }
+                if let Some(wait) = wait.filter(|wait| Instant::now() + *wait <= until) {
+                    tokio::time::sleep(wait).await;
+                    continue;
                 }
+                if decision.admitted {
+                    self.tally.count(demands.get(index).map_or(0, |it| it.limit.index), Event::Throttled);
+                }
+                return self.conclude(demands, keys, &decision, source);
             }
         }
         // Its time is up, or too many wait. What the store says now is what the client is told.
@@ -381,21 +380,22 @@ impl Counter {
     /// pointer. Nobody waits for it.
     pub fn settle(&self, charge: &Charge, outcome: Outcome, answer_cost: impl Fn(&AnswerCost) -> Option<u64>) {
         for (limit, key, cost) in &charge.rows {
-            let give_back = |units: u64| Change::GiveBack { units, at: charge.at };
+            let back = |units: u64| Change::GiveBack { units, at: charge.at };
             let is_returned = limit.gives_back && outcome == Outcome::WorkerFailed
                 || limit.counts == Counts::Failures && outcome != Outcome::ClientFailed;
-            let change = match &limit.cost {
-                _ if is_returned => give_back(*cost),
-                Cost::Answer(answer) => match answer_cost(answer) {
-                    Some(actual) if actual > *cost => Change::Charge { units: actual - cost },
-                    Some(actual) if actual < *cost => give_back(cost - actual),
-                    Some(_) | None => continue,
-                },
-                Cost::Requests | Cost::Rows(_) | Cost::Bytes => continue,
+            let actual = match &limit.cost {
+                _ if is_returned => Some(0),
+                Cost::Answer(answer) => answer_cost(answer),
+                Cost::Requests | Cost::Rows(_) | Cost::Bytes => None,
+            };
+            let settled = match actual {
+                Some(actual) if actual > *cost => Change::Charge { units: actual - cost },
+                Some(actual) if actual < *cost => back(cost - actual),
+                Some(_) | None => continue,
             };
             match &self.queue {
-                Some(queue) if !charge.in_memory => queue.settle(key, &limit.rule, change),
-                _ => self.shared.memory.settle(key, &limit.rule, change, self.shared.now()),
+                Some(queue) if !charge.in_memory => queue.settle(key, &limit.rule, settled),
+                _ => self.shared.memory.settle(key, &limit.rule, settled, self.shared.now()),
             }
         }
     }

@@ -40,12 +40,22 @@ const ANSWER_HEAD: usize = 6;
 /// Octets of one limit's answer.
 const STANDING: usize = 19;
 
+/// What came of a call.
+#[derive(Default)]
+enum Answer {
+    #[default]
+    Awaited,
+    /// The script's.
+    There(Vec<u8>),
+    /// The store was lost.
+    Lost,
+}
+
 /// Operations that go in one call.
 #[derive(Default)]
 struct Batch {
     building: RefCell<Building>,
-    /// The script's answer, or nothing where the store was lost.
-    answer: RefCell<Option<Option<Vec<u8>>>>,
+    answer: RefCell<Answer>,
     waiting: RefCell<Vec<Option<Waker>>>,
 }
 
@@ -109,7 +119,7 @@ impl Building {
 
 impl Batch {
     fn finish(&self, answer: Option<Vec<u8>>) {
-        *self.answer.borrow_mut() = Some(answer);
+        *self.answer.borrow_mut() = answer.map_or(Answer::Lost, Answer::There);
         for waker in self.waiting.take().into_iter().flatten() {
             waker.wake();
         }
@@ -188,8 +198,10 @@ impl Queue {
         });
         let mut place = None;
         poll_fn(|cx| {
-            if let Some(answer) = &*batch.answer.borrow() {
-                return Poll::Ready(answer.as_deref().and_then(|answer| read(answer, offset, demands.len())));
+            match &*batch.answer.borrow() {
+                Answer::There(answer) => return Poll::Ready(read(answer, offset, demands.len())),
+                Answer::Lost => return Poll::Ready(None),
+                Answer::Awaited => {}
             }
             let mut waiting = batch.waiting.borrow_mut();
             let place = *place.get_or_insert_with(|| {

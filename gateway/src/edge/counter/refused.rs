@@ -36,10 +36,12 @@ struct Refused {
     others: Box<[(usize, Standing)]>,
 }
 
+type Shard = Mutex<HashMap<Box<[u8]>, Refused>>;
+
 /// The table, shared by all threads.
 pub(super) struct RefusedTable {
     hasher: RandomState,
-    shards: [Mutex<HashMap<Box<[u8]>, Refused>>; SHARDS],
+    shards: [Shard; SHARDS],
     count: AtomicUsize,
 }
 
@@ -50,7 +52,7 @@ impl Default for RefusedTable {
 }
 
 impl RefusedTable {
-    fn shard(&self, key: &[u8]) -> Option<&Mutex<HashMap<Box<[u8]>, Refused>>> {
+    fn shard(&self, key: &[u8]) -> Option<&Shard> {
         self.shards.get(usize::try_from(self.hasher.hash_one(key)).unwrap_or(0) % SHARDS)
     }
 

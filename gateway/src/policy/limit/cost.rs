@@ -127,7 +127,7 @@ impl Cost {
 }
 
 /// How many instances a body has: those of the list at `pointer`, or without one those where bodies for models
-/// have them. That is a list as the whole body, `instances` (KServe V1), `inputs` (the first dimension of Open
+/// have them. That is a list as the whole body, `instances` (V1 of `KServe`), `inputs` (the first dimension of Open
 /// Inference Protocol V2's largest tensor), and one for everything else.
 #[must_use]
 pub fn rows(body: &Value, pointer: Option<&str>) -> u64 {

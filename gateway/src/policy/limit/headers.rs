@@ -145,7 +145,7 @@ mod tests {
     use super::super::tests::limit;
     use super::*;
 
-    fn demand_of<'a>(limits: &'a [std::sync::Arc<super::super::Limit>], size: Size) -> Vec<Demand<'a>> {
+    fn demand_of(limits: &[std::sync::Arc<super::super::Limit>], size: Size) -> Vec<Demand<'_>> {
         limits.iter().map(|limit| Demand::new(limit, None, size)).collect()
     }
 

@@ -578,7 +578,7 @@ impl Admission {
     ///
     /// # Errors
     /// [`Refusal`], where the store did not admit.
-    pub fn from_decision(demands: &[Demand<'_>], decision: &Decision) -> Result<Self, Refusal> {
+    pub fn from_decision(demands: &[Demand<'_>], decision: &Decision) -> Result<Self, Box<Refusal>> {
         if decision.admitted {
             let headers = (!demands.is_empty()).then(|| RateHeaders::new(demands, decision.standings()));
             return Ok(Self { headers });
@@ -593,12 +593,12 @@ impl Admission {
             noun: demand.limit.cost.noun(),
         });
         let retry = full().map(|(_, standing)| standing.retry).max().unwrap_or(0);
-        Err(Refusal {
+        Err(Box::new(Refusal {
             violated: full().map(|(demand, _)| Name::clone(&demand.limit.name)).collect(),
             retry_after: too_dear.is_none().then(|| headers::seconds(retry).max(1)),
             too_dear,
             headers: RateHeaders::new(demands, decision.standings()),
-        })
+        }))
     }
 
     /// Admitted without being counted, because the policy says so for a lost store.

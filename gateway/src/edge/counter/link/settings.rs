@@ -164,7 +164,6 @@ impl Tls {
     }
 
     /// The certificate that we show, with its key: none, one, or (`None`) a mistake.
-    #[expect(clippy::type_complexity, reason = "taken apart by its one caller")]
     #[expect(clippy::option_option, reason = "a mistake is not an absence")]
     fn shown(section: &Section<'_>) -> Option<Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>> {
         match (section.has("certificate"), section.has("private_key")) {
@@ -230,9 +229,8 @@ impl Place {
     /// whose name is not known.
     pub(super) fn named_beside(other: &Self, host: &str, port: u16) -> Option<Self> {
         let host = match (host, other) {
-            ("?", _) => return None,
             ("", Self::Tcp { host, .. }) => host.clone(),
-            ("", Self::Unix(_)) => return None,
+            ("?", _) | ("", Self::Unix(_)) => return None,
             (host, _) => host.into(),
         };
         Some(Self::Tcp { host, port })
@@ -280,10 +278,14 @@ impl Written {
             return Err(if user.contains(':') { Wrong::Password } else { Wrong::Username });
         }
         let host = authority.host().trim_matches(['[', ']']);
-        let port = match (authority.port_u16(), authority.port()) {
-            (Some(port @ 1..), _) => port,
-            (None, None) if !authority.as_str().ends_with(':') => default_port,
-            _ => return Err(Wrong::Form),
+        // By hand: the crate takes a port that is too large for none.
+        let port = match authority.as_str().strip_prefix(authority.host()) {
+            Some("") => default_port,
+            Some(rest) => {
+                let port = rest.strip_prefix(':').and_then(|port| port.parse().ok());
+                port.filter(|port| *port != 0).ok_or(Wrong::Form)?
+            }
+            None => return Err(Wrong::Form),
         };
         if host.is_empty() || uri.query().is_some() {
             return Err(Wrong::Form);
@@ -330,7 +332,10 @@ impl RedisSettings {
         let sentinel = (way == "sentinels").then(|| {
             let master = section
                 .required::<String>("master", "write the name that the Sentinels know it by, such as \"mymaster\"");
-            (master, Login::compile(section, "sentinel_username", "sentinel_password"))
+            if master.as_ref().is_some_and(String::is_empty) {
+                section.missing("master", "write the name that the Sentinels know it by, such as \"mymaster\"");
+            }
+            (master.filter(|name| !name.is_empty()), Login::compile(section, "sentinel_username", "sentinel_password"))
         });
         let tls = if addresses.is_none() {
             // Whether it would be used is not known.
@@ -371,11 +376,14 @@ impl RedisSettings {
     }
 
     fn list(section: &Section<'_>, key: &str) -> Option<Vec<Written>> {
-        let (default_port, example) =
-            if key == "sentinels" { (26379, "\"10.0.0.1:26379\"") } else { (6379, "\"redis://10.0.0.1:7000\"") };
+        let (default_port, example) = if key == "sentinels" {
+            (26379, "write each as host and port, such as [\"10.0.0.1:26379\"]")
+        } else {
+            (6379, "write some of its nodes, such as [\"redis://10.0.0.1:7000\"]")
+        };
         let texts = section.list::<String>(key);
         if texts.is_empty() {
-            section.missing(key, &format!("list where they are: {key} = [{example}]"));
+            section.missing(key, example);
             return None;
         }
         let mut written: Vec<Written> = Vec::with_capacity(texts.len());
@@ -387,7 +395,10 @@ impl RedisSettings {
             };
             match Written::parse(&text, default_port) {
                 Ok(Written { database: Some(_), .. }) => {
-                    wrong("has the number of a database, and there is only one", "remove what stands behind the port");
+                    wrong(
+                        "has the number of a database, which is for `url` alone",
+                        "remove what stands behind the port",
+                    );
                 }
                 Ok(Written { place: Place::Unix(_), .. }) => {
                     wrong(
@@ -401,7 +412,7 @@ impl RedisSettings {
                 ),
                 Ok(one) => written.push(one),
                 Err(error) => {
-                    let (reason, remedy) = error.say("is not an address of a Redis", "write host and port");
+                    let (reason, remedy) = error.say("is not an address of a Redis", example);
                     wrong(reason, remedy);
                 }
             }
@@ -422,6 +433,81 @@ impl Wrong {
             Self::Database => {
                 ("ends in something other than the number of a database", "write a number such as /1, or nothing")
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_read_in_every_form() {
+        for (text, expected) in [
+            ("redis://redis", Ok(("redis:6379", false, None))),
+            ("redis://redis:7000/", Ok(("redis:7000", false, None))),
+            ("valkey://redis/2", Ok(("redis:6379", false, Some(2)))),
+            ("rediss://[fd00::1]:1/15", Ok(("[fd00::1]:1", true, Some(15)))),
+            ("valkeys://redis", Ok(("redis:6379", true, None))),
+            ("10.0.0.1:26379", Ok(("10.0.0.1:26379", false, None))),
+            ("10.0.0.1", Ok(("10.0.0.1:6379", false, None))),
+            ("unix:/run/redis.sock", Ok(("unix:/run/redis.sock", false, None))),
+            ("unix:///run/redis.sock?db=1", Ok(("unix:/run/redis.sock", false, Some(1)))),
+            ("redis+unix:///run/redis.sock", Ok(("unix:/run/redis.sock", false, None))),
+            ("", Err(Wrong::Form)),
+            ("/redis", Err(Wrong::Form)),
+            ("http://redis", Err(Wrong::Form)),
+            ("redis:// redis", Err(Wrong::Form)),
+            ("redis://redis:0", Err(Wrong::Form)),
+            ("redis://redis:", Err(Wrong::Form)),
+            ("redis://redis:65536", Err(Wrong::Form)),
+            ("redis://redis?protocol=resp3", Err(Wrong::Form)),
+            ("unix:redis.sock", Err(Wrong::Form)),
+            ("unix:/redis.sock?pass=hunter2", Err(Wrong::Form)),
+            ("redis://:hunter2@redis", Err(Wrong::Password)),
+            ("rediss://bob:hunter2@redis:1/2", Err(Wrong::Password)),
+            ("redis://bob@redis", Err(Wrong::Username)),
+            ("redis://redis/one", Err(Wrong::Database)),
+            ("redis://redis/-1", Err(Wrong::Database)),
+            ("redis://redis/1/2", Err(Wrong::Database)),
+            ("unix:/redis.sock?db=", Err(Wrong::Database)),
+        ] {
+            let written = Written::parse(text, 6379);
+            let read = written.map(|written| (written.place.to_string(), written.tls, written.database));
+            assert_eq!(read, expected.map(|(place, tls, database)| (place.to_owned(), tls, database)), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_node_is_named_by_another() {
+        let other = Place::Tcp { host: "10.0.0.1".into(), port: 7000 };
+        for (address, expected) in [
+            ("10.0.0.2:7001", Some("10.0.0.2:7001")),
+            ("fd00::2:7001", Some("[fd00::2]:7001")),
+            ("[fd00::2]:7001", Some("[fd00::2]:7001")),
+            (":7001", Some("10.0.0.1:7001")),
+            ("?:7001", None),
+            ("10.0.0.2", None),
+            ("10.0.0.2:x", None),
+        ] {
+            assert_eq!(Place::beside(&other, address).map(|place| place.to_string()).as_deref(), expected, "{address}");
+        }
+    }
+
+    #[test]
+    fn what_is_said_first_has_only_what_is_needed_and_no_secret_is_shown() {
+        let secret = || Some(Secret::new(*b"hunter2"));
+        for (username, password, database, expected) in [
+            (None, None, 0, "PING"),
+            (None, secret(), 0, "AUTH hunter2 PING"),
+            (Some("bob".into()), secret(), 3, "AUTH bob hunter2 SELECT 3 PING"),
+        ] {
+            let login = Login { username, password, database };
+            let octets = login.commands().get_packed_pipeline();
+            let text = String::from_utf8(octets).expect("text");
+            let words: Vec<_> = text.split("\r\n").filter(|word| !word.starts_with(['*', '$'])).collect();
+            assert_eq!(words.join(" ").trim_end(), expected);
+            assert!(!format!("{login:?}").contains("hunter2"));
         }
     }
 }
