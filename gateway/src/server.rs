@@ -46,8 +46,10 @@ const ACCEPT_BACK_OFF: Duration = Duration::from_millis(100);
 /// How long an idle HTTP/2 connection may take to end after it was told to: a client that is there answers
 /// a ping, and takes what is left of its answers.
 const GOODBYE: Duration = Duration::from_secs(10);
-/// How much of an answer hyper takes before it waits for an HTTP/1 client.
-const MOST_BUFFERED: usize = 64 << 10;
+/// How much of an answer hyper takes before it waits for an HTTP/1 client, and how much of a body it reads at
+/// once. The kernel puts less than 64 KiB into one packet, headers included: what is a little longer goes out
+/// in two, and the short one costs as much as the long one.
+const MOST_BUFFERED: usize = 63 << 10;
 /// How much is read and thrown away at a connection's end.
 const MOST_LINGERED: usize = 256 << 10;
 /// The threads that serve.
