@@ -51,6 +51,8 @@ const GOODBYE: Duration = Duration::from_secs(10);
 /// once. The kernel puts less than 64 KiB into one packet, headers included: what is a little longer goes out
 /// in two, and the short one costs as much as the long one.
 const MOST_BUFFERED: usize = 63 << 10;
+/// How many headers hyper takes where it is not told otherwise.
+const HYPER_HEADERS: usize = 100;
 /// How much is read and thrown away at a connection's end.
 const MOST_LINGERED: usize = 256 << 10;
 /// The threads that serve.
@@ -339,8 +341,12 @@ impl Thread {
         quota: &Quota,
     ) -> (Client, bool) {
         let wire = Wire::new(Bounds { head: self.settings.max_head, headers: self.settings.max_headers });
-        let connection = http1::Builder::new()
-            .max_headers(self.settings.max_headers + 1)
+        let mut builder = http1::Builder::new();
+        // Where hyper's own bound is above the one that `wire` keeps, it has its table on the stack.
+        if self.settings.max_headers >= HYPER_HEADERS {
+            builder.max_headers(self.settings.max_headers + 1);
+        }
+        let connection = builder
             // Above the bounds that `wire` keeps, whose answers say why.
             .max_header_size(self.settings.max_head * 2)
             // What one answer may have waiting beside its last part, and how much is read at once; 400 KiB otherwise.
