@@ -26,6 +26,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWrite as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{Notify, watch};
+use tokio::task::unconstrained;
 use tokio_rustls::server::TlsStream;
 
 use crate::activity::{Activity, Over, Peer, Reader, Watched};
@@ -46,8 +47,12 @@ const ACCEPT_BACK_OFF: Duration = Duration::from_millis(100);
 /// How long an idle HTTP/2 connection may take to end after it was told to: a client that is there answers
 /// a ping, and takes what is left of its answers.
 const GOODBYE: Duration = Duration::from_secs(10);
-/// How much of an answer hyper takes before it waits for an HTTP/1 client.
-const MOST_BUFFERED: usize = 64 << 10;
+/// How much of an answer hyper takes before it waits for an HTTP/1 client, and how much of a body it reads at
+/// once. The kernel puts less than 64 KiB into one packet, headers included: what is a little longer goes out
+/// in two, and the short one costs as much as the long one.
+const MOST_BUFFERED: usize = 63 << 10;
+/// How many headers hyper takes where it is not told otherwise.
+const HYPER_HEADERS: usize = 100;
 /// How much is read and thrown away at a connection's end.
 const MOST_LINGERED: usize = 256 << 10;
 /// The threads that serve.
@@ -110,6 +115,18 @@ enum Driven<T> {
     Rests,
     /// It broke a bound.
     CutOff,
+}
+
+/// What a connection's task does next.
+enum Turn<T> {
+    /// It has ended.
+    Ended(T),
+    /// The gateway is stopping.
+    Stop,
+    /// It has had its requests, or its time.
+    Retire,
+    /// It is time to look at its bounds.
+    Look,
 }
 
 /// How many connections are open, and a way to hear of their end.
@@ -324,8 +341,12 @@ impl Thread {
         quota: &Quota,
     ) -> (Client, bool) {
         let wire = Wire::new(Bounds { head: self.settings.max_head, headers: self.settings.max_headers });
-        let connection = http1::Builder::new()
-            .max_headers(self.settings.max_headers + 1)
+        let mut builder = http1::Builder::new();
+        // Where hyper's own bound is above the one that `wire` keeps, it has its table on the stack.
+        if self.settings.max_headers >= HYPER_HEADERS {
+            builder.max_headers(self.settings.max_headers + 1);
+        }
+        let connection = builder
             // Above the bounds that `wire` keeps, whose answers say why.
             .max_header_size(self.settings.max_head * 2)
             // What one answer may have waiting beside its last part, and how much is read at once; 400 KiB otherwise.
@@ -412,33 +433,56 @@ impl Thread {
         quota: &Quota,
         graceful: impl Fn(Pin<&mut C>) -> bool,
     ) -> Driven<C::Output> {
-        let mut stop = self.stop.clone();
         let patience = &self.settings.patience;
-        let mut clock = tokio::time::interval(patience.interval().min(activity.rest()));
+        let mut stop = self.stop.clone();
+        let mut told = pin!(stop.wait_for(|stop| *stop));
+        let interval = patience.interval();
+        let mut clock = pin!(tokio::time::sleep(interval.min(activity.rest())));
         let (mut stopping, mut retired) = (false, false);
         loop {
-            tokio::select! {
-                biased;
+            let mut asked = false;
+            let turn = poll_fn(|cx| {
                 // Its error is the client's doing, and the requests on it have their own records.
-                ended = connection.as_mut() => return Driven::Ended(ended),
-                _ = stop.wait_for(|stop| *stop), if !stopping => {
+                if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
+                    return Poll::Ready(Turn::Ended(ended));
+                }
+                // The others have this task's waker once they were asked. It is nearly always the connection that
+                // woke it, and whether one of them did is seen for less than it takes to ask again.
+                let first = !std::mem::replace(&mut asked, true);
+                let changed = first || self.stop.has_changed().unwrap_or(true);
+                if !stopping && changed && pin!(unconstrained(told.as_mut())).poll(cx).is_ready() {
+                    return Poll::Ready(Turn::Stop);
+                }
+                if !retired && quota.is_spent() {
+                    return Poll::Ready(Turn::Retire);
+                }
+                if (first || clock.is_elapsed()) && pin!(unconstrained(clock.as_mut())).poll(cx).is_ready() {
+                    return Poll::Ready(Turn::Look);
+                }
+                Poll::Pending
+            });
+            match turn.await {
+                Turn::Ended(ended) => return Driven::Ended(ended),
+                Turn::Stop => {
                     stopping = true;
                     activity.drain();
                     graceful(connection.as_mut());
-                    clock = tokio::time::interval(patience.interval().min(LINGER));
+                    clock.as_mut().reset(tokio::time::Instant::now() + interval.min(LINGER));
                 }
-                // Only what was just polled above can change it.
-                () = poll_fn(|_| if quota.is_spent() { Poll::Ready(()) } else { Poll::Pending }), if !retired => {
+                Turn::Retire => {
                     retired = true;
                     graceful(connection.as_mut());
                 }
-                _ = clock.tick() => {
+                Turn::Look => {
                     if quota.is_overdrawn() {
                         return Driven::CutOff;
                     }
                     match activity.over(patience) {
                         None if activity.rests() => return Driven::Rests,
-                        None => {}
+                        None => {
+                            let next = if stopping { LINGER } else { activity.rest() };
+                            clock.as_mut().reset(tokio::time::Instant::now() + interval.min(next));
+                        }
                         Some(Over::Stalled) => return Driven::CutOff,
                         Some(Over::Idle) => {
                             // HTTP/2 says which requests were not looked at, and may still hold the end of an
