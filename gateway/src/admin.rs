@@ -1,11 +1,13 @@
-//! The admin listener: liveness, readiness, metrics. Never on the public one.
+//! The admin listener: liveness, readiness, metrics, what callers have used of their limits. Never on the public
+//! one.
 //!
-//! Plain HTTP on loopback by default: it is for the machine's own supervisor and scraper. Shows no secret
-//! and changes nothing.
+//! Plain HTTP on loopback by default: it is for the machine's own supervisor, scraper and operator. Shows no secret.
+//! What it shows of callers, and what it changes, it does for those alone who ask it by an address: a page in a
+//! browser on the same machine that names it otherwise (DNS rebinding) gets nothing, and no page may send DELETE.
 
 use std::convert::Infallible;
 use std::io;
-use std::net::{SocketAddr, TcpListener as StdListener};
+use std::net::{IpAddr, SocketAddr, TcpListener as StdListener};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -120,28 +122,30 @@ pub async fn serve(admin: Admin, listener: StdListener) -> io::Result<()> {
 }
 
 async fn answer(admin: &Rc<Admin>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
-    let read = matches!(*request.method(), Method::GET | Method::HEAD);
-    let (status, media_type, body) = match request.uri().path() {
-        _ if !read => (
-            StatusCode::METHOD_NOT_ALLOWED,
-            "application/json",
-            json!({ "error": "only GET is taken here" }).to_string(),
-        ),
-        "/livez" => (StatusCode::OK, "application/json", json!({ "live": true }).to_string()),
+    const JSON: &str = "application/json";
+    let path = request.uri().path();
+    let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
+    let refused = |why: &str| json!({ "error": why }).to_string();
+    let (status, media_type, body) = match path {
+        "/limits" if !is_asked_by_address(&request) => {
+            (StatusCode::FORBIDDEN, JSON, refused("ask by an address or localhost, not by another name"))
+        }
+        "/limits" if is_read || request.method() == Method::DELETE => {
+            let (status, body) = limits(admin, &request).await;
+            (status, JSON, body.to_string())
+        }
+        _ if !is_read => (StatusCode::METHOD_NOT_ALLOWED, JSON, refused("only GET is taken here")),
+        "/livez" => (StatusCode::OK, JSON, json!({ "live": true }).to_string()),
         "/readyz" => {
             let (ready, body) = readiness(admin).await;
-            (if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, "application/json", body.to_string())
+            (if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, JSON, body.to_string())
         }
-        "/metrics" => (
-            StatusCode::OK,
-            "text/plain; version=0.0.4",
-            admin.metrics.render(admin.log.dropped(), &admin.tls.expiries()),
-        ),
-        _ => (
-            StatusCode::NOT_FOUND,
-            "application/json",
-            json!({ "error": "there are /livez, /readyz and /metrics" }).to_string(),
-        ),
+        "/metrics" => {
+            let mut text = admin.metrics.render(admin.log.dropped(), &admin.tls.expiries());
+            admin.store.render(&mut text);
+            (StatusCode::OK, "text/plain; version=0.0.4", text)
+        }
+        _ => (StatusCode::NOT_FOUND, JSON, refused("there are /livez, /readyz, /metrics and /limits")),
     };
     let mut response = Response::new(Full::new(Bytes::from(body)));
     *response.status_mut() = status;
@@ -149,9 +153,43 @@ async fn answer(admin: &Rc<Admin>, request: Request<Incoming>) -> Result<Respons
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     if status == StatusCode::METHOD_NOT_ALLOWED {
-        headers.insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+        let allow = if path == "/limits" { "GET, HEAD, DELETE" } else { "GET, HEAD" };
+        headers.insert(header::ALLOW, HeaderValue::from_static(allow));
     }
     Ok(response)
+}
+
+/// Whether the request names this listener by an address, or as localhost.
+fn is_asked_by_address<B>(request: &Request<B>) -> bool {
+    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let is_address = host.parse::<SocketAddr>().is_ok() || host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok();
+    is_address || host == "localhost" || host.strip_prefix("localhost:").is_some_and(|port| port.parse::<u16>().is_ok())
+}
+
+/// What a principal has used, or that it is forgotten.
+async fn limits<B>(admin: &Admin, request: &Request<B>) -> (StatusCode, Value) {
+    let query = request.uri().query().unwrap_or_default().as_bytes();
+    let principal = form_urlencoded::parse(query).find(|(name, _)| name == "principal").map(|(_, value)| value);
+    let limit = |name: &str| admin.snapshot.policy.limits.iter().find(|limit| *limit.name == *name);
+    let answer = if request.method() == Method::DELETE {
+        let Some(principal) = principal else {
+            return (StatusCode::BAD_REQUEST, json!({ "error": "name whose with ?principal=" }));
+        };
+        admin.log.security("limits-reset", &[("principal", &principal)]);
+        admin.store.reset(&principal).await.map(|gone| json!({ "reset": gone }))
+    } else {
+        let shown = admin.store.show(principal.as_deref(), |name| limit(name).map(|limit| limit.rule)).await;
+        shown.map(|mut windows| {
+            for window in &mut windows {
+                window.quota = limit(&window.limit).and_then(|limit| limit.quota_of(principal.as_deref()));
+            }
+            json!({ "windows": windows })
+        })
+    };
+    match answer {
+        Ok(body) => (StatusCode::OK, body),
+        Err(why) => (StatusCode::SERVICE_UNAVAILABLE, json!({ "error": format!("the store can't be asked: {why}") })),
+    }
 }
 
 /// Ready: not stopping, the store answers, and every pool has a worker that is ready.

@@ -40,6 +40,9 @@ enum Command {
     /// Passwords of users.
     #[command(subcommand)]
     Password(PasswordCommand),
+    /// What callers have used of their limits.
+    #[command(subcommand)]
+    Limits(LimitsCommand),
     /// Ask a running gateway whether it is ready; exit code 0 if so. For container health checks.
     Health(command::health::Options),
 }
@@ -59,6 +62,14 @@ enum KeyCommand {
 }
 
 #[derive(Subcommand)]
+enum LimitsCommand {
+    /// Show what a principal has used, or everybody, and when it frees. Exit code 0 also where there is nothing.
+    Show(command::limits::ShowOptions),
+    /// Forget what a principal has used. Refusals that other gateways remember last for up to a minute.
+    Reset(command::limits::ResetOptions),
+}
+
+#[derive(Subcommand)]
 enum PasswordCommand {
     /// Make the digest of a password, read from the terminal or standard input.
     Hash,
@@ -71,6 +82,8 @@ fn main() -> ExitCode {
         Command::Check { files, json } => command::check(&files.into_config(), json),
         Command::Key(KeyCommand::New(options)) => command::key::new(&options),
         Command::Password(PasswordCommand::Hash) => command::password(),
+        Command::Limits(LimitsCommand::Show(options)) => command::limits::show(&options),
+        Command::Limits(LimitsCommand::Reset(options)) => command::limits::reset(&options),
         Command::Health(options) => command::health::run(&options),
     };
     match outcome {

@@ -7,6 +7,7 @@
 
 pub(crate) mod health;
 pub(crate) mod key;
+pub(crate) mod limits;
 pub(crate) mod quickstart;
 pub(crate) mod run;
 

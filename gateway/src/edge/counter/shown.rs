@@ -22,6 +22,8 @@ pub struct Shown {
     pub of: String,
     /// Units that count now.
     pub used: u64,
+    /// How many one window admits, where that does not hang on the role.
+    pub quota: Option<u64>,
     /// Seconds until some of them leave.
     pub next_in: f64,
 }
@@ -34,7 +36,7 @@ impl Shown {
         let (_, limit, of) = (parts.next(), parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
         #[expect(clippy::cast_precision_loss, reason = "31 days of microseconds need 42 bits")]
         let next_in = standing.reset as f64 / 1e6;
-        Self { limit: limit.into(), of: of.replace("%3A", ":"), used: standing.used, next_in }
+        Self { limit: limit.into(), of: of.replace("%3A", ":"), used: standing.used, quota: None, next_in }
     }
 }
 

@@ -103,7 +103,6 @@ end
 -- Nothing is given back where the entry is not there: the key may be a new one, and its units somebody else's.
 local function give_back(log, units, at)
   local form, modulus, grain = log.form, log.form.modulus, floor(at / log.grain)
-  if (now - at) % WRAP >= log.window then return end
   local index = first(log, log.first, log.last, function(time) return floor(time / log.grain) >= grain end)
   local time, upto
   if index <= log.last then

@@ -302,6 +302,13 @@ impl Limit {
         held.map(|(_, rate)| rate).max_by_key(|rate| rate.quota).unwrap_or(&self.everybody)
     }
 
+    /// How much a principal of this id may, where that does not hang on its roles.
+    #[must_use]
+    pub fn quota_of(&self, principal: Option<&str>) -> Option<u64> {
+        let own = principal.and_then(|id| self.by_principal.get(id));
+        own.map(|rate| rate.quota).or(self.by_role.is_empty().then_some(self.everybody.quota))
+    }
+
     /// How much of a quota this process admits by itself: at least one unit.
     #[must_use]
     pub fn local_quota(&self, quota: u64) -> u64 {
