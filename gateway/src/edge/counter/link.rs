@@ -37,7 +37,6 @@ pub(super) use settings::{RedisSettings, forbid};
 const MAX_HOPS: usize = 3;
 /// Nodes of a Cluster that are remembered.
 const MAX_NODES: usize = 1_000;
-
 /// What a server may answer to that which is said first.
 const MAX_GREETING: usize = 4 << 10;
 
@@ -48,16 +47,17 @@ pub(super) struct Link(Arc<Shared>);
 struct Shared {
     dial: Arc<Dial>,
     timeout: Duration,
-    /// Where calls go. `None` below for what is no Cluster, where no node sends them on.
-    here: Mutex<Node>,
-    /// The node that a slot is being moved to.
-    ahead: Mutex<Option<Node>>,
+    /// Where calls go.
+    here: Mutex<Arc<Node>>,
+    /// The node that our slot is being moved to.
+    ahead: Mutex<Option<Arc<Node>>>,
+    /// Whether nodes send calls on to each other.
     cluster: bool,
 }
 
 impl std::fmt::Debug for Link {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Link").field("place", &self.0.here().place).finish_non_exhaustive()
+        f.debug_struct("Link").field("place", &lock(&self.0.here).place).finish_non_exhaustive()
     }
 }
 
@@ -71,13 +71,13 @@ impl Link {
         let dial = &settings.dial;
         let (node, cluster) = match &settings.way {
             Way::Server(place) => (dial.node(place, &dial.login, timeout).await?, false),
-            Way::Sentinels { places, login, master, next } => {
+            Way::Sentinels { places, login, master } => {
                 let ask = async |place: &Place| dial.master(place, login, master, timeout).await;
-                (in_turn(places, next, ask).await?, false)
+                (in_turn(places, &dial.next, ask).await?, false)
             }
-            Way::Cluster { seeds, next } => (dial.member(seeds, next, timeout).await?, true),
+            Way::Cluster { seeds } => (dial.member(seeds, timeout).await?, true),
         };
-        let (here, ahead) = (Mutex::new(node), Mutex::default());
+        let (here, ahead) = (Mutex::new(Arc::new(node)), Mutex::default());
         Ok(Self(Arc::new(Shared { dial: Arc::clone(dial), timeout, here, ahead, cluster })))
     }
 
@@ -87,31 +87,16 @@ impl Link {
     /// # Errors
     /// What Redis answered, or what became of the connection; see [`is_fatal`].
     pub(super) async fn call(&self, command: &Cmd) -> RedisResult<Value> {
-        let shared = &*self.0;
-        let mut node = Node::clone(&shared.here());
-        let mut answer = node.send(command).await;
-        if !shared.cluster {
+        let node = self.0.here();
+        let answer = node.send(command).await;
+        if !self.0.cluster {
             return answer;
         }
-        for _ in 0..MAX_HOPS {
-            let Err(error) = &answer else { break };
-            let Some(place) = error.redirect_node().and_then(|(address, _)| Place::beside(&node.place, address)) else {
-                break;
-            };
-            if error.kind() == ErrorKind::Server(ServerErrorKind::Ask) {
-                node = shared.ahead(&place).await?;
-                answer = node.send_asking(command).await;
-            } else {
-                node = shared.move_to(place).await?;
-                answer = node.send(command).await;
-            }
-        }
-        // The script is wanted wherever the next call may be sent.
-        if command.args_iter().next().is_some_and(|first| matches!(first, redis::Arg::Simple(b"SCRIPT"))) {
-            let ahead = lock(&shared.ahead).clone();
-            if let Some(node) = ahead {
-                node.send(command).await?;
-            }
+        let answer = self.0.follow(command, node, answer).await;
+        if answer.as_ref().is_err_and(is_fatal) {
+            // Whoever led here has an old view of the Cluster; the next link begins with somebody else.
+            self.0.dial.members().owner = None;
+            self.0.dial.next.fetch_add(1, Ordering::Relaxed);
         }
         answer
     }
@@ -138,31 +123,56 @@ impl ConnectionLike for Link {
 }
 
 impl Shared {
-    fn here(&self) -> MutexGuard<'_, Node> {
-        lock(&self.here)
+    fn here(&self) -> Arc<Node> {
+        Arc::clone(&lock(&self.here))
+    }
+
+    /// Sends a command on for as long as it is answered with another node's address.
+    async fn follow(&self, command: &Cmd, mut node: Arc<Node>, mut answer: RedisResult<Value>) -> RedisResult<Value> {
+        for _ in 0..MAX_HOPS {
+            let Err(error) = &answer else { break };
+            let Some(place) = error.redirect_node().and_then(|(address, _)| Place::beside(&node.place, address)) else {
+                break;
+            };
+            if error.kind() == ErrorKind::Server(ServerErrorKind::Ask) {
+                node = self.ahead(&place).await?;
+                answer = node.send_asking(command).await;
+            } else {
+                node = self.move_to(place).await?;
+                answer = node.send(command).await;
+            }
+        }
+        // The script is wanted wherever the next call may be sent.
+        if command.args_iter().next().is_some_and(|first| matches!(first, redis::Arg::Simple(b"SCRIPT"))) {
+            let ahead = lock(&self.ahead).clone();
+            if let Some(node) = ahead {
+                node.send(command).await?;
+            }
+        }
+        answer
     }
 
     /// The node that holds our slot now, for this call and the next ones.
-    async fn move_to(&self, place: Place) -> RedisResult<Node> {
+    async fn move_to(&self, place: Place) -> RedisResult<Arc<Node>> {
         // Another call may have moved already, and a slot moves to where it was asked for.
-        let found = Some(Node::clone(&self.here())).filter(|node| node.place == place);
+        let found = Some(self.here()).filter(|node| node.place == place);
         let found = found.or_else(|| lock(&self.ahead).take().filter(|node| node.place == place));
         let node = match found {
             Some(node) => node,
-            None => self.dial.node(&place, &self.dial.login, self.timeout).await?,
+            None => Arc::new(self.dial.node(&place, &self.dial.login, self.timeout).await?),
         };
-        *self.here() = node.clone();
+        *lock(&self.here) = Arc::clone(&node);
         self.dial.members().owner = Some(place);
         Ok(node)
     }
 
     /// The node that our slot is being moved to.
-    async fn ahead(&self, place: &Place) -> RedisResult<Node> {
+    async fn ahead(&self, place: &Place) -> RedisResult<Arc<Node>> {
         if let Some(node) = lock(&self.ahead).clone().filter(|node| node.place == *place) {
             return Ok(node);
         }
-        let node = self.dial.node(place, &self.dial.login, self.timeout).await?;
-        *lock(&self.ahead) = Some(node.clone());
+        let node = Arc::new(self.dial.node(place, &self.dial.login, self.timeout).await?);
+        *lock(&self.ahead) = Some(Arc::clone(&node));
         Ok(node)
     }
 }
@@ -172,11 +182,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// A connection to one server.
-#[derive(Clone)]
 struct Node {
     place: Place,
     connection: MultiplexedConnection,
-    _driver: Arc<Driver>,
+    _driver: Driver,
 }
 
 /// What moves a connection's octets, ended with it: a server that is held up would keep it for ever.
@@ -258,7 +267,7 @@ impl Dial {
         // Whoever waits for an answer bounds that.
         let config = AsyncConnectionConfig::new().set_response_timeout(None);
         let (connection, driver) = MultiplexedConnection::new_with_config(&nobody, stream, config).await?;
-        let driver = Arc::new(Driver(tokio::spawn(driver).abort_handle()));
+        let driver = Driver(tokio::spawn(driver).abort_handle());
         Ok(Node { place: place.clone(), connection, _driver: driver })
     }
 
@@ -283,14 +292,15 @@ impl Dial {
     }
 
     /// Any node of the Cluster, preferably the one that held our slot last; others send calls on.
-    async fn member(&self, seeds: &[Place], next: &AtomicUsize, timeout: Duration) -> RedisResult<Node> {
+    async fn member(&self, seeds: &[Place], timeout: Duration) -> RedisResult<Node> {
         let ask = async |place: &Place| {
             let node = self.node(place, &self.login, timeout).await?;
             let mut question = redis::cmd("CLUSTER");
             let nodes = nodes(&within(timeout, place, node.send(question.arg("SLOTS"))).await?, place);
-            if !nodes.is_empty() {
-                self.members().nodes = nodes;
+            if nodes.is_empty() {
+                return Err(unusable(format!("{place} is in no Cluster that has slots")));
             }
+            self.members().nodes = nodes;
             Ok(node)
         };
         // Forgotten before it is asked, so that whoever stops waiting for it does not wait for it again.
@@ -303,7 +313,7 @@ impl Dial {
         }
         let mut places = seeds.to_vec();
         places.extend(self.members().nodes.iter().filter(|place| !seeds.contains(place)).cloned());
-        in_turn(&places, next, ask).await
+        in_turn(&places, &self.next, ask).await
     }
 }
 

@@ -49,8 +49,8 @@ pub(in crate::edge::counter) struct RedisSettings {
 #[derive(Debug)]
 pub(super) enum Way {
     Server(Place),
-    Sentinels { places: Vec<Place>, login: Login, master: Box<str>, next: AtomicUsize },
-    Cluster { seeds: Vec<Place>, next: AtomicUsize },
+    Sentinels { places: Vec<Place>, login: Login, master: Box<str> },
+    Cluster { seeds: Vec<Place> },
 }
 
 /// What every connection to a server is made with.
@@ -58,6 +58,8 @@ pub(super) enum Way {
 pub(super) struct Dial {
     pub(super) login: Login,
     pub(super) tls: Option<Tls>,
+    /// Which of several places is asked first.
+    pub(super) next: AtomicUsize,
     pub(super) members: Mutex<Members>,
 }
 
@@ -358,12 +360,10 @@ impl RedisSettings {
         let mut places = addresses.into_iter().map(|address| address.place);
         let way = match (way, sentinel) {
             ("url", _) => Way::Server(places.next()?),
-            (_, Some((master, login))) => {
-                Way::Sentinels { places: places.collect(), login, master: master?.into(), next: AtomicUsize::new(0) }
-            }
-            (_, None) => Way::Cluster { seeds: places.collect(), next: AtomicUsize::new(0) },
+            (_, Some((master, login))) => Way::Sentinels { places: places.collect(), login, master: master?.into() },
+            (_, None) => Way::Cluster { seeds: places.collect() },
         };
-        Some(Self { way, dial: Arc::new(Dial { login, tls, members: Mutex::default() }) })
+        Some(Self { way, dial: Arc::new(Dial { login, tls, next: AtomicUsize::new(0), members: Mutex::default() }) })
     }
 
     fn url(section: &Section<'_>) -> Option<Vec<Written>> {
