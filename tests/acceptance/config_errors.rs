@@ -1213,6 +1213,18 @@ fn a_way_to_redis_that_can_not_be_gone_is_refused() {
 
 const STORES: &[Case] = &[
     (
+        "a prefix that is no hash tag",
+        r#"[store]
+prefix = "{a}"
+"#,
+        r#"error: 1 mistake in the configuration
+
+  2.toml:2:1  store.prefix
+    can't be the hash tag that keeps all keys in one slot of a Cluster
+    help: write a name without braces, such as "modelgate"
+"#,
+    ),
+    (
         "several ways to Redis",
         r#"[store]
 kind = "redis"

@@ -56,6 +56,13 @@ impl StoreSettings {
         let kind = section.or("kind", Kind::Memory);
         let timeout = section.or("timeout", Duration::from_millis(50));
         let prefix = section.or("prefix", "modelgate".to_owned());
+        if prefix.is_empty() || prefix.contains(['{', '}']) {
+            section.mistake(
+                "prefix",
+                "can't be the hash tag that keeps all keys in one slot of a Cluster",
+                "write a name without braces, such as \"modelgate\"",
+            );
+        }
         let max_windows = section.or("max_windows", 262_144_usize);
         if max_windows < SHARDS {
             section.mistake("max_windows", "is too small", format!("write at least {SHARDS}"));
