@@ -1213,6 +1213,18 @@ fn a_way_to_redis_that_can_not_be_gone_is_refused() {
 
 const STORES: &[Case] = &[
     (
+        "a prefix that is no hash tag",
+        r#"[store]
+prefix = "{a}"
+"#,
+        r#"error: 1 mistake in the configuration
+
+  2.toml:2:1  store.prefix
+    can't be the hash tag that keeps all keys in one slot of a Cluster
+    help: write a name of letters, digits, -, _ and ., such as "modelgate"
+"#,
+    ),
+    (
         "several ways to Redis",
         r#"[store]
 kind = "redis"
@@ -1220,7 +1232,7 @@ url = "redis://10.0.0.1"
 sentinels = ["10.0.0.1"]
 cluster = ["redis://10.0.0.1"]
 "#,
-        r#"error: 2 mistakes in the configuration
+        r"error: 2 mistakes in the configuration
 
   2.toml:4:1  store.sentinels
     is written beside `url`, and there is one way to Redis only
@@ -1229,7 +1241,7 @@ cluster = ["redis://10.0.0.1"]
   2.toml:5:1  store.cluster
     is written beside `url`, and there is one way to Redis only
     help: write one of `url` (a server), `sentinels` and `cluster`
-"#,
+",
     ),
     (
         "Sentinels without a name of what they watch",
@@ -1262,7 +1274,7 @@ url = "redis://10.0.0.1"
 master = "mymaster"
 sentinel_password = { env = "WEAK" }
 "#,
-        r#"error: 2 mistakes in the configuration
+        r"error: 2 mistakes in the configuration
 
   2.toml:4:1  store.master
     is about Sentinels, and none are written
@@ -1271,7 +1283,7 @@ sentinel_password = { env = "WEAK" }
   2.toml:5:1  store.sentinel_password
     is about Sentinels, and none are written
     help: remove it, or write `sentinels`
-"#,
+",
     ),
     (
         "a list without an address",
@@ -1349,12 +1361,12 @@ master = ""
 kind = "redis"
 url = "redis://10.0.0.1/one"
 "#,
-        r#"error: 1 mistake in the configuration
+        r"error: 1 mistake in the configuration
 
   2.toml:3:1  store.url
     ends in something other than the number of a database
     help: write a number such as /1, or nothing
-"#,
+",
     ),
     (
         "TLS that is not spoken",
@@ -1366,7 +1378,7 @@ certificate = "server.pem"
 private_key = { file = "server.key" }
 server_name = "redis"
 "#,
-        r#"error: 4 mistakes in the configuration
+        r"error: 4 mistakes in the configuration
 
   2.toml:4:1  store.ca
     is not used, because no address of Redis begins with rediss://
@@ -1383,7 +1395,7 @@ server_name = "redis"
   2.toml:7:1  store.server_name
     is not used, because no address of Redis begins with rediss://
     help: remove it, or write rediss://
-"#,
+",
     ),
     (
         "TLS without anybody who vouches",
@@ -1417,7 +1429,7 @@ ca = "server.key"
 certificate = "server.key"
 private_key = { file = "server.pem" }
 "#,
-        r#"error: 3 mistakes in the configuration
+        r"error: 3 mistakes in the configuration
 
   2.toml:5:1  store.certificate
     names a file without a certificate in PEM
@@ -1430,7 +1442,7 @@ private_key = { file = "server.pem" }
   2.toml:4:1  store.ca
     names a file without a certificate in PEM
     help: name the file that begins with -----BEGIN CERTIFICATE-----
-"#,
+",
     ),
     (
         "a key for another certificate",
@@ -1441,12 +1453,12 @@ ca = "server.pem"
 certificate = "server.pem"
 private_key = { file = "token.key" }
 "#,
-        r#"error: 1 mistake in the configuration
+        r"error: 1 mistake in the configuration
 
   2.toml:5:1  store.certificate
     can't be used with its key: keys may not be consistent: KeyMismatch
     help: name a certificate and the key that it was made for
-"#,
+",
     ),
     (
         "a key without its certificate",
@@ -1456,12 +1468,12 @@ url = "rediss://10.0.0.1"
 ca = "server.pem"
 private_key = { file = "server.key" }
 "#,
-        r#"error: 1 mistake in the configuration
+        r"error: 1 mistake in the configuration
 
   2.toml:1:2  store.certificate
     is missing
     help: name the PEM file of the certificate that the key was made for
-"#,
+",
     ),
     (
         "a login for a store in memory",

@@ -24,7 +24,8 @@ const CLOCK: &str = "redis.call('TIME')";
 const SECOND: u64 = 1_000_000;
 
 /// A limit of a history.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is one key of a limit, there or not")]
 struct Shape {
     quota: u64,
     /// Seconds.
@@ -162,7 +163,9 @@ impl Model {
     fn decide(&mut self, limits: &[Arc<Limit>], asked: &Asked, now: u64) -> Decision {
         let demands = asked.demands(limits);
         let keys = names(limits, asked);
-        keys.iter().for_each(|key| self.step_back(key, now));
+        for key in &keys {
+            self.step_back(key, now);
+        }
         let full: Vec<bool> = demands
             .iter()
             .zip(&keys)
@@ -490,15 +493,7 @@ async fn the_script_keeps_its_keys_as_long_as_they_count_and_no_longer() {
     let redis = Redis::start().await;
     let mut connection = redis.connect();
     let script = redis::Script::new(SCRIPT);
-    let shape = Shape {
-        quota: 2,
-        window: 5,
-        by: vec!["route"],
-        is_bucketed: false,
-        is_wide: false,
-        is_shadow: false,
-        counts_rows: false,
-    };
+    let shape = Shape { quota: 2, window: 5, by: vec!["route"], ..Shape::default() };
     let limits = compile(&[shape]);
     let ask = |connection: &mut redis::Connection| {
         let operation = operation(0, &[(&limits[0], 0, [2, 1, 0])]);
@@ -526,15 +521,7 @@ async fn the_script_keeps_its_keys_as_long_as_they_count_and_no_longer() {
 /// Many threads on one store: the quota is exact, and two windows in the opposite order never wait for each other.
 #[test]
 fn memory_admits_exactly_the_quota_to_many_threads() {
-    let shape = |quota, by| Shape {
-        quota,
-        window: 60,
-        by: vec![by],
-        is_bucketed: false,
-        is_wide: false,
-        is_shadow: false,
-        counts_rows: false,
-    };
+    let shape = |quota, by| Shape { quota, window: 60, by: vec![by], ..Shape::default() };
     let limits = compile(&[shape(500, "address"), shape(300, "principal")]);
     let turned: Vec<Arc<Limit>> = limits.iter().rev().cloned().collect();
     let store = MemoryStore::new(1024);

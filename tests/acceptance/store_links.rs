@@ -252,9 +252,11 @@ async fn in_a_cluster_the_owner_of_our_slot_counts() {
     let slot = cluster.slot("{modelgate}");
     let owner = Cluster::owner(slot);
     let (target, third) = ((owner + 1) % 3, (owner + 2) % 3);
-    // Any of them leads to the owner, and one that is not there is passed over.
-    let gone = "rediss://127.0.0.1:9".to_owned();
-    let seeds = [gone, cluster.urls()[target].clone()];
+    // Any of them leads to the owner, and who is not there or is in no Cluster is passed over.
+    let certificate = TestCa::shared().issue(&["localhost"], |_| {});
+    let lone = Redis::builder().setting("cluster-enabled", "yes").tls(&certificate, true).start().await;
+    lone.tell(&acl_user(ACL_PASSWORD));
+    let seeds = ["rediss://127.0.0.1:9".to_owned(), lone.url(), cluster.urls()[target].clone()];
     let world = World::new(&format!("cluster = {seeds:?}\n{ACL}{TLS}"), secured).await;
     world.assert_exact("reader", 0).await;
 
@@ -274,6 +276,16 @@ async fn in_a_cluster_the_owner_of_our_slot_counts() {
     // Who is not the owner may die.
     cluster.kill(third);
     world.assert_exact("second", 0).await;
+    // Who begins with a node that refuses, finds another.
+    cluster.refuse_without_all_slots(owner).await;
+    let seeds = [&cluster.urls()[owner], &cluster.urls()[target]];
+    let other = World::new(&format!("cluster = {seeds:?}\n{ACL}{TLS}"), secured).await;
+    for gateway in 0..2 {
+        let found = eventually("a node that takes calls is found", async || {
+            Some(other.ask(gateway, "second").await).filter(|answer| answer.status != 503)
+        });
+        found.await.assert_problem(429, "limit-exceeded");
+    }
     cluster.kill(owner);
     world.ask(0, "second").await.assert_problem(429, "limit-exceeded");
     assert_eq!(world.losses(), 0);

@@ -63,6 +63,16 @@ impl Cluster {
         &self.nodes[index]
     }
 
+    /// Makes one of the nodes refuse everything while a slot is missing, and waits until it does.
+    pub async fn refuse_without_all_slots(&self, index: usize) {
+        let node = &self.nodes[index];
+        node.tell("CONFIG SET cluster-require-full-coverage yes");
+        eventually("the node finds that slots are missing", async || {
+            ask_text(&node.address(), None, "CLUSTER INFO")?.contains("cluster_state:fail").then_some(())
+        })
+        .await;
+    }
+
     /// Ends one of the nodes at once.
     pub fn kill(&mut self, index: usize) {
         self.nodes[index].kill();

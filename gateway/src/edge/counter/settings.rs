@@ -37,8 +37,8 @@ impl StoreSettings {
         if prefix.is_empty() || !prefix.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b)) {
             section.mistake(
                 "prefix",
-                "can't stand in the tag that keeps keys together",
-                "use letters, digits, -, _ and .",
+                "can't be the hash tag that keeps all keys in one slot of a Cluster",
+                "write a name of letters, digits, -, _ and ., such as \"modelgate\"",
             );
         }
         let max_windows = section.or("max_windows", 262_144_usize);
