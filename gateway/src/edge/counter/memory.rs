@@ -1,10 +1,11 @@
 //! Windows in this process, shared by all threads.
 
-use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher as _;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use hashbrown::HashTable;
 
 use super::keys::Keys;
 use crate::policy::limit::window::{Rule, Standing, Window};
@@ -13,13 +14,15 @@ use crate::policy::limit::{Decision, Demand, MOST_LIMITS};
 /// Separate locks.
 pub(super) const SHARDS: usize = 64;
 
-/// A window and how it counts.
+/// A window, its name, and how it counts.
 struct Kept {
+    key: Box<[u8]>,
+    hash: u64,
     window: Window,
     rule: Rule,
 }
 
-type Shard = HashMap<Box<[u8]>, Kept>;
+type Shard = HashTable<Kept>;
 
 /// The in-process store.
 pub struct MemoryStore {
@@ -41,10 +44,19 @@ struct Locked<'a> {
 }
 
 impl Locked<'_> {
-    fn shard(&mut self, index: usize) -> Option<&mut Shard> {
+    fn shard(&mut self, hash: u64) -> Option<&mut Shard> {
         let mut held = self.shards.iter_mut().flatten();
-        held.find(|(held, _)| *held == index).map(|(_, shard)| &mut **shard)
+        held.find(|(held, _)| *held == place(hash)).map(|(_, shard)| &mut **shard)
     }
+
+    fn find(&mut self, hash: u64, key: &[u8]) -> Option<&mut Kept> {
+        self.shard(hash)?.find_mut(hash, |kept| *kept.key == *key)
+    }
+}
+
+/// Which shard a hash belongs to; not by the bits that choose a place inside it.
+fn place(hash: u64) -> usize {
+    usize::try_from(hash >> 32).unwrap_or(0) % SHARDS
 }
 
 impl MemoryStore {
@@ -55,14 +67,10 @@ impl MemoryStore {
         Self { hasher: RandomState::new(), shards, windows: AtomicUsize::new(0), max_windows }
     }
 
-    fn place(&self, key: &[u8]) -> usize {
-        usize::try_from(self.hasher.hash_one(key)).unwrap_or(0) % SHARDS
-    }
-
-    fn lock(&self, places: &[usize]) -> Locked<'_> {
+    fn lock(&self, hashes: &[u64]) -> Locked<'_> {
         let mut order: [usize; MOST_LIMITS] = [SHARDS; MOST_LIMITS];
-        for (slot, place) in order.iter_mut().zip(places) {
-            *slot = *place;
+        for (slot, hash) in order.iter_mut().zip(hashes) {
+            *slot = place(*hash);
         }
         order.sort_unstable();
         let mut last = SHARDS;
@@ -86,22 +94,21 @@ impl MemoryStore {
         now: u64,
         quota: impl Fn(&Demand<'_>) -> Option<u64>,
     ) -> Option<Decision> {
-        let mut places = [0; MOST_LIMITS];
-        for (place, key) in places.iter_mut().zip(keys.iter()) {
-            *place = self.place(key);
+        let mut hashes = [0; MOST_LIMITS];
+        for (hash, key) in hashes.iter_mut().zip(keys.iter()) {
+            *hash = self.hasher.hash_one(key);
         }
-        let places = places.get(..demands.len())?;
-        let mut locked = self.lock(places);
+        let hashes = hashes.get(..demands.len())?;
+        let mut locked = self.lock(hashes);
         let mut found = Decision::new(true, now);
         let mut new = 0;
-        for ((demand, place), key) in demands.iter().zip(places).zip(keys.iter()) {
+        for ((demand, hash), key) in demands.iter().zip(hashes).zip(keys.iter()) {
             let rule = &demand.limit.rule;
             let Some(quota) = quota(demand) else {
                 found.push(Standing::UNKNOWN);
                 continue;
             };
-            let kept = locked.shard(*place).and_then(|shard| shard.get_mut(key));
-            let standing = if let Some(kept) = kept {
+            let standing = if let Some(kept) = locked.find(*hash, key) {
                 kept.rule = *rule;
                 kept.window.advance(rule, now);
                 kept.window.standing(rule, quota, demand.cost, now)
@@ -123,23 +130,20 @@ impl MemoryStore {
             }
         }
         let mut unused = 0;
-        for (index, ((demand, place), key)) in demands.iter().zip(places).zip(keys.iter()).enumerate() {
+        for (index, ((demand, hash), key)) in demands.iter().zip(hashes).zip(keys.iter()).enumerate() {
             let rule = demand.limit.rule;
-            let (Some(shard), Some(standing)) = (locked.shard(*place), found.standings_mut().get_mut(index)) else {
+            let Some(standing) = found.standings_mut().get_mut(index).filter(|standing| standing.is_known()) else {
                 continue;
             };
-            if quota(demand).is_none() {
-                continue;
-            }
             if standing.full {
                 // Only tried out, and full.
-                unused += usize::from(!shard.contains_key(key));
+                unused += usize::from(locked.find(*hash, key).is_none());
                 continue;
             }
-            let kept = match shard.get_mut(key) {
-                Some(kept) => kept,
-                None => shard.entry(key.into()).or_insert_with(|| Kept { window: Window::default(), rule }),
-            };
+            let Some(shard) = locked.shard(*hash) else { continue };
+            let entry = shard.entry(*hash, |kept| *kept.key == *key, |kept| kept.hash);
+            let fresh = || Kept { key: key.into(), hash: *hash, window: Window::default(), rule };
+            let kept = entry.or_insert_with(fresh).into_mut();
             kept.window.record(&rule, demand.cost, now);
             *standing = Standing { full: false, ..kept.window.standing(&rule, u64::MAX, 0, now) };
         }
@@ -149,9 +153,9 @@ impl MemoryStore {
 
     /// Gives back, or charges beyond all quotas.
     pub fn settle(&self, key: &[u8], rule: &Rule, change: Change, now: u64) {
-        let place = self.place(key);
-        let mut locked = self.lock(&[place]);
-        let Some(kept) = locked.shard(place).and_then(|shard| shard.get_mut(key)) else { return };
+        let hash = self.hasher.hash_one(key);
+        let mut locked = self.lock(&[hash]);
+        let Some(kept) = locked.find(hash, key) else { return };
         kept.window.advance(rule, now);
         match change {
             Change::GiveBack { units, at } => kept.window.give_back(rule, units, at),
@@ -161,21 +165,21 @@ impl MemoryStore {
 
     /// Forgets windows that hold nothing any more. To be called now and then.
     pub fn sweep(&self, now: u64) {
-        self.retain(|_, kept| {
+        self.retain(|kept| {
             kept.window.advance(&kept.rule, now);
             !kept.window.is_empty()
         });
     }
 
-    fn retain(&self, mut keep: impl FnMut(&[u8], &mut Kept) -> bool) -> usize {
+    fn retain(&self, mut keep: impl FnMut(&mut Kept) -> bool) -> usize {
         let mut sum = 0;
         for shard in &self.shards {
             let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
             let before = shard.len();
-            shard.retain(|key, kept| keep(key, kept));
+            shard.retain(&mut keep);
             let gone = before - shard.len();
             if shard.capacity() > 4 * shard.len() + 64 {
-                shard.shrink_to_fit();
+                shard.shrink_to_fit(|kept| kept.hash);
             }
             self.windows.fetch_sub(gone, Ordering::Relaxed);
             sum += gone;
@@ -189,10 +193,10 @@ impl MemoryStore {
         let mut found = Vec::new();
         for shard in &self.shards {
             let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
-            for (key, kept) in shard.iter_mut().filter(|(key, _)| holds(key, part)) {
+            for kept in shard.iter_mut().filter(|kept| holds(&kept.key, part)) {
                 kept.window.advance(&kept.rule, now);
                 if !kept.window.is_empty() {
-                    found.push((key.to_vec(), kept.window.standing(&kept.rule, u64::MAX, 0, now)));
+                    found.push((kept.key.to_vec(), kept.window.standing(&kept.rule, u64::MAX, 0, now)));
                 }
             }
         }
@@ -201,7 +205,7 @@ impl MemoryStore {
 
     /// Forgets the windows whose names hold `part`; gives back how many there were.
     pub fn reset(&self, part: &[u8]) -> usize {
-        self.retain(|key, _| !holds(key, part))
+        self.retain(|kept| !holds(&kept.key, part))
     }
 }
 

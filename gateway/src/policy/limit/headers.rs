@@ -101,9 +101,14 @@ impl RateHeaders {
                 separate(&mut self.policy);
                 self.policy.push_str(item);
                 separate(&mut self.state);
-                let _ = write!(self.state, "\"{name}\";r={remaining}");
+                // Written in pieces, because every answer passes here.
+                let mut number = itoa::Buffer::new();
+                for piece in ["\"", name, "\";r=", number.format(remaining)] {
+                    self.state.push_str(piece);
+                }
                 if !demand.limit.in_flight {
-                    let _ = write!(self.state, ";t={}", seconds(standing.reset));
+                    self.state.push_str(";t=");
+                    self.state.push_str(number.format(seconds(standing.reset)));
                 }
                 if demand.limit.legacy {
                     self.tightest.get_or_insert([demand.rate.quota, remaining, seconds(standing.reset)]);
