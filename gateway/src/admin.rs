@@ -3,7 +3,8 @@
 //!
 //! Plain HTTP on loopback by default: it is for the machine's own supervisor, scraper and operator. Shows no secret.
 //! What it shows of callers, and what it changes, it does for those alone who ask it by an address: a page in a
-//! browser on the same machine that names it otherwise (DNS rebinding) gets nothing, and no page may send DELETE.
+//! browser on the same machine that names it otherwise (DNS rebinding) gets nothing, and no page may send DELETE or
+//! PUT.
 
 use std::convert::Infallible;
 use std::io;
@@ -29,7 +30,7 @@ use crate::edge::log::Log;
 use crate::edge::metrics::Metrics;
 use crate::edge::tls::Tls;
 use crate::edge::upstream::Pool;
-use crate::exchange::Snapshot;
+use crate::reload::{Reloaded, Reloader};
 use crate::settings::Section;
 
 /// How many admin connections there may be at once.
@@ -77,12 +78,10 @@ impl AdminSettings {
 /// What the listener tells about.
 #[derive(Debug)]
 pub struct Admin {
-    /// The running policy.
-    pub snapshot: Arc<Snapshot>,
+    /// The running policy, and how it is replaced.
+    pub reloader: Rc<Reloader>,
     /// The windows' store.
     pub store: Arc<SharedStore>,
-    /// Its own ways to the workers, for asking after them.
-    pub pools: Vec<Pool>,
     /// The numbers.
     pub metrics: Arc<Metrics>,
     /// The certificates, for when they expire.
@@ -127,13 +126,23 @@ async fn answer(admin: &Rc<Admin>, request: Request<Incoming>) -> Result<Respons
     let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
     let refused = |why: &str| json!({ "error": why }).to_string();
     let (status, media_type, body) = match path {
-        "/limits" if !is_asked_by_address(&request) => {
+        "/limits" | "/reload" if !is_asked_by_address(&request) => {
             (StatusCode::FORBIDDEN, JSON, refused("ask by an address or localhost, not by another name"))
         }
         "/limits" if is_read || request.method() == Method::DELETE => {
             let (status, body) = limits(admin, &request).await;
             (status, JSON, body.to_string())
         }
+        "/reload" if request.method() == Method::PUT => {
+            let (status, body) = match admin.reloader.reload("the admin listener was asked").await {
+                Reloaded::Replaced { generation, needs_restart } => {
+                    (StatusCode::OK, json!({ "generation": generation, "needs_restart": needs_restart }))
+                }
+                Reloaded::Kept(mistakes) => (StatusCode::UNPROCESSABLE_ENTITY, json!({ "mistakes": mistakes })),
+            };
+            (status, JSON, body.to_string())
+        }
+        "/reload" => (StatusCode::METHOD_NOT_ALLOWED, JSON, refused("only PUT is taken here")),
         _ if !is_read => (StatusCode::METHOD_NOT_ALLOWED, JSON, refused("only GET is taken here")),
         "/livez" => (StatusCode::OK, JSON, json!({ "live": true }).to_string()),
         "/readyz" => {
@@ -145,7 +154,7 @@ async fn answer(admin: &Rc<Admin>, request: Request<Incoming>) -> Result<Respons
             admin.store.render(&mut text);
             (StatusCode::OK, "text/plain; version=0.0.4", text)
         }
-        _ => (StatusCode::NOT_FOUND, JSON, refused("there are /livez, /readyz, /metrics and /limits")),
+        _ => (StatusCode::NOT_FOUND, JSON, refused("there are /livez, /readyz, /metrics, /limits and /reload")),
     };
     let mut response = Response::new(Full::new(Bytes::from(body)));
     *response.status_mut() = status;
@@ -153,7 +162,11 @@ async fn answer(admin: &Rc<Admin>, request: Request<Incoming>) -> Result<Respons
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     if status == StatusCode::METHOD_NOT_ALLOWED {
-        let allow = if path == "/limits" { "GET, HEAD, DELETE" } else { "GET, HEAD" };
+        let allow = match path {
+            "/limits" => "GET, HEAD, DELETE",
+            "/reload" => "PUT",
+            _ => "GET, HEAD",
+        };
         headers.insert(header::ALLOW, HeaderValue::from_static(allow));
     }
     Ok(response)
@@ -170,7 +183,8 @@ fn is_asked_by_address<B>(request: &Request<B>) -> bool {
 async fn limits<B>(admin: &Admin, request: &Request<B>) -> (StatusCode, Value) {
     let query = request.uri().query().unwrap_or_default().as_bytes();
     let principal = form_urlencoded::parse(query).find(|(name, _)| name == "principal").map(|(_, value)| value);
-    let limit = |name: &str| admin.snapshot.policy.limits.iter().find(|limit| *limit.name == *name);
+    let snapshot = admin.reloader.now();
+    let limit = |name: &str| snapshot.policy.limits.iter().find(|limit| *limit.name == *name);
     let answer = if request.method() == Method::DELETE {
         let Some(principal) = principal else {
             return (StatusCode::BAD_REQUEST, json!({ "error": "name whose with ?principal=" }));
@@ -203,11 +217,12 @@ async fn readiness(admin: &Admin) -> (bool, Value) {
     let stopping = *admin.stop.borrow();
     note("gateway".into(), if stopping { Err("stopping".into()) } else { Ok(()) });
     note("store".into(), admin.store.probe().await);
-    for pool in &admin.pools {
+    let snapshot = admin.reloader.now();
+    for pool in snapshot.pools.iter().map(Pool::new) {
         note(format!("pool {}", pool.name()), pool.probe().await);
     }
-    let issuers = admin.snapshot.policy.authenticator.issuers();
-    for issuer in admin.snapshot.keys.missing(issuers) {
+    let issuers = snapshot.policy.authenticator.issuers();
+    for issuer in snapshot.keys.missing(issuers) {
         // Only this issuer's tokens suffer; all other callers are served, so it is said and does not count.
         checks.insert(format!("issuer {issuer}"), "its keys could not be fetched so far".into());
     }

@@ -1,9 +1,10 @@
 //! One request from its head to the end of its answer: what is known of it, its answer's body, its record.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -17,8 +18,8 @@ use crate::deadline::Pace;
 use crate::edge::counter::{Charge, Counter, Outcome, Places};
 use crate::edge::keys::KeyRing;
 use crate::edge::log::{BatchLog, Record};
-use crate::edge::metrics::Metrics;
-use crate::edge::upstream::{Pool, WorkerBody};
+use crate::edge::metrics::{Metrics, RouteSeries};
+use crate::edge::upstream::{Pool, PoolSettings, WorkerBody};
 use crate::policy::Policy;
 use crate::policy::authenticate::seen::SeenTokens;
 use crate::policy::cors::Earned;
@@ -39,6 +40,14 @@ pub struct Snapshot {
     pub hsts: bool,
     /// How slowly a client's body may come.
     pub body_pace: Pace,
+    /// The ways to the workers, in the policy's order.
+    pub pools: Vec<PoolSettings>,
+    /// Where its routes' requests are counted.
+    pub routes: RouteSeries,
+    /// Which policy it is since the start.
+    pub generation: u64,
+    /// How many threads serve by it.
+    pub adopted: AtomicUsize,
 }
 
 /// How many passwords are checked at once, and how many wait for it. Each check takes megabytes of memory
@@ -84,11 +93,35 @@ pub struct Core {
     /// Tokens that were verified on this thread.
     pub seen_tokens: SeenTokens,
     /// Names for requests.
-    pub ids: RequestIds,
+    pub ids: Rc<RequestIds>,
     /// Room for checking passwords, in all threads.
     pub passwords: Arc<PasswordRoom>,
     /// Whether the gateway is stopping, so that each connection's next answer is its last.
     pub stopping: watch::Receiver<bool>,
+}
+
+/// The core that a thread's requests begin with; it is another one when the policy is replaced.
+#[derive(Debug)]
+pub struct Cores(RefCell<Rc<Core>>);
+
+impl Cores {
+    /// A thread's first core.
+    #[must_use]
+    pub fn new(core: Core) -> Rc<Self> {
+        Rc::new(Self(RefCell::new(Rc::new(core))))
+    }
+
+    /// The core for what begins now.
+    #[must_use]
+    pub fn now(&self) -> Rc<Core> {
+        Rc::clone(&self.0.borrow())
+    }
+
+    /// Puts another in its place. What has begun ends with the old one.
+    pub fn replace(&self, core: Core) {
+        let old = self.0.replace(Rc::new(core));
+        drop(old);
+    }
 }
 
 /// What is known about one request; written down when it ends, however it ends.
@@ -208,7 +241,8 @@ impl Drop for Exchange {
         let reason = self.reason.or((self.status == 499).then_some(Reason::ClientGone));
         let took = self.clock.elapsed();
         let tally = self.core.metrics.tally(self.core.thread);
-        tally.request(self.route.map(RouteId::index), self.status, reason.map(Reason::index), took);
+        let routes = &self.core.snapshot.routes;
+        tally.request(routes, self.route.map(RouteId::index), self.status, reason.map(Reason::index), took);
         let (method, path) = self.line.as_ref().map_or(("-", "-"), |(method, uri)| (method.as_str(), uri.path()));
         self.core.log.request(&Record {
             id: self.id,

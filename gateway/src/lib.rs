@@ -7,6 +7,7 @@
 //! | --- | --- |
 //! | `config` | loads and checks the configuration, every mistake at once |
 //! | `admin` | liveness, readiness and metrics, on a listener of their own |
+//! | `reload` | puts a new policy in the place of the old one |
 //! | `server` | connections: how many, how long, when to stop |
 //! | `journey`, `token_endpoint` | what happens to each request |
 //! | `exchange`, `client_body` | one request's facts, answer and record; its body |
@@ -18,6 +19,7 @@
 //! | `policy` | the decisions |
 //! | `wire`, `frames`, `proxy_protocol` | HTTP/1 octets, HTTP/2 frames and PROXY protocol headers, read strictly |
 //! | `deadline` | time limits that cost next to nothing |
+//! | `series` | counters by name |
 //! | `settings` | one table of the configuration |
 //! | `types` | the vocabulary |
 
@@ -36,6 +38,8 @@ pub mod listener;
 pub mod policy;
 pub mod problem;
 pub mod proxy_protocol;
+pub mod reload;
+pub mod series;
 pub mod server;
 pub mod settings;
 pub mod token_endpoint;

@@ -43,6 +43,8 @@ enum Command {
     /// What callers have used of their limits.
     #[command(subcommand)]
     Limits(LimitsCommand),
+    /// Let a running gateway read its configuration anew; exit code 78 if it is not good and the old one goes on.
+    Reload(command::reload::Options),
     /// Ask a running gateway whether it is ready; exit code 0 if so. For container health checks.
     Health(command::health::Options),
 }
@@ -84,6 +86,7 @@ fn main() -> ExitCode {
         Command::Password(PasswordCommand::Hash) => command::password(),
         Command::Limits(LimitsCommand::Show(options)) => command::limits::show(&options),
         Command::Limits(LimitsCommand::Reset(options)) => command::limits::reset(&options),
+        Command::Reload(options) => command::reload::run(&options),
         Command::Health(options) => command::health::run(&options),
     };
     match outcome {

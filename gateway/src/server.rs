@@ -11,6 +11,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -33,7 +34,7 @@ use crate::activity::{Activity, Over, Peer, Reader, Watched};
 use crate::connection_limit::{AddressPlace, ConnectionLimit, Quota, Refused};
 use crate::deadline::within;
 use crate::edge::socket::Socket;
-use crate::exchange::{AnswerBody, Core};
+use crate::exchange::{AnswerBody, Core, Cores, Snapshot};
 use crate::frames::Frames;
 use crate::journey;
 use crate::listener::{LINGER, ListenerSettings, Listeners, ProxyProtocol};
@@ -76,7 +77,8 @@ impl Serving {
     }
 }
 
-/// Serves until `stop` says so. `core` makes each thread's own part, inside its runtime.
+/// Serves until `stop` says so. `core` makes each thread's own part, inside its runtime, and again for each snapshot
+/// that comes, from the part before.
 ///
 /// # Errors
 /// If a thread can't be started.
@@ -84,17 +86,23 @@ pub fn serve(
     settings: &Arc<ListenerSettings>,
     listeners: Listeners,
     stop: &watch::Receiver<bool>,
-    core: impl Fn(usize) -> Core + Clone + Send + 'static,
+    snapshots: &watch::Receiver<Arc<Snapshot>>,
+    core: impl Fn(usize, Arc<Snapshot>, Option<&Core>) -> Core + Clone + Send + 'static,
 ) -> io::Result<Serving> {
     let limit = Arc::new(ConnectionLimit::new(settings.max_connections_per_address));
     let mut threads = Vec::new();
     for (index, listener) in listeners.sockets.into_iter().enumerate() {
         let (settings, limit) = (Arc::clone(settings), Arc::clone(&limit));
-        let (stop, core) = (stop.clone(), core.clone());
+        let (stop, core, mut snapshots) = (stop.clone(), core.clone(), snapshots.clone());
         let body = move || {
             let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
             runtime.block_on(async move {
-                let thread = Thread { core: Rc::new(core(index)), open: Rc::default(), limit, settings, stop };
+                let first = Arc::clone(&snapshots.borrow_and_update());
+                let cores = Cores::new(core(index, first, None));
+                tokio::task::spawn_local(adopt(Rc::clone(&cores), snapshots, move |snapshot, before| {
+                    core(index, snapshot, Some(before))
+                }));
+                let thread = Thread { cores, open: Rc::default(), limit, settings, stop };
                 thread.accept(TcpListener::from_std(listener)?).await;
                 Ok(())
             })
@@ -138,21 +146,23 @@ struct Open {
 
 /// One connection's place, given back however its task ends.
 struct Place {
-    core: Rc<Core>,
+    cores: Rc<Cores>,
     open: Rc<Open>,
 }
 
 impl Place {
     fn take(thread: &Thread) -> Self {
         thread.open.count.set(thread.open.count.get() + 1);
-        thread.core.metrics.tally(thread.core.thread).connection_opened();
-        Self { core: Rc::clone(&thread.core), open: Rc::clone(&thread.open) }
+        let core = thread.cores.now();
+        core.metrics.tally(core.thread).connection_opened();
+        Self { cores: Rc::clone(&thread.cores), open: Rc::clone(&thread.open) }
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.core.metrics.tally(self.core.thread).connection_closed();
+        let core = self.cores.now();
+        core.metrics.tally(core.thread).connection_closed();
         self.open.count.set(self.open.count.get() - 1);
         self.open.ended.notify_one();
     }
@@ -160,7 +170,7 @@ impl Drop for Place {
 
 #[derive(Clone)]
 struct Thread {
-    core: Rc<Core>,
+    cores: Rc<Cores>,
     open: Rc<Open>,
     limit: Arc<ConnectionLimit>,
     settings: Arc<ListenerSettings>,
@@ -170,8 +180,8 @@ struct Thread {
 impl Thread {
     async fn accept(mut self, listener: TcpListener) {
         let most = self.settings.max_connections.div_ceil(self.settings.threads);
-        tokio::task::spawn_local(upkeep(Rc::clone(&self.core)));
-        tokio::task::spawn_local(self.core.log.clone().keep_flushing());
+        tokio::task::spawn_local(upkeep(Rc::clone(&self.cores)));
+        tokio::task::spawn_local(self.cores.now().log.clone().keep_flushing());
         let mut was_full = false;
         loop {
             // A place before a connection: what can't be served stays in the kernel's queue.
@@ -216,21 +226,26 @@ impl Thread {
         });
     }
 
+    /// The core for what begins now.
+    fn core(&self) -> Rc<Core> {
+        self.cores.now()
+    }
+
     fn tell_full(&self, most: usize) {
-        self.core.metrics.tally(self.core.thread).connections_full();
+        self.core().metrics.tally(self.core().thread).connections_full();
         if let Some(times) = self.limit.tell_full() {
             let fields = [("thread_connections", &*most.to_string()), ("times", &*times.to_string())];
-            self.core.log.log().event("connections-full", &fields);
+            self.core().log.log().event("connections-full", &fields);
         }
     }
 
     /// Counts and tells that a connection is closed before its handshake.
     fn refuse(&self, refused: Refused, address: IpAddr, cause: &str) {
-        self.core.metrics.tally(self.core.thread).connection_refused(refused.index());
+        self.core().metrics.tally(self.core().thread).connection_refused(refused.index());
         if let Some(times) = self.limit.tell(refused) {
             let (address, times) = (address.to_string(), times.to_string());
             let fields = [("reason", refused.slug()), ("address", &address), ("cause", cause), ("times", &times)];
-            self.core.log.log().event("connection-refused", &fields);
+            self.core().log.log().event("connection-refused", &fields);
         }
     }
 
@@ -258,7 +273,7 @@ impl Thread {
                 }
             },
         }
-        if self.core.snapshot.policy.trusted_proxies.trusts(address) {
+        if self.core().snapshot.policy.trusted_proxies.trusts(address) {
             return Ok(Some((address, None)));
         }
         let place = self.limit.take(address);
@@ -290,7 +305,7 @@ impl Thread {
             Ok(Ok(Some(shaken))) => shaken,
             Ok(Ok(None)) => return,
             Ok(Err(_)) | Err(_) => {
-                self.core.metrics.tally(self.core.thread).handshake_failed();
+                self.core().metrics.tally(self.core().thread).handshake_failed();
                 return;
             }
         };
@@ -357,7 +372,7 @@ impl Thread {
                 TokioIo::new(Watched::new(stream, Rc::clone(activity), Reader::Wire(wire))),
                 service_fn(|request: Request<Incoming>| {
                     let is_last = quota.spend();
-                    journey::serve(Rc::clone(&self.core), peer.clone(), activity.begin(), is_last, request)
+                    journey::serve(self.core(), peer.clone(), activity.begin(), is_last, request)
                 }),
             );
         // An idle HTTP/1 connection is not told at once: a request may be on its way. Its next answer
@@ -369,7 +384,7 @@ impl Thread {
             return (stream, true);
         }
         if let Some(fault) = fault {
-            let answer = journey::refuse(Rc::clone(&self.core), peer.clone(), activity.begin(), HeadFault::Wire(fault));
+            let answer = journey::refuse(self.core(), peer.clone(), activity.begin(), HeadFault::Wire(fault));
             let written = write_answer(&mut stream, answer);
             let _ = tokio::time::timeout(LINGER, written).await;
         }
@@ -404,7 +419,7 @@ impl Thread {
                 TokioIo::new(Watched::new(stream, Rc::clone(&activity), frames)),
                 service_fn(|request: Request<Incoming>| {
                     let is_last = quota.spend();
-                    let (core, peer, busy) = (Rc::clone(&self.core), peer.clone(), activity.begin());
+                    let (core, peer, busy) = (self.core(), peer.clone(), activity.begin());
                     async move {
                         if request.headers().len() > most_headers {
                             return Ok(journey::refuse(core, peer, busy, HeadFault::Wire(wire::Fault::HeadTooLarge)));
@@ -419,8 +434,8 @@ impl Thread {
         };
         let ended = self.drive(pin!(connection), &activity, &quota, graceful).await;
         if let Some(flood) = activity.flood().filter(|_| !matches!(ended, Driven::Ended(Ok(())))) {
-            self.core.metrics.tally(self.core.thread).flooded(flood);
-            self.core.log.log().security("http2-flood", &[("kind", flood.name()), ("client", &*peer.text)]);
+            self.core().metrics.tally(self.core().thread).flooded(flood);
+            self.core().log.log().security("http2-flood", &[("kind", flood.name()), ("client", &*peer.text)]);
         }
     }
 
@@ -574,12 +589,25 @@ async fn explain_plain_http(mut stream: TcpStream) -> io::Result<()> {
     stream.shutdown().await
 }
 
+/// Serves by each snapshot that comes.
+async fn adopt(
+    cores: Rc<Cores>,
+    mut snapshots: watch::Receiver<Arc<Snapshot>>,
+    core: impl Fn(Arc<Snapshot>, &Core) -> Core,
+) {
+    while snapshots.changed().await.is_ok() {
+        let snapshot = Arc::clone(&snapshots.borrow_and_update());
+        cores.replace(core(Arc::clone(&snapshot), &cores.now()));
+        snapshot.adopted.fetch_add(1, Ordering::Release);
+    }
+}
+
 /// Closes connections to workers that nobody uses any more.
-async fn upkeep(core: Rc<Core>) {
+async fn upkeep(cores: Rc<Cores>) {
     let mut clock = tokio::time::interval(Duration::from_secs(5));
     loop {
         clock.tick().await;
-        core.pools.iter().for_each(crate::edge::upstream::Pool::sweep);
+        cores.now().pools.iter().for_each(crate::edge::upstream::Pool::sweep);
     }
 }
 

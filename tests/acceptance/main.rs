@@ -19,6 +19,7 @@ mod quickstart;
 mod rate_limit;
 mod rbac;
 mod regression;
+mod reload;
 mod secrets;
 mod shutdown;
 mod store_links;

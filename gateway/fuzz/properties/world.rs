@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -117,23 +118,28 @@ impl World {
         let runtime = runtime.expect("a runtime");
         let _entered = runtime.enter();
         let keys = KeyRing::new(policy.authenticator.issuers());
-        let routes = policy.routes.iter().map(|route| route.name.to_string()).collect();
+        let metrics = Metrics::new(Reason::SLUGS, Refused::SLUGS, 1);
+        let store = Arc::new(SharedStore::new(store.expect("legal settings"), 1));
         let (stop, stopping) = watch::channel(false);
         let log = LogWriter::start(Format::Json, io::sink()).expect("a thread").log();
         let core = Rc::new(Core {
+            counter: Counter::new(store, 0, &policy.limits, |_| ()),
             snapshot: Arc::new(Snapshot {
+                routes: metrics.routes(policy.routes.iter().map(|route| &*route.name)),
+                pools: Vec::new(),
+                generation: 1,
+                adopted: AtomicUsize::new(0),
                 policy,
                 keys,
                 hsts: true,
                 body_pace: Pace { pause: Duration::from_secs(3600), rate: 1 },
             }),
-            counter: Counter::new(Arc::new(SharedStore::new(store.expect("legal settings"), Box::default())), |_| ()),
             pools: pools.iter().map(Pool::new).collect(),
             log: BatchLog::new(log),
-            metrics: Arc::new(Metrics::new(routes, Reason::SLUGS, Refused::SLUGS, 1)),
+            metrics: Arc::new(metrics),
             thread: 0,
             seen_tokens: SeenTokens::default(),
-            ids: RequestIds::new([0; 16]),
+            ids: Rc::new(RequestIds::new([0; 16])),
             passwords: Arc::new(PasswordRoom::new(1)),
             stopping,
         });

@@ -2,7 +2,6 @@
 #![expect(clippy::print_stdout, reason = "printing is what commands are for")]
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use clap::Args;
 use serde_json::Value;
@@ -39,26 +38,19 @@ struct Admin {
 
 impl Admin {
     fn ask(&self, method: &str, principal: Option<&str>) -> Result<Value, Failure> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let runtime = runtime.map_err(|error| Failure::unavailable(error.to_string()))?;
-        let query = principal.map_or_else(String::new, |principal| {
-            form_urlencoded::Serializer::new("?".to_owned()).append_pair("principal", principal).finish()
-        });
-        let url = format!("http://{}/limits{}", self.admin, query.replacen("?&", "?", 1));
-        let asked = runtime.block_on(async {
-            let client = gateway::edge::keys::plain_client(Duration::from_secs(30))?;
-            let method = method.parse().map_err(|_| "no such method".to_owned())?;
-            let answer = client.request(method, &url).send().await.map_err(|error| error.to_string())?;
-            let good = answer.status().is_success();
-            let body = answer.bytes().await.map_err(|error| error.to_string())?;
-            let value: Value = serde_json::from_slice(&body).map_err(|error| error.to_string())?;
-            if good {
-                Ok(value)
-            } else {
-                Err(value.get("error").and_then(Value::as_str).unwrap_or("refused").to_owned())
-            }
-        });
-        asked.map_err(|reason: String| Failure::unavailable(format!("the gateway at {} says: {reason}", self.admin)))
+        let mut path = "/limits".to_owned();
+        if let Some(principal) = principal {
+            path.push('?');
+            path.push_str(
+                &form_urlencoded::Serializer::new(String::new()).append_pair("principal", principal).finish(),
+            );
+        }
+        let (good, answer) = super::ask(self.admin, method, &path)?;
+        if good {
+            return Ok(answer);
+        }
+        let reason = answer.get("error").and_then(Value::as_str).unwrap_or("it refuses");
+        Err(Failure::unavailable(format!("the gateway at {} says: {reason}", self.admin)))
     }
 }
 

@@ -9,6 +9,7 @@ pub(crate) mod health;
 pub(crate) mod key;
 pub(crate) mod limits;
 pub(crate) mod quickstart;
+pub(crate) mod reload;
 pub(crate) mod run;
 
 use std::io::{BufRead as _, IsTerminal as _};
@@ -48,6 +49,27 @@ pub(crate) fn complain(message: &str) {
     let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let word = if colour { "\x1b[1;31merror\x1b[0m" } else { "error" };
     eprintln!("{word}: {message}");
+}
+
+/// Asks the admin listener of a running gateway; gives back whether it did what was asked, and what it says.
+fn ask(admin: std::net::SocketAddr, method: &str, path: &str) -> Result<(bool, serde_json::Value), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Failure::unavailable(error.to_string()))?;
+    let asked = runtime.block_on(async {
+        let client = gateway::edge::keys::plain_client(std::time::Duration::from_secs(30))?;
+        let method = method.parse().map_err(|_| "no such method".to_owned())?;
+        let answer = client.request(method, format!("http://{admin}{path}")).send().await;
+        let answer = answer.map_err(|error| error.without_url().to_string())?;
+        let good = answer.status().is_success();
+        let body = answer.bytes().await.map_err(|error| error.without_url().to_string())?;
+        let value = serde_json::from_slice(&body).map_err(|error| format!("no JSON: {error}"))?;
+        Ok((good, value))
+    });
+    asked.map_err(|reason: String| {
+        Failure::unavailable(format!(
+            "the admin listener at {admin} can't be asked: {reason}\n  help: name another with --admin"
+        ))
+    })
 }
 
 /// Random bytes from the system.

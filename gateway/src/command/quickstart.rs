@@ -65,9 +65,10 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
 
     let worker = Worker::start(&worker_program, &dir.path.join("models"))?;
     println!("  started  model worker on {}", worker.address);
-    let config = Config::load(&configuration(options, &dir, &worker.address), terminal)?;
+    let files = configuration(options, &dir, &worker.address);
+    let config = Config::load(&files, terminal)?;
     let writer = LogWriter::start(config.log, io::stdout()).map_err(|error| Failure::unavailable(error.to_string()))?;
-    let gateway = match Gateway::start(config, &writer.log()) {
+    let gateway = match Gateway::start(config, &files, &writer.log()) {
         Ok(gateway) => gateway,
         Err(mut failure) => {
             writer.finish();

@@ -2,6 +2,7 @@
 
 use std::io::{self, IsTerminal as _};
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -12,10 +13,9 @@ use tokio::sync::watch;
 
 use super::Failure;
 use gateway::admin::{self, Admin};
-use gateway::config::{Config, ConfigFile, Disk};
+use gateway::config::{self, Config, ConfigFile, Disk};
 use gateway::connection_limit::Refused;
 use gateway::edge::counter::{Counter, SharedStore, StoreChange};
-use gateway::edge::keys::KeyRing;
 use gateway::edge::log::{BatchLog, Log, LogWriter};
 use gateway::edge::metrics::Metrics;
 use gateway::edge::tls::Tls;
@@ -23,6 +23,7 @@ use gateway::edge::upstream::Pool;
 use gateway::exchange::{Core, PasswordRoom, Snapshot};
 use gateway::policy::authenticate::seen::SeenTokens;
 use gateway::problem::Reason;
+use gateway::reload::{Loaded, Reloader, Shared, Source};
 use gateway::server::{self, Serving};
 use gateway::types::RequestIds;
 
@@ -30,7 +31,7 @@ use gateway::types::RequestIds;
 pub(crate) fn run(files: &[ConfigFile], terminal: bool) -> Result<(), Failure> {
     let config = Config::load(files, terminal)?;
     let writer = LogWriter::start(config.log, io::stdout()).map_err(|error| Failure::unavailable(error.to_string()))?;
-    let outcome = Gateway::start(config, &writer.log()).and_then(Gateway::wait);
+    let outcome = Gateway::start(config, files, &writer.log()).and_then(Gateway::wait);
     writer.finish();
     outcome
 }
@@ -44,14 +45,16 @@ pub(crate) struct Gateway {
     admin: Admin,
     admin_listener: std::net::TcpListener,
     certificate_check: Duration,
+    watch: Option<Duration>,
     stop: watch::Sender<bool>,
     log: Log,
 }
 
 impl Gateway {
     /// Takes the ports and starts the threads.
-    pub(crate) fn start(config: Config, log: &Log) -> Result<Self, Failure> {
-        let Config { listener, admin, store, pools, policy, .. } = config;
+    /// `files` are what is read again when the policy is replaced.
+    pub(crate) fn start(config: Config, files: &[ConfigFile], log: &Log) -> Result<Self, Failure> {
+        let Config { listener, admin, store, pools, policy, watch, fixed, files: read, .. } = config;
         let busy = |what: &str, address: SocketAddr, error: &io::Error| match error.kind() {
             io::ErrorKind::AddrInUse => Failure::unavailable(format!(
                 "the {what} port {address} is in use by another program\n  help: stop it, or choose another port (`{what}.address`, or GATEWAY_{}__ADDRESS)",
@@ -64,58 +67,51 @@ impl Gateway {
         let listeners = listener.bind().map_err(|error| busy("listener", listener.address(), &error))?;
         let address = listeners.address;
 
-        let routes = policy.routes.iter().map(|route| route.name.to_string()).collect();
         let threads = listener.threads();
-        let metrics = Arc::new(Metrics::new(routes, Reason::SLUGS, Refused::SLUGS, threads));
+        let metrics = Arc::new(Metrics::new(Reason::SLUGS, Refused::SLUGS, threads));
         let store_kind = store.kind();
-        let limits = policy.limits.iter().map(|limit| Box::from(&*limit.name)).collect();
-        let store = Arc::new(SharedStore::new(store, limits));
-        let keys = KeyRing::new(policy.authenticator.issuers());
-        let snapshot = Arc::new(Snapshot { keys, hsts: listener.hsts, body_pace: listener.body_pace, policy });
+        let store = Arc::new(SharedStore::new(store, threads));
+        let loaded = Loaded { policy, pools, hsts: listener.hsts, body_pace: listener.body_pace, fixed, files: read };
+        let shared = Shared { threads, metrics: Arc::clone(&metrics), store: Arc::clone(&store), log: log.clone() };
+        let reloader = Rc::new(Reloader::new(loaded, source(files.to_vec()), shared));
         let passwords = Arc::new(PasswordRoom::new(threads));
-        let pools = Arc::new(pools);
         let (stop, stopped) = watch::channel(false);
 
         // A runtime of its own for everything that is not a request: signals, admin, upkeep.
         let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
         let runtime = runtime.map_err(|error| Failure::unavailable(error.to_string()))?;
-        let admin = {
-            let _entered = runtime.enter();
-            let pools = pools.iter().map(Pool::new).collect();
-            Admin {
-                snapshot: Arc::clone(&snapshot),
-                store: Arc::clone(&store),
-                pools,
-                metrics: Arc::clone(&metrics),
-                tls: listener.tls(),
-                log: log.clone(),
-                stop: stopped.clone(),
-            }
+        let admin = Admin {
+            reloader: Rc::clone(&reloader),
+            store: Arc::clone(&store),
+            metrics: Arc::clone(&metrics),
+            tls: listener.tls(),
+            log: log.clone(),
+            stop: stopped.clone(),
         };
         let core = {
-            let stopping = stopped.clone();
-            let (log, snapshot, store, metrics) =
-                (log.clone(), Arc::clone(&snapshot), Arc::clone(&store), Arc::clone(&metrics));
-            move |thread| {
-                let mut seed = [0; 16];
-                // Without randomness ids would repeat after a restart, and nothing worse.
-                let _ = rand::fill(&mut seed);
+            let (log, stopping) = (log.clone(), stopped.clone());
+            move |thread, snapshot: Arc<Snapshot>, before: Option<&Core>| {
+                let limits = &*snapshot.policy.limits;
                 Core {
-                    snapshot: Arc::clone(&snapshot),
-                    counter: Counter::new(Arc::clone(&store), store_changes(log.clone())),
-                    pools: pools.iter().map(Pool::new).collect(),
-                    log: BatchLog::new(log.clone()),
+                    counter: match before {
+                        Some(before) => before.counter.for_policy(thread, limits),
+                        None => Counter::new(Arc::clone(&store), thread, limits, store_changes(log.clone())),
+                    },
+                    pools: snapshot.pools.iter().map(Pool::new).collect(),
+                    log: before.map_or_else(|| BatchLog::new(log.clone()), |before| before.log.clone()),
                     metrics: Arc::clone(&metrics),
                     thread,
+                    // What was verified by other keys is verified again.
                     seen_tokens: SeenTokens::default(),
-                    ids: RequestIds::new(seed),
+                    ids: before.map_or_else(|| Rc::new(RequestIds::new(seed())), |before| Rc::clone(&before.ids)),
                     passwords: Arc::clone(&passwords),
                     stopping: stopping.clone(),
+                    snapshot,
                 }
             }
         };
         let certificate_check = listener.certificate_check;
-        let serving = server::serve(&Arc::new(listener), listeners, &stopped, core)
+        let serving = server::serve(&Arc::new(listener), listeners, &stopped, &reloader.snapshots(), core)
             .map_err(|error| Failure::unavailable(error.to_string()))?;
         log.event(
             "listening",
@@ -127,7 +123,7 @@ impl Gateway {
                 ("version", env!("CARGO_PKG_VERSION")),
             ],
         );
-        Ok(Self { address, runtime, serving, admin, admin_listener, certificate_check, stop, log: log.clone() })
+        Ok(Self { address, runtime, serving, admin, admin_listener, certificate_check, watch, stop, log: log.clone() })
     }
 
     /// A way to stop it from elsewhere.
@@ -137,23 +133,14 @@ impl Gateway {
 
     /// Serves until SIGTERM or SIGINT, or until the stopper says so; then finishes what is in flight.
     pub(crate) fn wait(self) -> Result<(), Failure> {
-        let Self { runtime, serving, admin, admin_listener, certificate_check, stop, log, .. } = self;
+        let Self { runtime, serving, admin, admin_listener, certificate_check, watch, stop, log, .. } = self;
         let wrong = |error: io::Error| Failure::unavailable(error.to_string());
         runtime.block_on(async {
             let mut terminate = signal(SignalKind::terminate()).map_err(wrong)?;
             let mut interrupt = signal(SignalKind::interrupt()).map_err(wrong)?;
             let mut stopped = stop.subscribe();
-            let (snapshot, store) = (Arc::clone(&admin.snapshot), Arc::clone(&admin.store));
-            let keys_log = log.clone();
-            let refresh = async move {
-                let issuers = snapshot.policy.authenticator.issuers();
-                Arc::clone(&snapshot.keys)
-                    .refresh(issuers, |issuer, state| match state {
-                        Ok(count) => keys_log.event("issuer-keys", &[("issuer", issuer), ("keys", &count.to_string())]),
-                        Err(cause) => keys_log.event("issuer-keys-failed", &[("issuer", issuer), ("cause", cause)]),
-                    })
-                    .await;
-            };
+            let (reloader, store) = (Rc::clone(&admin.reloader), Arc::clone(&admin.store));
+            reloader.refresh_keys();
             let sweep = async move {
                 let mut clock = tokio::time::interval(Duration::from_secs(1));
                 loop {
@@ -162,11 +149,22 @@ impl Gateway {
                 }
             };
             // Where people started it by hand, their terminal's end is its own.
-            let hangup =
-                if io::stdout().is_terminal() { None } else { Some(signal(SignalKind::hangup()).map_err(wrong)?) };
+            let is_daemon = !io::stdout().is_terminal();
+            let hangup = || is_daemon.then(|| signal(SignalKind::hangup())).transpose().map_err(wrong);
+            let (hangup, policy_hangup) = (hangup()?, hangup()?);
             tokio::task::spawn_local(renew(Arc::clone(&admin.tls), certificate_check, hangup, log.clone()));
-            tokio::task::spawn_local(refresh);
             tokio::task::spawn_local(sweep);
+            if let Some(mut hangup) = policy_hangup {
+                let reloader = Rc::clone(&reloader);
+                tokio::task::spawn_local(async move {
+                    while hangup.recv().await.is_some() {
+                        reloader.reload("SIGHUP").await;
+                    }
+                });
+            }
+            if let Some(every) = watch {
+                tokio::task::spawn_local(async move { reloader.watch(every).await });
+            }
             tokio::task::spawn_local(admin::serve(admin, admin_listener));
             let signal = tokio::select! {
                 _ = terminate.recv() => "SIGTERM",
@@ -182,6 +180,24 @@ impl Gateway {
         log.event("stopped", &[]);
         Ok(())
     }
+}
+
+/// Reads the same files again.
+fn source(files: Vec<ConfigFile>) -> Source {
+    let load = move || {
+        let config = Config::load(&files, false).map_err(|error| error.0)?;
+        let Config { listener, pools, policy, fixed, files, .. } = config;
+        Ok(Loaded { policy, pools, hsts: listener.hsts, body_pace: listener.body_pace, fixed, files })
+    };
+    Source { load: Arc::new(load), look: config::stamp }
+}
+
+/// Where the names of a thread's requests begin.
+fn seed() -> [u8; 16] {
+    let mut seed = [0; 16];
+    // Without randomness names would repeat after a restart, and nothing worse.
+    let _ = rand::fill(&mut seed);
+    seed
 }
 
 /// Records when the store is lost or back.

@@ -6,9 +6,12 @@
 
 mod document;
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::fmt;
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::PathBuf;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use figment::Figment;
 use figment::providers::{Env, Format as _, Toml};
@@ -20,6 +23,7 @@ use crate::edge::log::Format;
 use crate::edge::upstream::PoolSettings;
 use crate::listener::ListenerSettings;
 use crate::policy::Policy;
+use crate::reload::Stamp;
 use crate::settings::{Files, Mistake, Mistakes, Section, Source};
 use crate::types::Name;
 
@@ -57,6 +61,12 @@ pub struct Config {
     pub pools: Vec<PoolSettings>,
     /// Everything that decides about requests.
     pub policy: Policy,
+    /// `[reload]`: how often the files are looked at, if they are.
+    pub watch: Option<Duration>,
+    /// What the tables say that only a restart changes.
+    pub fixed: BTreeMap<&'static str, String>,
+    /// The files that were read, as they were then.
+    pub files: Vec<(PathBuf, Stamp)>,
 }
 
 /// Everything that is wrong with a configuration.
@@ -87,7 +97,9 @@ impl Config {
         let config = Self::compile(&Section::root(&sources, &mistakes, &dict), terminal);
         let mistakes = mistakes.into_vec();
         match config {
-            Some(config) if mistakes.is_empty() => Ok(config),
+            Some(config) if mistakes.is_empty() => {
+                Ok(Self { fixed: fixed(&dict), files: sources.read.into_inner(), ..config })
+            }
             _ => Err(ConfigError(mistakes)),
         }
     }
@@ -102,9 +114,41 @@ impl Config {
         let pools = PoolSettings::compile_all(root);
         let names: Vec<Name> = pools.iter().map(|pool| Name::clone(pool.name())).collect();
         let policy = Policy::compile(root, &names);
+        let reload = root.section_or_empty("reload");
+        let every = reload.or("check", Duration::from_secs(2));
+        if every < Duration::from_millis(100) {
+            reload.mistake("check", format!("is {every:?}"), "write at least \"100ms\"");
+        }
+        let watch = reload.or("watch", true).then_some(every);
+        reload.finish();
         root.finish_ref();
-        Some(Self { listener: listener?, admin, log, store: store?, pools, policy: policy? })
+        let (fixed, files) = (BTreeMap::new(), Vec::new());
+        Some(Self { listener: listener?, admin, log, store: store?, pools, policy: policy?, watch, fixed, files })
     }
+}
+
+/// What the tables say that only a restart changes.
+fn fixed(dict: &Dict) -> BTreeMap<&'static str, String> {
+    /// Keys of `[listener]` that are obeyed anew.
+    const FLUID: [&str; 3] = ["hsts", "body_timeout", "min_body_rate"];
+    let told = |name: &'static str| {
+        let mut table = match dict.get(name) {
+            Some(Value::Dict(_, table)) => table.clone(),
+            _ => Dict::new(),
+        };
+        if name == "listener" {
+            table.retain(|key, _| !FLUID.contains(&key.as_str()));
+        }
+        (name, serde_json::to_string(&table).unwrap_or_default())
+    };
+    ["admin", "listener", "log", "reload", "store"].into_iter().map(told).collect()
+}
+
+/// What tells whether a file is another one.
+#[must_use]
+pub fn stamp(path: &Path) -> Stamp {
+    let it = std::fs::metadata(path).ok()?;
+    Some([it.dev(), it.ino(), it.len(), it.ctime().unsigned_abs(), it.ctime_nsec().unsigned_abs()])
 }
 
 /// The machine's files.
@@ -124,13 +168,19 @@ impl Files for Disk {
 /// Where settings come from.
 struct Sources {
     documents: Vec<Document>,
+    /// Every file that was read.
+    read: RefCell<Vec<(PathBuf, Stamp)>>,
 }
 
 impl Sources {
     fn read(files: &[ConfigFile]) -> Result<Self, ConfigError> {
         let mut documents = Vec::new();
         let mut mistakes = Vec::new();
+        let mut read = Vec::new();
         for file in files {
+            if let ConfigFile::Path(path) = file {
+                read.push((path.clone(), stamp(path)));
+            }
             let (name, text) = match file {
                 ConfigFile::Text { name, text } => (name.clone(), Ok(text.clone())),
                 ConfigFile::Path(path) => (path.display().to_string(), std::fs::read_to_string(path)),
@@ -148,7 +198,7 @@ impl Sources {
                 Err(mistake) => mistakes.push(mistake),
             }
         }
-        if mistakes.is_empty() { Ok(Self { documents }) } else { Err(ConfigError(mistakes)) }
+        if mistakes.is_empty() { Ok(Self { documents, read: RefCell::new(read) }) } else { Err(ConfigError(mistakes)) }
     }
 
     fn merge(&self) -> Result<Dict, ConfigError> {
@@ -224,6 +274,7 @@ impl Source for Sources {
     }
 
     fn file(&self, name: &str) -> Result<Vec<u8>, String> {
+        self.read.borrow_mut().push((name.into(), stamp(Path::new(name))));
         Disk.read(name)
     }
 

@@ -43,6 +43,17 @@ impl KeyRing {
         Arc::new(Self(issuers.published().map(|issuer| (issuer.position, ArcSwapOption::empty())).collect()))
     }
 
+    /// Keeps the keys of issuers that another ring had, where they are the same under another policy.
+    pub fn keep(&self, issuers: &Issuers, other: &Self, others: &Issuers) {
+        for issuer in issuers.published() {
+            let same = others.published().find(|old| old.name == issuer.name && old.url == issuer.url);
+            let place = self.0.iter().find(|(position, _)| *position == issuer.position);
+            if let (Some(same), Some((_, place))) = (same.filter(|old| old.algorithms == issuer.algorithms), place) {
+                place.store(other.of(same.position));
+            }
+        }
+    }
+
     /// The issuers, by name, whose keys were never had.
     #[must_use]
     pub fn missing(&self, issuers: &Issuers) -> Vec<Name> {

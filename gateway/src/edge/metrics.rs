@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::frames::Flood;
+use crate::series::{Registry, SeriesList};
 use crate::types::Name;
 
 /// Upper bounds of the duration histogram, in microseconds.
@@ -16,8 +17,6 @@ const BUCKETS: [u64; 12] =
 /// One thread's numbers.
 #[derive(Debug, Default)]
 struct Shard {
-    /// By route (the last is "no route"), then by the status's first digit.
-    requests: Vec<[AtomicU64; 6]>,
     durations: [AtomicU64; BUCKETS.len() + 1],
     duration_micros: AtomicU64,
     reasons: Vec<AtomicU64>,
@@ -34,7 +33,11 @@ struct Shard {
 /// All threads' numbers and what they are called.
 #[derive(Debug)]
 pub struct Metrics {
-    routes: Vec<String>,
+    routes: Registry<CLASSES>,
+    no_route: SeriesList<CLASSES>,
+    /// How often another policy was put in place, and how often one was not good.
+    replaced: AtomicU64,
+    kept: AtomicU64,
     reasons: &'static [&'static str],
     refused: &'static [&'static str],
     shards: Vec<Shard>,
@@ -43,33 +46,86 @@ pub struct Metrics {
 /// The place where one thread counts.
 #[derive(Clone, Copy, Debug)]
 pub struct Tally<'m> {
+    metrics: &'m Metrics,
     shard: Option<&'m Shard>,
-    routes: usize,
+    thread: usize,
 }
 
+/// A route's requests, by the first digit of their status.
+pub type RouteSeries = SeriesList<CLASSES>;
+const CLASSES: usize = 6;
+
 impl Metrics {
-    /// For these routes, slugs of refused requests and of refused connections, and threads.
+    /// For these slugs of refused requests and of refused connections, and threads.
     #[must_use]
-    pub fn new(
-        routes: Vec<String>,
-        reasons: &'static [&'static str],
-        refused: &'static [&'static str],
-        threads: usize,
-    ) -> Self {
+    pub fn new(reasons: &'static [&'static str], refused: &'static [&'static str], threads: usize) -> Self {
         let shard = || Shard {
-            requests: (0..=routes.len()).map(|_| Default::default()).collect(),
             reasons: reasons.iter().map(|_| AtomicU64::new(0)).collect(),
             refused: refused.iter().map(|_| AtomicU64::new(0)).collect(),
             ..Shard::default()
         };
         let shards = (0..threads).map(|_| shard()).collect();
-        Self { routes, reasons, refused, shards }
+        let routes = Registry::new(threads);
+        let no_route = routes.list(std::iter::once("(none)"));
+        let (replaced, kept) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self { routes, no_route, replaced, kept, reasons, refused, shards }
+    }
+
+    /// Where requests of these routes are counted.
+    pub fn routes<'n>(&self, names: impl Iterator<Item = &'n str>) -> RouteSeries {
+        self.routes.list(names)
+    }
+
+    /// Another policy was put in place, or (`false`) was not good.
+    pub fn policy_replaced(&self, is_good: bool) {
+        add(Some(if is_good { &self.replaced } else { &self.kept }), 1);
     }
 
     /// Where the thread at this position counts.
     #[must_use]
     pub fn tally(&self, thread: usize) -> Tally<'_> {
-        Tally { shard: self.shards.get(thread), routes: self.routes.len() }
+        Tally { metrics: self, shard: self.shards.get(thread), thread }
+    }
+
+    /// Numbers without labels.
+    fn totals(&self, log_dropped: u64) -> Vec<(&'static str, &'static str, u64)> {
+        vec![
+            (
+                "modelgate_connections_accepted_total",
+                "Client connections that were accepted.",
+                self.sum(|s| Some(&s.accepted)),
+            ),
+            (
+                "modelgate_connections_full_total",
+                "Times that a thread left connections in the kernel's queue because it had all that it may.",
+                self.sum(|s| Some(&s.full)),
+            ),
+            (
+                "modelgate_handshakes_failed_total",
+                "TLS handshakes that failed or took too long.",
+                self.sum(|s| Some(&s.handshakes_failed)),
+            ),
+            (
+                "modelgate_upstream_connects_total",
+                "Connections opened to workers.",
+                self.sum(|s| Some(&s.upstream_connects)),
+            ),
+            (
+                "modelgate_policies_replaced_total",
+                "Policies that were read anew and serve.",
+                self.replaced.load(Ordering::Relaxed),
+            ),
+            (
+                "modelgate_policies_kept_total",
+                "Policies that were read anew and were not good, so that the old one went on.",
+                self.kept.load(Ordering::Relaxed),
+            ),
+            (
+                "modelgate_log_records_dropped_total",
+                "Log records lost because the writer could not follow.",
+                log_dropped,
+            ),
+        ]
     }
 
     fn sum<'s>(&'s self, read: impl Fn(&'s Shard) -> Option<&'s AtomicU64>) -> u64 {
@@ -85,15 +141,11 @@ impl Metrics {
             let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
         };
         head(&mut out, "modelgate_requests_total", "counter", "Requests that ended, by route and class of status.");
-        let names = self.routes.iter().map(String::as_str).chain(["(none)"]);
-        for (index, route) in names.enumerate() {
-            for class in 1..=5 {
-                let count = self.sum(|shard| shard.requests.get(index)?.get(class));
-                if count > 0 {
-                    let _ = writeln!(out, "modelgate_requests_total{{route=\"{route}\",class=\"{class}xx\"}} {count}");
-                }
+        self.routes.each(|route, series| {
+            for (class, count) in (1..CLASSES).map(|class| (class, series.sum(class))).filter(|(_, count)| *count > 0) {
+                let _ = writeln!(out, "modelgate_requests_total{{route=\"{route}\",class=\"{class}xx\"}} {count}");
             }
-        }
+        });
         head(&mut out, "modelgate_refusals_total", "counter", "Requests that were refused or failed, by reason.");
         for (index, reason) in self.reasons.iter().enumerate() {
             let count = self.sum(|shard| shard.reasons.get(index));
@@ -149,33 +201,7 @@ impl Metrics {
             // What Rust escapes in a string, Prometheus does in the same way.
             let _ = writeln!(out, "modelgate_certificate_expiry_seconds{{name={name:?}}} {expires}");
         }
-        for (name, help, count) in [
-            (
-                "modelgate_connections_accepted_total",
-                "Client connections that were accepted.",
-                self.sum(|s| Some(&s.accepted)),
-            ),
-            (
-                "modelgate_connections_full_total",
-                "Times that a thread left connections in the kernel's queue because it had all that it may.",
-                self.sum(|s| Some(&s.full)),
-            ),
-            (
-                "modelgate_handshakes_failed_total",
-                "TLS handshakes that failed or took too long.",
-                self.sum(|s| Some(&s.handshakes_failed)),
-            ),
-            (
-                "modelgate_upstream_connects_total",
-                "Connections opened to workers.",
-                self.sum(|s| Some(&s.upstream_connects)),
-            ),
-            (
-                "modelgate_log_records_dropped_total",
-                "Log records lost because the writer could not follow.",
-                log_dropped,
-            ),
-        ] {
+        for (name, help, count) in self.totals(log_dropped) {
             head(&mut out, name, "counter", help);
             let _ = writeln!(out, "{name} {count}");
         }
@@ -190,11 +216,20 @@ fn add(number: Option<&AtomicU64>, by: u64) {
 }
 
 impl Tally<'_> {
-    /// Counts a request at its end. `reason` is the slug's position.
-    pub fn request(&self, route: Option<usize>, status: u16, reason: Option<usize>, took: Duration) {
+    /// Counts a request at its end, at the position of its route among `routes`. `reason` is the slug's position.
+    pub fn request(
+        &self,
+        routes: &RouteSeries,
+        route: Option<usize>,
+        status: u16,
+        reason: Option<usize>,
+        took: Duration,
+    ) {
         let Some(shard) = self.shard else { return };
-        let row = shard.requests.get(route.unwrap_or(self.routes));
-        add(row.and_then(|row| row.get(usize::from(status / 100))), 1);
+        let series = route.map_or_else(|| self.metrics.no_route.first(), |route| routes.get(route));
+        if let Some(series) = series {
+            series.count(self.thread, usize::from(status / 100));
+        }
         if let Some(reason) = reason {
             add(shard.reasons.get(reason), 1);
         }

@@ -3,10 +3,10 @@
 use std::cell::RefCell;
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// One mistake: where, what, why and what to do. Never shows a secret.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mistake {
     /// `file:line:column`, or the name of a variable.
     pub place: String,

@@ -56,9 +56,9 @@ impl std::fmt::Debug for SharedStore {
 }
 
 impl SharedStore {
-    /// The store that the settings ask for. `limits` are the names of the policy's, in their order.
+    /// The store that the settings ask for, for so many threads.
     #[must_use]
-    pub fn new(settings: StoreSettings, limits: Box<[Box<str>]>) -> Self {
+    pub fn new(settings: StoreSettings, threads: usize) -> Self {
         let memory = MemoryStore::new(settings.max_windows);
         Self {
             memory,
@@ -66,7 +66,7 @@ impl SharedStore {
             in_flight: Arc::default(),
             refused: RefusedTable::default(),
             held: Held::default(),
-            numbers: Numbers::new(limits),
+            numbers: Numbers::new(threads),
             began: Instant::now(),
         }
     }
@@ -80,6 +80,11 @@ impl SharedStore {
     pub fn sweep(&self) {
         self.memory.sweep(self.now());
         self.refused.sweep();
+    }
+
+    /// Forgets refusals, which another policy might not make.
+    pub fn forget_refusals(&self) {
+        self.refused.forget(|_| true);
     }
 
     /// Adds the numbers in Prometheus' text format.
@@ -160,12 +165,25 @@ enum Source {
 }
 
 impl Counter {
-    /// A thread's way to the store. `tell` hears when Redis is lost or back. Needs a runtime that takes local tasks,
-    /// where the store is Redis.
+    /// A thread's way to the store, for these limits. `tell` hears when Redis is lost or back. Needs a runtime that
+    /// takes local tasks, where the store is Redis.
     #[must_use]
-    pub fn new(shared: Arc<SharedStore>, tell: impl Fn(StoreChange) + 'static) -> Self {
+    pub fn new(
+        shared: Arc<SharedStore>,
+        thread: usize,
+        limits: &[Arc<Limit>],
+        tell: impl Fn(StoreChange) + 'static,
+    ) -> Self {
         let queue = shared.settings.redis.is_some().then(|| Queue::new(Arc::clone(&shared), Box::new(tell)));
-        Self { tally: shared.numbers.tally(), queue, shared }
+        Self { tally: shared.numbers.tally(thread, limits.iter().map(|limit| &*limit.name)), queue, shared }
+    }
+
+    /// The same way, for the limits of another policy.
+    #[must_use]
+    pub fn for_policy(&self, thread: usize, limits: &[Arc<Limit>]) -> Self {
+        let shared = Arc::clone(&self.shared);
+        let tally = shared.numbers.tally(thread, limits.iter().map(|limit| &*limit.name));
+        Self { tally, queue: self.queue.clone(), shared }
     }
 
     /// Takes a place of each limit on requests in flight.

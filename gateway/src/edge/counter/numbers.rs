@@ -2,8 +2,9 @@
 
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+
+use crate::series::{Registry, SeriesList};
 
 /// What became of a request at one limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,25 +25,29 @@ impl Event {
     const NAMES: [&'static str; 5] = ["admitted", "refused", "throttled", "shadowed", "fallback"];
 }
 
-type Counts = Box<[[AtomicU64; Event::NAMES.len()]]>;
+impl Event {
+    const COUNT: usize = Self::NAMES.len();
+}
 
-/// One thread's numbers.
+/// What one thread counts under one policy.
 #[derive(Debug)]
-pub(super) struct Tally(Arc<Counts>);
+pub(super) struct Tally {
+    limits: SeriesList<{ Event::COUNT }>,
+    thread: usize,
+}
 
 impl Tally {
     pub(super) fn count(&self, limit: usize, event: Event) {
-        if let Some(number) = self.0.get(limit).and_then(|row| row.get(event as usize)) {
-            number.fetch_add(1, Ordering::Relaxed);
+        if let Some(series) = self.limits.get(limit) {
+            series.count(self.thread, event as usize);
         }
     }
 }
 
 /// All threads' numbers.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Numbers {
-    limits: Box<[Box<str>]>,
-    threads: Mutex<Vec<Arc<Counts>>>,
+    limits: Registry<{ Event::COUNT }>,
     /// Threads that have lost the store.
     lost: AtomicUsize,
     losses: AtomicU64,
@@ -52,16 +57,20 @@ pub(super) struct Numbers {
 }
 
 impl Numbers {
-    /// For limits of these names, in the policy's order.
-    pub(super) fn new(limits: Box<[Box<str>]>) -> Self {
-        Self { limits, ..Self::default() }
+    pub(super) fn new(threads: usize) -> Self {
+        Self {
+            limits: Registry::new(threads),
+            lost: AtomicUsize::default(),
+            losses: AtomicU64::default(),
+            round_trips: AtomicU64::default(),
+            operations: AtomicU64::default(),
+            round_trip_micros: AtomicU64::default(),
+        }
     }
 
-    /// A place for a thread to count in.
-    pub(super) fn tally(&self) -> Tally {
-        let counts: Arc<Counts> = Arc::new(self.limits.iter().map(|_| Default::default()).collect());
-        self.threads.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&counts));
-        Tally(counts)
+    /// A place for a thread to count in, for limits of these names in the policy's order.
+    pub(super) fn tally<'n>(&self, thread: usize, limits: impl Iterator<Item = &'n str>) -> Tally {
+        Tally { limits: self.limits.list(limits), thread }
     }
 
     /// A thread has lost the store; whether it is the first.
@@ -90,15 +99,11 @@ impl Numbers {
         };
         let name = "modelgate_limit_requests_total";
         head(out, name, "counter", "Requests at each limit, by what became of them there.");
-        let threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
-        for (index, limit) in self.limits.iter().enumerate() {
+        self.limits.each(|limit, series| {
             for (event, word) in Event::NAMES.iter().enumerate() {
-                let numbers = threads.iter().filter_map(|counts| counts.get(index)?.get(event));
-                let sum: u64 = numbers.map(|number| number.load(Ordering::Relaxed)).sum();
-                let _ = writeln!(out, "{name}{{limit=\"{limit}\",outcome=\"{word}\"}} {sum}");
+                let _ = writeln!(out, "{name}{{limit=\"{limit}\",outcome=\"{word}\"}} {}", series.sum(event));
             }
-        }
-        drop(threads);
+        });
         let micros = self.round_trip_micros.load(Ordering::Relaxed);
         #[expect(clippy::cast_precision_loss, reason = "a sum of times needs no more than 52 bits")]
         let seconds = micros as f64 / 1e6;

@@ -1,0 +1,35 @@
+//! `gateway reload`.
+#![expect(clippy::print_stdout, reason = "printing is what commands are for")]
+
+use std::net::SocketAddr;
+
+use clap::Args;
+use serde_json::Value;
+
+use super::Failure;
+use gateway::config::ConfigError;
+
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Where the admin listener is.
+    #[arg(long, default_value = "127.0.0.1:9443")]
+    admin: SocketAddr,
+}
+
+pub(crate) fn run(options: &Options) -> Result<(), Failure> {
+    let (good, mut answer) = super::ask(options.admin, "PUT", "/reload")?;
+    if !good {
+        let mistakes = answer.get_mut("mistakes").map(Value::take).unwrap_or_default();
+        let mistakes = ConfigError(serde_json::from_value(mistakes).unwrap_or_default());
+        // EX_CONFIG
+        return Err(Failure { message: format!("{mistakes}\n\n  The old policy goes on."), code: 78 });
+    }
+    let number = answer.get("generation").and_then(Value::as_u64).unwrap_or(0);
+    println!("The new policy serves; it is number {number} since the start.");
+    let waiting = answer.get("needs_restart").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    if !waiting.is_empty() {
+        let names: Vec<&str> = waiting.iter().filter_map(Value::as_str).collect();
+        println!("What was changed in [{}] waits for a restart.", names.join("], ["));
+    }
+    Ok(())
+}

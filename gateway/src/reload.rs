@@ -1,0 +1,242 @@
+//! Puts a new policy in the place of the old one while the gateway serves.
+//!
+//! The configuration is read whole. One mistake in it, and the old policy goes on: that is said in the log, in the
+//! metrics and to whoever asked. Otherwise every thread begins its next request with the new one; what has begun ends
+//! with the old one, so no request meets both. Ports, threads, the log and the store stay as they were at the start.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Mutex, watch};
+use tokio::task::JoinHandle;
+
+use crate::deadline::Pace;
+use crate::edge::counter::SharedStore;
+use crate::edge::keys::KeyRing;
+use crate::edge::log::Log;
+use crate::edge::metrics::Metrics;
+use crate::edge::upstream::PoolSettings;
+use crate::exchange::Snapshot;
+use crate::policy::Policy;
+use crate::settings::Mistake;
+
+/// How long every thread has to take a new policy.
+const ADOPTION: Duration = Duration::from_secs(5);
+/// How many mistakes of one file are put into the log.
+const MOST_TOLD: usize = 20;
+
+/// What can be replaced, as it was read.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The policy.
+    pub policy: Policy,
+    /// The ways to the workers.
+    pub pools: Vec<PoolSettings>,
+    /// Whether answers say `Strict-Transport-Security`.
+    pub hsts: bool,
+    /// How slowly a client's body may come.
+    pub body_pace: Pace,
+    /// The tables that only a restart changes, and what they say.
+    pub fixed: BTreeMap<&'static str, String>,
+    /// The files that were read, as they were then.
+    pub files: Vec<(PathBuf, Stamp)>,
+}
+
+/// What tells whether a file is another one: device, node, length and the time of its last change; nothing where it
+/// is not there.
+pub type Stamp = Option<[u64; 5]>;
+
+/// What the disk is asked for.
+#[derive(Clone)]
+pub struct Source {
+    /// Reads the configuration.
+    pub load: Arc<dyn Fn() -> Result<Loaded, Vec<Mistake>> + Send + Sync>,
+    /// Looks at a file.
+    pub look: fn(&Path) -> Stamp,
+}
+
+/// What became of a reload.
+#[derive(Debug)]
+pub enum Reloaded {
+    /// The policy with this number serves.
+    Replaced {
+        /// Its number since the start.
+        generation: u64,
+        /// Tables that were changed and wait for a restart.
+        needs_restart: Vec<&'static str>,
+    },
+    /// The old one goes on.
+    Kept(Vec<Mistake>),
+}
+
+/// Replaces policies, one at a time.
+pub struct Reloader {
+    source: Source,
+    snapshots: watch::Sender<Arc<Snapshot>>,
+    fixed: BTreeMap<&'static str, String>,
+    /// The files that were looked at last, as they were then.
+    files: RefCell<Vec<(PathBuf, Stamp)>>,
+    threads: usize,
+    metrics: Arc<Metrics>,
+    store: Arc<SharedStore>,
+    log: Log,
+    turn: Mutex<()>,
+    refreshing: RefCell<Option<JoinHandle<()>>>,
+}
+
+impl std::fmt::Debug for Reloader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Reloader").field("files", &self.files).finish_non_exhaustive()
+    }
+}
+
+/// What the reloader shares with the rest.
+#[derive(Debug)]
+pub struct Shared {
+    /// How many threads serve.
+    pub threads: usize,
+    /// The numbers.
+    pub metrics: Arc<Metrics>,
+    /// The windows' store.
+    pub store: Arc<SharedStore>,
+    /// Where changes are told.
+    pub log: Log,
+}
+
+impl Reloader {
+    /// Begins with a configuration that was read already.
+    #[must_use]
+    pub fn new(loaded: Loaded, source: Source, shared: Shared) -> Self {
+        let Shared { threads, metrics, store, log } = shared;
+        let (fixed, files) = (loaded.fixed.clone(), RefCell::new(loaded.files.clone()));
+        let first = snapshot(loaded, &metrics, None);
+        let (snapshots, _) = watch::channel(Arc::new(first));
+        Self {
+            source,
+            snapshots,
+            fixed,
+            files,
+            threads,
+            metrics,
+            store,
+            log,
+            turn: Mutex::default(),
+            refreshing: RefCell::default(),
+        }
+    }
+
+    /// The snapshots, as they come.
+    #[must_use]
+    pub fn snapshots(&self) -> watch::Receiver<Arc<Snapshot>> {
+        self.snapshots.subscribe()
+    }
+
+    /// The one that serves.
+    #[must_use]
+    pub fn now(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.snapshots.borrow())
+    }
+
+    /// Begins to fetch the keys of the issuers of the policy that serves. Needs a runtime that takes local tasks.
+    pub fn refresh_keys(&self) {
+        let (snapshot, log) = (self.now(), self.log.clone());
+        let refreshing = tokio::task::spawn_local(async move {
+            let issuers = snapshot.policy.authenticator.issuers();
+            Arc::clone(&snapshot.keys)
+                .refresh(issuers, |issuer, state| match state {
+                    Ok(count) => log.event("issuer-keys", &[("issuer", issuer), ("keys", &count.to_string())]),
+                    Err(cause) => log.event("issuer-keys-failed", &[("issuer", issuer), ("cause", cause)]),
+                })
+                .await;
+        });
+        if let Some(before) = self.refreshing.replace(Some(refreshing)) {
+            before.abort();
+        }
+    }
+
+    /// Reads the configuration anew and puts it in place if it is good. Comes back when every thread serves by it.
+    pub async fn reload(&self, why: &str) -> Reloaded {
+        let _turn = self.turn.lock().await;
+        let load = Arc::clone(&self.source.load);
+        // A disk that does not answer must not hold what else runs here.
+        let loaded = tokio::task::spawn_blocking(move || load()).await;
+        let loaded = match loaded.unwrap_or_else(|_| Err(Vec::new())) {
+            Ok(loaded) => loaded,
+            Err(mistakes) => return self.keep(why, mistakes),
+        };
+        let changed = |name: &&'static str| loaded.fixed.get(name) != self.fixed.get(name);
+        let needs_restart: Vec<&'static str> = self.fixed.keys().copied().filter(changed).collect();
+        self.files.replace(loaded.files.clone());
+        let next = Arc::new(snapshot(loaded, &self.metrics, Some(&self.now())));
+        let generation = next.generation;
+        // What one policy refuses another may not.
+        self.store.forget_refusals();
+        self.snapshots.send_replace(Arc::clone(&next));
+        self.refresh_keys();
+        let begun = Instant::now();
+        while next.adopted.load(Ordering::Acquire) < self.threads && begun.elapsed() < ADOPTION {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        // What a thread still asked under the old policy may have been refused meanwhile.
+        self.store.forget_refusals();
+        self.metrics.policy_replaced(true);
+        let (number, restart) = (generation.to_string(), needs_restart.join(", "));
+        let fields = [("why", why), ("generation", number.as_str()), ("needs_restart", restart.as_str())];
+        self.log.event("policy-replaced", fields.get(..if restart.is_empty() { 2 } else { 3 }).unwrap_or_default());
+        Reloaded::Replaced { generation, needs_restart }
+    }
+
+    fn keep(&self, why: &str, mistakes: Vec<Mistake>) -> Reloaded {
+        self.metrics.policy_replaced(false);
+        let count = mistakes.len().to_string();
+        self.log.event("policy-kept", &[("why", why), ("mistakes", &count)]);
+        for mistake in mistakes.iter().take(MOST_TOLD) {
+            let Mistake { place, key, reason, remedy } = mistake;
+            self.log.event("policy-mistake", &[("place", place), ("key", key), ("cause", reason), ("remedy", remedy)]);
+        }
+        Reloaded::Kept(mistakes)
+    }
+
+    /// Reloads when a file has changed, for ever. Looks at them every so often.
+    pub async fn watch(&self, every: Duration) {
+        loop {
+            tokio::time::sleep(every).await;
+            let (mut now, look) = (self.files.borrow().clone(), self.source.look);
+            let look = move || {
+                for (path, stamp) in &mut now {
+                    *stamp = look(path);
+                }
+                now
+            };
+            let Ok(now) = tokio::task::spawn_blocking(look).await else { continue };
+            if now != *self.files.borrow() {
+                // Where what is there now is not good, only another change is looked at.
+                self.files.replace(now);
+                self.reload("a file changed").await;
+            }
+        }
+    }
+}
+
+fn snapshot(loaded: Loaded, metrics: &Metrics, before: Option<&Snapshot>) -> Snapshot {
+    let Loaded { policy, pools, hsts, body_pace, .. } = loaded;
+    let issuers = policy.authenticator.issuers();
+    let keys = KeyRing::new(issuers);
+    if let Some(before) = before {
+        keys.keep(issuers, &before.keys, before.policy.authenticator.issuers());
+    }
+    Snapshot {
+        routes: metrics.routes(policy.routes.iter().map(|route| &*route.name)),
+        keys,
+        hsts,
+        body_pace,
+        pools,
+        generation: before.map_or(1, |before| before.generation + 1),
+        adopted: AtomicUsize::new(0),
+        policy,
+    }
+}
