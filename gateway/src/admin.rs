@@ -119,6 +119,12 @@ pub async fn serve(admin: Admin, listener: StdListener) -> io::Result<()> {
     }
 }
 
+fn metrics(admin: &Admin) -> String {
+    let mut text = admin.metrics.render(admin.log.dropped(), &admin.tls.expiries());
+    admin.store.render(&mut text);
+    text
+}
+
 async fn answer(admin: &Rc<Admin>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
     let read = matches!(*request.method(), Method::GET | Method::HEAD);
     let (status, media_type, body) = match request.uri().path() {
@@ -132,11 +138,7 @@ async fn answer(admin: &Rc<Admin>, request: Request<Incoming>) -> Result<Respons
             let (ready, body) = readiness(admin).await;
             (if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, "application/json", body.to_string())
         }
-        "/metrics" => (
-            StatusCode::OK,
-            "text/plain; version=0.0.4",
-            admin.metrics.render(admin.log.dropped(), &admin.tls.expiries()),
-        ),
+        "/metrics" => (StatusCode::OK, "text/plain; version=0.0.4", metrics(admin)),
         _ => (
             StatusCode::NOT_FOUND,
             "application/json",

@@ -75,15 +75,16 @@ impl MemoryStore {
         Locked { shards }
     }
 
-    /// Decides at `now` (microseconds of a clock that never steps back). `quota` says how much this store
-    /// admits of a limit, if it asks it at all. `None` where a window would have to be remembered and there is no room: forgetting another
+    /// Decides. The clock gives microseconds and never steps back; it is read once nobody else can change these
+    /// windows, so that what another thread counted a moment ago never lies in the future. `quota` says how much
+    /// this store admits of a limit, if it asks it at all. `None` where a window would have to be remembered and there is no room: forgetting another
     /// would admit too much there.
     #[must_use]
     pub fn admit(
         &self,
         demands: &[Demand<'_>],
         keys: &Keys,
-        now: u64,
+        clock: impl FnOnce() -> u64,
         quota: impl Fn(&Demand<'_>) -> Option<u64>,
     ) -> Option<Decision> {
         let mut places = [0; MOST_LIMITS];
@@ -92,6 +93,7 @@ impl MemoryStore {
         }
         let places = places.get(..demands.len())?;
         let mut locked = self.lock(places);
+        let now = clock();
         let mut found = Decision::new(true, now);
         let mut new = 0;
         for ((demand, place), key) in demands.iter().zip(places).zip(keys.iter()) {
@@ -148,9 +150,10 @@ impl MemoryStore {
     }
 
     /// Gives back, or charges beyond all quotas.
-    pub fn settle(&self, key: &[u8], rule: &Rule, change: Change, now: u64) {
+    pub fn settle(&self, key: &[u8], rule: &Rule, change: Change, clock: impl FnOnce() -> u64) {
         let place = self.place(key);
         let mut locked = self.lock(&[place]);
+        let now = clock();
         let Some(kept) = locked.shard(place).and_then(|shard| shard.get_mut(key)) else { return };
         kept.window.advance(rule, now);
         match change {
@@ -160,9 +163,9 @@ impl MemoryStore {
     }
 
     /// Forgets windows that hold nothing any more. To be called now and then.
-    pub fn sweep(&self, now: u64) {
+    pub fn sweep(&self, clock: impl Fn() -> u64) {
         self.retain(|_, kept| {
-            kept.window.advance(&kept.rule, now);
+            kept.window.advance(&kept.rule, clock());
             !kept.window.is_empty()
         });
     }
@@ -183,12 +186,13 @@ impl MemoryStore {
         sum
     }
 
-    /// The windows whose names hold `part`: name, how it counts, and where it stands at `now`.
+    /// The windows whose names hold `part`: name, how it counts, and where it stands.
     #[must_use]
-    pub fn show(&self, part: &[u8], now: u64) -> Vec<(Vec<u8>, Standing)> {
+    pub fn show(&self, part: &[u8], clock: impl Fn() -> u64) -> Vec<(Vec<u8>, Standing)> {
         let mut found = Vec::new();
         for shard in &self.shards {
             let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            let now = clock();
             for (key, kept) in shard.iter_mut().filter(|(key, _)| holds(key, part)) {
                 kept.window.advance(&kept.rule, now);
                 if !kept.window.is_empty() {
