@@ -330,7 +330,7 @@ fn limit(bencher: Bencher<'_, '_>, path: &str) {
         let windows = route.limits.windows.iter();
         let demands: Vec<Demand<'_>> = windows.map(|limit| Demand::new(limit, None, Size::default())).collect();
         let keys = Keys::new(&demands, black_box(&subject));
-        let decision = store.admit(&demands, &keys, now, |demand| Some(demand.rate.quota)).expect("there is room");
+        let decision = store.admit(&demands, &keys, || now, |demand| Some(demand.rate.quota)).expect("there is room");
         Admission::from_decision(&demands, &decision).is_ok()
     });
 }
@@ -397,6 +397,7 @@ fn headers_forwarded(bencher: Bencher<'_, '_>) {
         id: RequestIds::new([1; 16]).next(),
         principal: &principal,
         route: &route.name,
+        is_read_here: false,
     };
     let mut out = Vec::with_capacity(2048);
     bencher.bench_local(|| {

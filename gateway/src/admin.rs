@@ -120,6 +120,12 @@ pub async fn serve(admin: Admin, listener: StdListener) -> io::Result<()> {
     }
 }
 
+fn metrics(admin: &Admin) -> String {
+    let mut text = admin.metrics.render(admin.log.dropped(), &admin.tls.expiries());
+    admin.store.render(&mut text);
+    text
+}
+
 async fn answer(admin: &Rc<Admin>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
     const JSON: &str = "application/json";
     let path = request.uri().path();
@@ -149,11 +155,7 @@ async fn answer(admin: &Rc<Admin>, request: Request<Incoming>) -> Result<Respons
             let (ready, body) = readiness(admin).await;
             (if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, JSON, body.to_string())
         }
-        "/metrics" => {
-            let mut text = admin.metrics.render(admin.log.dropped(), &admin.tls.expiries());
-            admin.store.render(&mut text);
-            (StatusCode::OK, "text/plain; version=0.0.4", text)
-        }
+        "/metrics" => (StatusCode::OK, "text/plain; version=0.0.4", metrics(admin)),
         _ => (StatusCode::NOT_FOUND, JSON, refused("there are /livez, /readyz, /metrics, /limits and /reload")),
     };
     let mut response = Response::new(Full::new(Bytes::from(body)));

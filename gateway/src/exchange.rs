@@ -221,6 +221,11 @@ impl Exchange {
         self.core.counter.settle(charge, outcome, |answer| cost::answer_units(kept?, &answer.at));
     }
 
+    /// Whether a limit counts what the answer names.
+    pub(crate) fn counts_answer(&self) -> bool {
+        self.charge.as_ref().is_some_and(|charge| charge.answer_costs().next().is_some())
+    }
+
     /// Keeps the end of an answer.
     fn keep(&mut self, part: &[u8]) {
         if let Some(kept) = &mut self.answer {

@@ -29,7 +29,7 @@ use crate::head;
 use crate::policy::body::{self, BodyRule};
 use crate::policy::cors::{self, Earned};
 use crate::policy::limit::cost::{self, Size};
-use crate::policy::limit::scope::Subject;
+use crate::policy::limit::scope::{By, Subject};
 use crate::policy::limit::{Admission, Demand, Limit};
 use crate::policy::{Destination, Route, authenticate, path, token};
 use crate::problem::{HeadFault, Problem, Stop};
@@ -146,7 +146,10 @@ async fn travel(exchange: &mut Exchange, arrived: &Parts, body: &mut ClientBody)
     match &route.destination {
         Destination::Token => {
             let issuer = policy.issuer.as_ref().ok_or(Stop::Internal("a token route without an issuer"))?;
-            let form = Box::pin(body.form(headers, core.snapshot.body_pace)).await.map_err(Stop::into_oauth)?;
+            let form = match Box::pin(body.form(headers, core.snapshot.body_pace)).await {
+                Ok(form) => form,
+                Err(stop) => return Err(asking.refused(exchange, early.as_ref(), stop.into_oauth()).await),
+            };
             let user = token::user(&form);
             asking.user = user.as_deref().unwrap_or_default();
             let admission = match early {
@@ -159,7 +162,10 @@ async fn travel(exchange: &mut Exchange, arrived: &Parts, body: &mut ClientBody)
         }
         Destination::Pool(position) => {
             let pool = core.pools.get(*position).ok_or(Stop::Internal("a route without a pool"))?;
-            let (outgoing, size) = read_body(exchange, route, arrived, body).await?;
+            let (outgoing, size) = match read_body(exchange, route, arrived, body).await {
+                Ok(read) => read,
+                Err(stop) => return Err(asking.refused(exchange, early.as_ref(), stop).await),
+            };
             let admission = match early {
                 Some(admission) => admission,
                 None => Box::pin(asking.admit_and_say(exchange, size)).await?,
@@ -172,6 +178,7 @@ async fn travel(exchange: &mut Exchange, arrived: &Parts, body: &mut ClientBody)
                 id: exchange.id,
                 principal: &principal,
                 route: &route.name,
+                is_read_here: exchange.counts_answer(),
             };
             let call = Call {
                 method: &arrived.method,
@@ -186,9 +193,7 @@ async fn travel(exchange: &mut Exchange, arrived: &Parts, body: &mut ClientBody)
             exchange.worker_took = Some(sent.elapsed());
             exchange.worker = Some(answer.worker);
             exchange.is_last |= answer.early;
-            if exchange.charge.as_ref().is_some_and(|charge| charge.answer_costs().next().is_some()) {
-                exchange.answer = Some(Vec::new());
-            }
+            exchange.answer = exchange.counts_answer().then(Vec::new);
             Ok(Answer::Worker(answer.response))
         }
     }
@@ -241,9 +246,11 @@ impl Asking<'_> {
         }
         let counter = &exchange.core.counter;
         let taken = counter.take_places(&self.route.limits.in_flight, Some(self.principal), &self.subject(exchange));
-        if let Some((places, headers)) = taken.map_err(|refusal| Stop::Limit(Denied::Full(refusal)))? {
-            exchange.places = Some(places);
-            exchange.rate = headers;
+        if let Some(taken) = taken.map_err(|refusal| Stop::Limit(Denied::Full(refusal)))? {
+            exchange.places = Some(taken.places);
+            exchange.would_refuse = taken.would_refuse;
+            // Where a guesser's limits stand is for the one who guessed right.
+            exchange.rate = taken.headers.filter(|_| matches!(self.route.destination, Destination::Pool(_)));
         }
         Ok(())
     }
@@ -263,9 +270,10 @@ impl Asking<'_> {
         }
     }
 
-    /// Refuses what is known to be refused, before its body is read.
+    /// Refuses what is known to be refused, before its body is read. Nobody knows yet which user it names.
     fn recall(&self, exchange: &Exchange) -> Result<(), Stop> {
-        let demands = demands(&self.route.limits.windows, self.principal, Size::default());
+        let limits = self.route.limits.windows.iter().filter(|limit| !limit.scope.has(&By::User));
+        let demands: Vec<_> = limits.map(|limit| Demand::new(limit, Some(self.principal), Size::default())).collect();
         exchange.core.counter.recall(&demands, &self.subject(exchange)).map_err(Stop::Limit)
     }
 
@@ -274,11 +282,34 @@ impl Asking<'_> {
         Ok(exchange.say(admission))
     }
 
+    /// Counts a request whose body is refused, where limits waited for it: as the smallest one. Bodies that are good
+    /// for nothing would be free otherwise.
+    async fn refused(&self, exchange: &mut Exchange, early: Option<&Admission>, stop: Stop) -> Stop {
+        if early.is_some() {
+            return stop;
+        }
+        let admitted = match self.route.destination {
+            Destination::Token => Box::pin(self.admit(exchange, Size::default())).await,
+            Destination::Pool(_) => Box::pin(self.admit_and_say(exchange, Size::default())).await,
+        };
+        admitted.err().unwrap_or(stop)
+    }
+
     async fn admit(&self, exchange: &mut Exchange, size: Size) -> Result<Admission, Stop> {
         let demands = demands(&self.route.limits.windows, self.principal, size);
-        let admitted = exchange.core.counter.admit(&demands, &self.subject(exchange)).await.map_err(Stop::Limit)?;
+        let admitted = exchange.core.counter.admit(&demands, &self.subject(exchange)).await;
+        let admitted = admitted.map_err(|mut denied| {
+            // The places come behind what refused.
+            if let (Denied::Full(refusal), Some(said)) = (&mut denied, exchange.rate.take()) {
+                refusal.headers.join(said);
+            }
+            Stop::Limit(denied)
+        })?;
         exchange.charge = admitted.charge;
-        exchange.would_refuse = admitted.would_refuse;
+        exchange.would_refuse = match (exchange.would_refuse.take(), admitted.would_refuse) {
+            (Some(first), Some(rest)) => Some(format!("{first}, {rest}")),
+            (first, rest) => first.or(rest),
+        };
         Ok(admitted.admission)
     }
 }

@@ -265,11 +265,11 @@ impl Store for MemoryStore {
     fn ask(&mut self, limits: &[Arc<Limit>], asked: &Asked, now: u64) -> Decision {
         let demands = asked.demands(limits);
         let keys = Keys::new(&demands, &asked.subject());
-        self.admit(&demands, &keys, now, |demand| Some(demand.rate.quota)).expect("there is room")
+        self.admit(&demands, &keys, || now, |demand| Some(demand.rate.quota)).expect("there is room")
     }
 
     fn give_back(&mut self, limit: &Limit, key: &str, units: u64, at: u64, now: u64) {
-        self.settle(key.as_bytes(), &limit.rule, Change::GiveBack { units, at }, now);
+        self.settle(key.as_bytes(), &limit.rule, Change::GiveBack { units, at }, || now);
     }
 }
 
@@ -430,7 +430,7 @@ fn memory_that_is_swept_decides_as_the_model_does() {
     struct Swept(MemoryStore);
     impl Store for Swept {
         fn ask(&mut self, limits: &[Arc<Limit>], asked: &Asked, now: u64) -> Decision {
-            self.0.sweep(now);
+            self.0.sweep(|| now);
             self.0.ask(limits, asked, now)
         }
         fn give_back(&mut self, limit: &Limit, key: &str, units: u64, at: u64, now: u64) {
@@ -535,7 +535,7 @@ fn memory_admits_exactly_the_quota_to_many_threads() {
                     let demands = asked.demands(limits);
                     let keys = Keys::new(&demands, &asked.subject());
                     let ask = |now: &u64| {
-                        store.admit(&demands, &keys, *now, |it| Some(it.rate.quota)).expect("room").admitted
+                        store.admit(&demands, &keys, || *now, |it| Some(it.rate.quota)).expect("room").admitted
                     };
                     (0..200).filter(ask).count()
                 })

@@ -2,44 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use harness::{Answer, Gateway, GatewayBuilder, Recorder, Redis};
+use harness::{Answer, Recorder};
 use serde_json::json;
 
-/// Where windows are kept while a test runs.
-enum Store {
-    Memory,
-    Redis(Redis),
-}
-
-impl Store {
-    fn gateway(&self, worker: &Recorder, policy: &str) -> GatewayBuilder {
-        // Clients come through a proxy that is trusted, so that a test can have many addresses.
-        let builder = Gateway::builder()
-            .worker(worker)
-            .policy("[client_address]\ntrusted_proxies = [\"127.0.0.1\"]\n")
-            .policy(policy);
-        match self {
-            Self::Memory => builder,
-            Self::Redis(redis) => builder.redis(redis),
-        }
-    }
-
-    async fn start(&self, worker: &Recorder, policy: &str) -> Gateway {
-        self.gateway(worker, policy).start().await
-    }
-}
-
-/// Each function as a test on either store.
-macro_rules! on_both_stores {
-    ($($name:ident)*) => {
-        mod memory {
-            $(#[tokio::test] async fn $name() { super::$name(super::Store::Memory).await; })*
-        }
-        mod redis {
-            $(#[tokio::test] async fn $name() { super::$name(super::Store::Redis(harness::Redis::start().await)).await; })*
-        }
-    };
-}
+use crate::stores::{Store, on_both_stores};
 
 on_both_stores! {
     the_quota_is_exact

@@ -228,15 +228,25 @@ impl Parts<'_> {
         let limits = limits.unwrap_or_default();
         if let Some(authenticate) = &authenticate
             && authenticate.is_anonymous()
-            && let Some(limit) = limits.iter().find(|limit| limit.scope.has(&By::Principal))
+            && let Some(limit) = limits.iter().find(|limit| !limit.scope.is_for_anybody())
         {
-            let reason = format!("names {:?}, which counts by principal, and this route proves none", &*limit.name);
+            let named = [(By::Principal, "principal"), (By::ApiKey, "API key"), (By::Role, "role")];
+            let by = named.iter().find(|(by, _)| limit.scope.has(by)).map_or("principal", |(_, name)| name);
+            let reason = format!("names {:?}, which counts by {by}, and this route proves none", &*limit.name);
             section.mistake("limits", reason, "use a limit by \"address\" or \"route\"");
         }
         let body = section.section("body").and_then(|body| BodyRule::compile(body, self.schemas));
         let model = model(section);
         for limit in &limits {
             check(section, limit, destination.as_ref(), body.as_ref(), &model);
+        }
+        let mut rows = limits.iter().filter(|limit| matches!(limit.cost, Cost::Rows(_)));
+        if let Some(first) = rows.next()
+            && let Some(other) = rows.find(|limit| limit.cost != first.cost)
+        {
+            let reason =
+                format!("names {:?} and {:?}, which count rows in different places", &*first.name, &*other.name);
+            section.mistake("limits", reason, "write the same `rows_at` in both");
         }
         Some(Route {
             name: section.name(),
@@ -320,6 +330,9 @@ fn check(
         Some(("rows, and this route reads no JSON", "write [routes.NAME.body] with format = \"json\""))
     } else if limit.cost == Cost::Bytes && body.is_none() && !is_token {
         Some(("the body's bytes, and this route takes none", "write [routes.NAME.body]"))
+    } else if limit.cost == Cost::Bytes && body.is_some_and(|body| body.max() > body::MOST_WHOLE) {
+        let what = "the body's bytes, and this route takes bodies that can't be held in memory whole";
+        Some((what, "lower the body's `max` to 16MiB, or use another limit"))
     } else if matches!(limit.cost, Cost::Answer(_)) && is_token {
         Some(("what a worker's answer names, and this route has no worker", "use another limit"))
     } else {

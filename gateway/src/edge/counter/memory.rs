@@ -83,15 +83,16 @@ impl MemoryStore {
         Locked { shards }
     }
 
-    /// Decides at `now` (microseconds of a clock that never steps back). `quota` says how much this store
-    /// admits of a limit, if it asks it at all. `None` where a window would have to be remembered and there is no room: forgetting another
+    /// Decides. The clock gives microseconds and never steps back; it is read once nobody else can change these
+    /// windows, so that what another thread counted a moment ago never lies in the future. `quota` says how much
+    /// this store admits of a limit, if it asks it at all. `None` where a window would have to be remembered and there is no room: forgetting another
     /// would admit too much there.
     #[must_use]
     pub fn admit(
         &self,
         demands: &[Demand<'_>],
         keys: &Keys,
-        now: u64,
+        clock: impl FnOnce() -> u64,
         quota: impl Fn(&Demand<'_>) -> Option<u64>,
     ) -> Option<Decision> {
         let mut hashes = [0; MOST_LIMITS];
@@ -100,6 +101,7 @@ impl MemoryStore {
         }
         let hashes = hashes.get(..demands.len())?;
         let mut locked = self.lock(hashes);
+        let now = clock();
         let mut found = Decision::new(true, now);
         let mut new = 0;
         for ((demand, hash), key) in demands.iter().zip(hashes).zip(keys.iter()) {
@@ -152,9 +154,10 @@ impl MemoryStore {
     }
 
     /// Gives back, or charges beyond all quotas.
-    pub fn settle(&self, key: &[u8], rule: &Rule, change: Change, now: u64) {
+    pub fn settle(&self, key: &[u8], rule: &Rule, change: Change, clock: impl FnOnce() -> u64) {
         let hash = self.hasher.hash_one(key);
         let mut locked = self.lock(&[hash]);
+        let now = clock();
         let Some(kept) = locked.find(hash, key) else { return };
         kept.window.advance(rule, now);
         match change {
@@ -164,9 +167,9 @@ impl MemoryStore {
     }
 
     /// Forgets windows that hold nothing any more. To be called now and then.
-    pub fn sweep(&self, now: u64) {
+    pub fn sweep(&self, clock: impl Fn() -> u64) {
         self.retain(|kept| {
-            kept.window.advance(&kept.rule, now);
+            kept.window.advance(&kept.rule, clock());
             !kept.window.is_empty()
         });
     }
@@ -187,12 +190,13 @@ impl MemoryStore {
         sum
     }
 
-    /// The windows whose names hold `part`: name, how it counts, and where it stands at `now`.
+    /// The windows whose names hold `part`: name, how it counts, and where it stands.
     #[must_use]
-    pub fn show(&self, part: &[u8], now: u64) -> Vec<(Vec<u8>, Standing)> {
+    pub fn show(&self, part: &[u8], clock: impl Fn() -> u64) -> Vec<(Vec<u8>, Standing)> {
         let mut found = Vec::new();
         for shard in &self.shards {
             let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            let now = clock();
             for kept in shard.iter_mut().filter(|kept| holds(&kept.key, part)) {
                 kept.window.advance(&kept.rule, now);
                 if !kept.window.is_empty() {

@@ -78,7 +78,7 @@ impl SharedStore {
 
     /// Forgets what has expired in this process.
     pub fn sweep(&self) {
-        self.memory.sweep(self.now());
+        self.memory.sweep(|| self.now());
         self.refused.sweep();
     }
 
@@ -122,6 +122,17 @@ pub struct Admitted {
     pub admission: Admission,
     /// What is settled when the request has ended, if anything is.
     pub charge: Option<Box<Charge>>,
+    /// The limits that are only tried out and would have refused.
+    pub would_refuse: Option<String>,
+}
+
+/// A request's places among those in flight.
+#[derive(Debug)]
+pub struct Taken {
+    /// The places.
+    pub places: Places,
+    /// What the answer says about them.
+    pub headers: Option<RateHeaders>,
     /// The limits that are only tried out and would have refused.
     pub would_refuse: Option<String>,
 }
@@ -195,7 +206,7 @@ impl Counter {
         limits: &[Arc<Limit>],
         principal: Option<&Principal>,
         subject: &Subject<'_>,
-    ) -> Result<Option<(Places, Option<RateHeaders>)>, Box<Refusal>> {
+    ) -> Result<Option<Taken>, Box<Refusal>> {
         if limits.is_empty() {
             return Ok(None);
         }
@@ -213,7 +224,10 @@ impl Counter {
         }
         self.tell(&demands, &decision, false);
         let headers = Admission::from_decision(&demands, &decision)?.into_headers();
-        Ok(places.map(|places| (places, headers)))
+        let full = demands.iter().zip(decision.standings()).filter(|(_, standing)| standing.full);
+        let names: Vec<&str> = full.map(|(demand, _)| &*demand.limit.name).collect();
+        let would_refuse = (!names.is_empty()).then(|| names.join(", "));
+        Ok(places.map(|places| Taken { places, headers, would_refuse }))
     }
 
     /// Whether it is known without the store that a limit is full, whatever else the request costs.
@@ -258,14 +272,17 @@ impl Counter {
     /// Asks what is remembered, then the store.
     async fn decide(&self, demands: &[Demand<'_>], keys: &Keys) -> Result<(Decision, Source), Denied> {
         let Some(queue) = &self.queue else {
-            let decision = self.shared.memory.admit(demands, keys, self.shared.now(), |demand| Some(demand.rate.quota));
+            let clock = || self.shared.now();
+            let decision = self.shared.memory.admit(demands, keys, clock, |demand| Some(demand.rate.quota));
             return decision.map(|decision| (decision, Source::Memory)).ok_or(Denied::StoreLost);
         };
         if let Some(decision) = self.remembered(demands, keys) {
             return Ok((decision, Source::Redis));
         }
         if let Some(decision) = queue.ask(demands, keys).await {
-            if !decision.admitted {
+            if decision.admitted {
+                self.shared.refused.outdate(keys);
+            } else {
                 self.shared.refused.remember(demands, keys, &decision);
             }
             return Ok((decision, Source::Redis));
@@ -277,7 +294,7 @@ impl Counter {
             StoreLost::Local => Some(demand.limit.local_quota(demand.rate.quota)),
             StoreLost::Allow | StoreLost::Deny => None,
         };
-        let decision = self.shared.memory.admit(demands, keys, self.shared.now(), quota);
+        let decision = self.shared.memory.admit(demands, keys, || self.shared.now(), quota);
         decision.map(|decision| (decision, Source::Fallback)).ok_or(Denied::StoreLost)
     }
 
@@ -341,7 +358,7 @@ impl Counter {
         let mut at = throttles().find(|(index, _, _)| waited_for(index));
         if at.is_none() {
             let (decision, source) = self.decide(demands, keys).await?;
-            at = Self::held_by(demands, &decision);
+            at = Self::held_by(demands, &decision, source);
             if at.is_none_or(|(_, max_delay, _)| Self::wait(&decision, demands) > max_delay) {
                 return self.conclude(demands, keys, &decision, source);
             }
@@ -353,7 +370,7 @@ impl Counter {
         {
             loop {
                 let (decision, source) = self.decide(demands, keys).await?;
-                let wait = Self::held_by(demands, &decision).map(|_| Self::wait(&decision, demands));
+                let wait = Self::held_by(demands, &decision, source).map(|_| Self::wait(&decision, demands));
                 if let Some(wait) = wait.filter(|wait| Instant::now() + *wait <= until) {
                     tokio::time::sleep(wait).await;
                     continue;
@@ -371,14 +388,18 @@ impl Counter {
 
     /// The full limit that a refused request may wait for; `None` where it was admitted, or where another that is
     /// full refuses at once.
-    fn held_by(demands: &[Demand<'_>], decision: &Decision) -> Option<(usize, Duration, usize)> {
+    fn held_by(demands: &[Demand<'_>], decision: &Decision, source: Source) -> Option<(usize, Duration, usize)> {
+        let quota = |demand: &Demand<'_>| match source {
+            Source::Redis | Source::Memory => demand.rate.quota,
+            Source::Fallback => demand.limit.local_quota(demand.rate.quota),
+        };
         let mut found = None;
         for (index, (demand, standing)) in demands.iter().zip(decision.standings()).enumerate() {
             if decision.admitted || !standing.full {
                 continue;
             }
             match demand.limit.when_full {
-                WhenFull::Throttle { max_delay, max_held } if demand.cost <= demand.rate.quota => {
+                WhenFull::Throttle { max_delay, max_held } if demand.cost <= quota(demand) => {
                     found = found.or(Some((index, max_delay, max_held)));
                 }
                 WhenFull::Throttle { .. } | WhenFull::Refuse => return None,
@@ -413,7 +434,7 @@ impl Counter {
             };
             match &self.queue {
                 Some(queue) if !charge.in_memory => queue.settle(key, &limit.rule, settled),
-                _ => self.shared.memory.settle(key, &limit.rule, settled, self.shared.now()),
+                _ => self.shared.memory.settle(key, &limit.rule, settled, || self.shared.now()),
             }
         }
     }

@@ -3,7 +3,9 @@
 //! In a sliding window that only admissions fill, nothing makes room sooner than the time at which the oldest
 //! entries leave: whatever else is admitted meanwhile only comes behind them. So until `retry` has passed, a request
 //! that costs as much or more is refused, whoever is asked. That is exact for limits whose units never come back
-//! ([`Limit::may_return`] is false); others are not remembered. Two things can make room sooner: an operator who
+//! ([`Limit::may_return`] is false); others are not remembered. What is said of when to come again is exact for
+//! costs that were refused themselves, if no other gateway has admitted cheaper ones since; where a caller has shown [`MOST_COSTS`] of them, a further one that is dearer is
+//! refused with what stands for the next cheaper one, which may be too early. Two things can make room sooner: an operator who
 //! resets a window or empties Redis, and a new policy. Nothing is remembered for longer than [`LONGEST`] for their
 //! sake, and a new policy begins with an empty table.
 //!
@@ -24,6 +26,8 @@ use crate::policy::limit::{Decision, Demand, MOST_LIMITS};
 const LONGEST: Duration = Duration::from_mins(1);
 /// How many windows are remembered as full.
 const MOST: usize = 1 << 16;
+/// How many costs are remembered of one window.
+const MOST_COSTS: usize = 4;
 const SHARDS: usize = 16;
 
 struct Refused {
@@ -36,7 +40,27 @@ struct Refused {
     others: Box<[(usize, Standing)]>,
 }
 
-type Shard = Mutex<HashMap<Box<[u8]>, Refused>>;
+impl Refused {
+    /// What stands for a request of this cost among what is remembered of its window.
+    fn find(all: &[Self], cost: u64, quota: u64, now: Instant) -> Option<&Self> {
+        let valid = || all.iter().filter(|it| now < it.until && quota <= it.quota && it.cost <= cost);
+        let cheaper = || valid().max_by_key(|it| it.cost).filter(|_| all.len() >= MOST_COSTS);
+        valid().find(|it| it.cost == cost).or_else(cheaper)
+    }
+
+    /// Adds a refusal to what is remembered of its window.
+    fn add(self, all: &mut Vec<Self>, now: Instant) {
+        all.retain(|it| now < it.until && (it.cost, it.quota) != (self.cost, self.quota));
+        if all.len() >= MOST_COSTS
+            && let Some(dearest) = (0..all.len()).max_by_key(|index| all.get(*index).map(|it| it.cost))
+        {
+            all.swap_remove(dearest);
+        }
+        all.push(self);
+    }
+}
+
+type Shard = Mutex<HashMap<Box<[u8]>, Vec<Refused>>>;
 
 /// The table, shared by all threads.
 pub(super) struct RefusedTable {
@@ -68,12 +92,8 @@ impl RefusedTable {
         let mut guesses: [Option<Standing>; MOST_LIMITS] = [None; MOST_LIMITS];
         for (index, (demand, key)) in demands.iter().zip(keys.iter()).enumerate() {
             let shard = self.shard(key)?.lock().unwrap_or_else(PoisonError::into_inner);
-            let found = shard.get(key);
-            let Some(refused) =
-                found.filter(|it| now < it.until && demand.cost >= it.cost && demand.rate.quota <= it.quota)
-            else {
-                continue;
-            };
+            let found = shard.get(key).and_then(|all| Refused::find(all, demand.cost, demand.rate.quota, now));
+            let Some(refused) = found else { continue };
             let passed = u64::try_from((now - refused.since).as_micros()).unwrap_or(u64::MAX);
             is_refused |= demand.is_enforced();
             *known.get_mut(index)? = Some(refused.standing.later(passed));
@@ -109,8 +129,25 @@ impl RefusedTable {
             };
             let key = keys.at(index);
             let Some(shard) = self.shard(key) else { continue };
-            if shard.lock().unwrap_or_else(PoisonError::into_inner).insert(key.into(), refused).is_none() {
+            let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(all) = shard.get_mut(key) {
+                refused.add(all, now);
+            } else {
+                shard.insert(key.into(), vec![refused]);
                 self.count.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Something cheaper was admitted by these windows: what was said of when to come again holds no more.
+    pub(super) fn outdate(&self, keys: &Keys) {
+        if self.count.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+        for key in keys.iter() {
+            let Some(shard) = self.shard(key) else { continue };
+            if shard.lock().unwrap_or_else(PoisonError::into_inner).remove(key).is_some() {
+                self.count.fetch_sub(1, Ordering::Relaxed);
             }
         }
     }
@@ -118,7 +155,7 @@ impl RefusedTable {
     /// Forgets what has passed.
     pub(super) fn sweep(&self) {
         let now = Instant::now();
-        self.retain(|_, refused| now < refused.until);
+        self.retain(|_, all| all.iter().any(|refused| now < refused.until));
     }
 
     /// Forgets the windows that `gone` names.
@@ -126,11 +163,11 @@ impl RefusedTable {
         self.retain(|key, _| !gone(key));
     }
 
-    fn retain(&self, keep: impl Fn(&[u8], &Refused) -> bool) {
+    fn retain(&self, keep: impl Fn(&[u8], &[Refused]) -> bool) {
         for shard in &self.shards {
             let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
             let before = shard.len();
-            shard.retain(|key, refused| keep(key, refused));
+            shard.retain(|key, all| keep(key, all));
             self.count.fetch_sub(before - shard.len(), Ordering::Relaxed);
             if shard.capacity() > 4 * shard.len() + 64 {
                 shard.shrink_to_fit();

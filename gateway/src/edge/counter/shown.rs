@@ -52,7 +52,7 @@ impl SharedStore {
     ) -> Result<Vec<Shown>, String> {
         let part = principal.map(Scope::principal_part).unwrap_or_default();
         let Some(link) = self.link().await? else {
-            let found = self.memory.show(&part, self.now());
+            let found = self.memory.show(&part, || self.now());
             return Ok(found.into_iter().take(MOST_SHOWN).map(|(key, standing)| Shown::new(&key, standing)).collect());
         };
         let mut shown = Vec::new();

@@ -22,6 +22,8 @@ pub struct Told<'a> {
     pub principal: &'a Principal,
     /// The route that it took.
     pub route: &'a Name,
+    /// Whether a number is looked for in the answer, which must then come without any coding.
+    pub is_read_here: bool,
 }
 
 /// A request's headers as the worker gets them: without what is hop-by-hop, spoofed or secret, and with
@@ -65,6 +67,9 @@ impl<'a> Forwarded<'a> {
         for (name, value) in self.headers {
             let text = name.as_str();
             if fate(text) != Fate::Passes || name == self.told.credential || self.named.contains(name) {
+                continue;
+            }
+            if *name == header::ACCEPT_ENCODING && self.told.is_read_here {
                 continue;
             }
             if *name == header::COOKIE {
@@ -215,6 +220,7 @@ mod tests {
             id: RequestIds::new([1; 16]).next(),
             principal: &principal,
             route: &route,
+            is_read_here: false,
         };
         let mut out = Vec::new();
         Forwarded::new(&headers, told)?.write(&mut out);

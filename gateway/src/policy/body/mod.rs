@@ -64,6 +64,9 @@ impl Schemas {
     }
 }
 
+/// The largest body that is held in memory whole.
+pub(super) const MOST_WHOLE: usize = 16 << 20;
+
 /// How a body is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Format {
@@ -131,7 +134,7 @@ impl BodyRule {
                 "write format = \"json\", or remove `schema`, `depth` and `clean_text`",
             );
         }
-        if format == Format::Json && max > 16 << 20 {
+        if format == Format::Json && max > MOST_WHOLE {
             section.mistake(
                 "max",
                 "is more than 16 MiB, and a JSON body is held in memory whole",

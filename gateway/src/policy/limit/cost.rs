@@ -4,6 +4,9 @@ use serde_json::Value;
 
 use crate::settings::{Named, Section};
 
+/// The largest cost that is told apart from larger ones: stores count with 48 bits, and no quota is as large.
+const MOST_COST: u64 = (1 << 48) - 1;
+
 /// What a limit counts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Cost {
@@ -96,12 +99,13 @@ impl Cost {
     /// The units that a request of this size costs. Nothing is free.
     #[must_use]
     pub fn units(&self, size: Size) -> u64 {
-        match self {
+        let units = match self {
             Self::Requests => 1,
             Self::Rows(_) => size.rows.max(1),
             Self::Bytes => size.bytes.max(1),
             Self::Answer(answer) => answer.reserve,
-        }
+        };
+        units.min(MOST_COST)
     }
 
     /// The unit in headers, where draft-ietf-httpapi-ratelimit-headers registers it; `None` where it does not.
@@ -128,7 +132,7 @@ impl Cost {
 
 /// How many instances a body has: those of the list at `pointer`, or without one those where bodies for models
 /// have them. That is a list as the whole body, `instances` (V1 of `KServe`), `inputs` (the first dimension of Open
-/// Inference Protocol V2's largest tensor), and one for everything else.
+/// Inference Protocol V2's largest tensor), the more of the two where both are there, and one for everything else.
 #[must_use]
 pub fn rows(body: &Value, pointer: Option<&str>) -> u64 {
     if let Some(pointer) = pointer {
@@ -136,18 +140,19 @@ pub fn rows(body: &Value, pointer: Option<&str>) -> u64 {
     }
     match body {
         Value::Array(_) => count(Some(body)),
-        Value::Object(members) => match (members.get("instances"), members.get("inputs")) {
-            (Some(instances), _) => count(Some(instances)),
-            (None, Some(Value::Array(tensors))) => {
-                let first = |tensor: &Value| tensor.pointer("/shape/0").and_then(Value::as_u64);
-                // A tensor without a shape is no tensor: the list is one of instances.
-                let dimensions: Option<Vec<u64>> = tensors.iter().map(first).collect();
-                dimensions.map_or(count(members.get("inputs")), |all| all.into_iter().max().unwrap_or(1)).max(1)
-            }
-            _ => 1,
-        },
+        // A worker reads one of the two, and nobody here knows which.
+        Value::Object(members) => count(members.get("instances")).max(inputs(members.get("inputs"))),
         _ => 1,
     }
+}
+
+fn inputs(inputs: Option<&Value>) -> u64 {
+    let Some(Value::Array(tensors)) = inputs else { return 1 };
+    let first = |tensor: &Value| tensor.pointer("/shape/0").and_then(Value::as_u64);
+    // What has no shape is no tensor: the list is one of instances.
+    let all_are_tensors = tensors.iter().all(|tensor| first(tensor).is_some());
+    let listed = if all_are_tensors { 1 } else { count(inputs) };
+    tensors.iter().filter_map(first).fold(listed, u64::max)
 }
 
 /// The number that an answer names at `pointer`: in JSON, or in the last event that has it (`data: {...}`, as
@@ -162,7 +167,8 @@ pub fn answer_units(answer: &[u8], pointer: &str) -> Option<u64> {
         number.as_u64().or_else(rounded)
     };
     let events = answer.rsplit(|octet| *octet == b'\n').filter_map(|line| line.strip_prefix(b"data:"));
-    read(answer).or_else(|| events.into_iter().find_map(read))
+    // More than any quota is as much as the largest.
+    read(answer).or_else(|| events.into_iter().find_map(read)).map(|units| units.min(super::MOST_QUOTA))
 }
 
 fn count(list: Option<&Value>) -> u64 {
@@ -186,6 +192,9 @@ mod tests {
             (json!({ "inputs": [{ "shape": [2, 4] }, { "shape": [7] }] }), None, 7),
             (json!({ "inputs": [[1, 2], [3, 4], [5, 6]] }), None, 3),
             (json!({ "inputs": "text" }), None, 1),
+            (json!({ "inputs": [{ "shape": [9] }, { "name": "x" }] }), None, 9),
+            (json!({ "instances": [1], "inputs": [{ "shape": [9] }] }), None, 9),
+            (json!({ "instances": [1, 2], "inputs": [{ "shape": [1] }] }), None, 2),
             (json!({ "rows": [1, 2], "instances": [1] }), Some("/rows"), 2),
             (json!({ "rows": 7 }), Some("/rows"), 1),
         ] {
@@ -200,6 +209,7 @@ mod tests {
             (&b"{\"usage\":{\"total_tokens\":7}}"[..], Some(7)),
             (b"{\"usage\":{\"total_tokens\":7.5}}", Some(8)),
             (b"{\"usage\":{\"total_tokens\":-7}}", None),
+            (b"{\"usage\":{\"total_tokens\":18446744073709551615}}", Some(crate::policy::limit::MOST_QUOTA)),
             (b"{\"usage\":{}}", None),
             (b"no JSON", None),
             (events, Some(9)),

@@ -235,12 +235,27 @@ impl Limit {
             .map(|(principal, quota)| (Name::from(principal), item(quota)))
             .collect();
         let quotas = by_role.iter().map(|(_, rate)| rate.quota).chain(by_principal.values().map(|rate| rate.quota));
-        let most = quotas.max().unwrap_or(0).max(quota.unwrap_or(0));
+        let most = quotas.clone().max().unwrap_or(0).max(quota.unwrap_or(0));
+        if let (Cost::Answer(answer), Some(least)) = (&cost, quotas.chain(quota).min())
+            && !(1..=least).contains(&answer.reserve)
+            && section.has("reserve")
+        {
+            let (reason, remedy) = if answer.reserve == 0 {
+                ("is 0, so that any number could be asked at once", "write what an answer costs as a rule".to_owned())
+            } else {
+                ("is more than the quota, so that nothing would be admitted", format!("write at most {least}"))
+            };
+            section.mistake("reserve", reason, remedy);
+        }
         let micros = window.map_or(0, |window| u64::try_from(window.as_micros()).unwrap_or(u64::MAX));
         let rule =
             if in_flight { Rule { window: 0, grain: 1, wide: false } } else { form(section, most, micros, &cost) };
         let counts = section.or("count", Counts::All);
         let gives_back = section.or("give_back", false);
+        if in_flight && scope.has(&By::User) {
+            let reason = "counts requests in flight by user, who is not known yet when a place is taken";
+            section.mistake("by", reason, "write by = [\"address\"]");
+        }
         if in_flight && (section.has("count") || section.has("give_back")) {
             let reason = "stands beside `in_flight`, whose places are given back anyway";
             section.mistake(if section.has("count") { "count" } else { "give_back" }, reason, "remove it");
