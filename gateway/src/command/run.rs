@@ -110,6 +110,11 @@ impl Gateway {
                 }
             }
         };
+        if !io::stdout().is_terminal() {
+            // Before anybody can know that it runs: a signal that nobody takes ends the process.
+            let _entered = runtime.enter();
+            let _ = signal(SignalKind::hangup());
+        }
         let certificate_check = listener.certificate_check;
         let serving = server::serve(&Arc::new(listener), listeners, &stopped, &reloader.snapshots(), core)
             .map_err(|error| Failure::unavailable(error.to_string()))?;
