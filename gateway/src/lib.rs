@@ -8,6 +8,7 @@
 //! | `config` | loads and checks the configuration, every mistake at once |
 //! | `admin` | liveness, readiness and metrics, on a listener of their own |
 //! | `reload` | puts a new policy in the place of the old one |
+//! | `explain` | the journey without its edges |
 //! | `server` | connections: how many, how long, when to stop |
 //! | `journey`, `token_endpoint` | what happens to each request |
 //! | `exchange`, `client_body` | one request's facts, answer and record; its body |
@@ -31,6 +32,7 @@ pub mod connection_limit;
 pub mod deadline;
 pub mod edge;
 pub mod exchange;
+pub mod explain;
 pub mod frames;
 pub mod head;
 pub mod journey;

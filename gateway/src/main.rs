@@ -34,6 +34,34 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Say what would become of a request, stage by stage, and which line says so; exit code 0 allowed, 1 refused.
+    Explain {
+        #[command(flatten)]
+        options: command::explain::Options,
+        #[command(flatten)]
+        files: Files,
+    },
+    /// Hold the policy against cases that say what must become of requests; exit code 1 where one does not hold.
+    Test {
+        /// The cases.
+        #[arg(default_value = "config/policy.tests.toml")]
+        cases: PathBuf,
+        #[command(flatten)]
+        files: Files,
+        /// For machines: a JSON object.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show who may call what.
+    Routes {
+        #[command(flatten)]
+        files: Files,
+        /// For machines: a JSON list.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Find what the log says of a request; exit code 1 if it says nothing.
+    Why(command::why::Options),
     /// API keys.
     #[command(subcommand)]
     Key(KeyCommand),
@@ -78,7 +106,27 @@ enum PasswordCommand {
 }
 
 fn main() -> ExitCode {
-    let outcome = match Arguments::parse().command {
+    let verdict = |holds: bool| Ok(if holds { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+    let outcome: Result<ExitCode, command::Failure> = match Arguments::parse().command {
+        Command::Explain { options, files } => command::explain::run(&options, &files.into_config()).and_then(verdict),
+        Command::Test { cases, files, json } => {
+            command::policy_test::run(&cases, &files.into_config(), json).and_then(verdict)
+        }
+        Command::Why(options) => command::why::run(&options).and_then(verdict),
+        other => run(other).map(|()| ExitCode::SUCCESS),
+    };
+    match outcome {
+        Ok(code) => code,
+        Err(failure) => {
+            command::complain(&failure.message);
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+/// Runs what has no verdict.
+fn run(command: Command) -> Result<(), command::Failure> {
+    match command {
         Command::Quickstart(options) => command::quickstart::run(&options),
         Command::Run(files) => command::run::run(&files.into_config(), std::io::stdout().is_terminal()),
         Command::Check { files, json } => command::check(&files.into_config(), json),
@@ -88,13 +136,9 @@ fn main() -> ExitCode {
         Command::Limits(LimitsCommand::Reset(options)) => command::limits::reset(&options),
         Command::Reload(options) => command::reload::run(&options),
         Command::Health(options) => command::health::run(&options),
-    };
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            command::complain(&failure.message);
-            ExitCode::from(failure.code)
-        }
+        Command::Routes { files, json } => command::routes::run(&files.into_config(), json),
+        // Asked before.
+        Command::Explain { .. } | Command::Test { .. } | Command::Why(_) => Ok(()),
     }
 }
 

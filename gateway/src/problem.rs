@@ -235,6 +235,12 @@ impl Problem {
         self
     }
 
+    /// What the client reads of it.
+    #[must_use]
+    pub fn detail(&self) -> &str {
+        &self.detail
+    }
+
     /// The body, written in one go: who floods is answered with these.
     fn body(&self, id: RequestId) -> Vec<u8> {
         let mut body = Vec::with_capacity(512);

@@ -3,6 +3,7 @@
 
 mod admin;
 mod api_key;
+mod ask;
 mod bodies;
 mod certificates;
 mod config_errors;

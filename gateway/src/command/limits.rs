@@ -76,15 +76,7 @@ pub(crate) fn show(options: &ShowOptions) -> Result<(), Failure> {
         let seconds = window.get("next_in").and_then(Value::as_f64).unwrap_or_default();
         rows.push([text("limit"), text("of"), text("used"), text("quota"), format!("{seconds:.1} s")]);
     }
-    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
-    let widths = std::array::from_fn::<usize, 5, _>(|column| width(column).unwrap_or(0));
-    for row in &rows {
-        let cells = row.iter().zip(widths).enumerate().map(|(column, (cell, width))| {
-            // Names to the left, numbers to the right.
-            if column < 2 { format!("{cell:width$}") } else { format!("{cell:>width$}") }
-        });
-        println!("{}", cells.collect::<Vec<_>>().join("  ").trim_end());
-    }
+    println!("{}", super::table(&rows));
     Ok(())
 }
 

@@ -5,12 +5,16 @@
     reason = "printing is what commands are for; the library never does"
 )]
 
+pub(crate) mod explain;
 pub(crate) mod health;
 pub(crate) mod key;
 pub(crate) mod limits;
+pub(crate) mod policy_test;
 pub(crate) mod quickstart;
 pub(crate) mod reload;
+pub(crate) mod routes;
 pub(crate) mod run;
+pub(crate) mod why;
 
 use std::io::{BufRead as _, IsTerminal as _};
 
@@ -49,6 +53,17 @@ pub(crate) fn complain(message: &str) {
     let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let word = if colour { "\x1b[1;31merror\x1b[0m" } else { "error" };
     eprintln!("{word}: {message}");
+}
+
+/// Rows of cells, each column as wide as its widest cell.
+fn table<const N: usize>(rows: &[[String; N]]) -> String {
+    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
+    let widths: [usize; N] = std::array::from_fn(|column| width(column).unwrap_or(0));
+    let line = |row: &[String; N]| {
+        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    };
+    rows.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
 /// Asks the admin listener of a running gateway; gives back whether it did what was asked, and what it says.

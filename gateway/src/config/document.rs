@@ -5,6 +5,7 @@ use toml_edit::{ImDocument, Item, Table, TableLike, Value};
 use crate::settings::Mistake;
 
 /// A parsed document.
+#[derive(Debug)]
 pub(super) struct Document {
     name: String,
     parsed: ImDocument<String>,
@@ -106,7 +107,7 @@ mod tests {
 
     #[test]
     fn syntax_errors_have_a_place() {
-        let mistake = Document::parse("f.toml", "a = 1\nb = = 2\n").err().expect("not TOML");
+        let mistake = Document::parse("f.toml", "a = 1\nb = = 2\n").expect_err("not TOML");
         assert_eq!(mistake.place, "f.toml:2:5");
     }
 }

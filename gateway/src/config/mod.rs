@@ -84,7 +84,67 @@ impl fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
+/// Where each key of a configuration stands.
+#[derive(Debug)]
+pub struct Places(Sources);
+
+impl Places {
+    /// `file:line:column` of a key, or of the nearest table around it; of a route's key that is not written there,
+    /// its place among the defaults.
+    #[must_use]
+    pub fn of(&self, key: &[String]) -> String {
+        if let [first, _, last] = key
+            && first == "routes"
+            && self.0.rank(key).is_none()
+        {
+            let default = ["defaults".to_owned(), last.clone()];
+            if self.0.rank(&default).is_some() {
+                return self.0.locate(&default);
+            }
+        }
+        self.0.locate(key)
+    }
+}
+
+/// Reads one file that is no configuration in the same way: no variables, every mistake at once.
+///
+/// # Errors
+/// [`ConfigError`], with every mistake.
+pub fn read_file<T>(path: &Path, read: impl FnOnce(&Section<'_>) -> T) -> Result<(T, Places), ConfigError> {
+    let sources = Sources::read(&[ConfigFile::Path(path.to_owned())])?;
+    let figment = sources.documents.iter().fold(Figment::new(), |all, it| all.merge(Toml::string(it.text())));
+    let dict: Dict = figment.extract().unwrap_or_default();
+    let mistakes = Mistakes::default();
+    let root = Section::root(&sources, &mistakes, &dict);
+    let value = read(&root);
+    root.finish();
+    let mistakes = mistakes.into_vec();
+    if mistakes.is_empty() { Ok((value, Places(sources))) } else { Err(ConfigError(mistakes)) }
+}
+
 impl Config {
+    /// Loads the policy alone, with the places of its keys: what is asked about it needs no certificate and no port.
+    ///
+    /// # Errors
+    /// [`ConfigError`], with every mistake in it.
+    pub fn load_policy(files: &[ConfigFile]) -> Result<(Policy, Places), ConfigError> {
+        let sources = Sources::read(files)?;
+        let dict = sources.merge()?;
+        let mistakes = Mistakes::default();
+        let root = Section::root(&sources, &mistakes, &dict);
+        for other in ["listener", "admin", "log", "store", "reload"] {
+            // Looked at by `check` and `run`.
+            let _ = root.has(other);
+        }
+        let names: Vec<Name> = PoolSettings::compile_all(&root).iter().map(|pool| Name::clone(pool.name())).collect();
+        let policy = Policy::compile(&root, &names);
+        root.finish_ref();
+        match (policy, mistakes.into_vec()) {
+            (Some(policy), mistakes) if mistakes.is_empty() => Ok((policy, Places(sources))),
+            (_, mistakes) => Err(ConfigError(mistakes)),
+        }
+    }
+
     /// Loads files in order, each over the ones before, then variables over all of them. `terminal` says
     /// whether people read the log.
     ///
@@ -166,6 +226,7 @@ impl Files for Disk {
 }
 
 /// Where settings come from.
+#[derive(Debug)]
 struct Sources {
     documents: Vec<Document>,
     /// Every file that was read.

@@ -89,6 +89,24 @@ impl Match {
         Some(Self { hosts: hosts.map(Into::into), path, methods: methods.into() })
     }
 
+    /// Its path, as it is written.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        &self.path.text
+    }
+
+    /// Its methods.
+    #[must_use]
+    pub fn methods(&self) -> &[Method] {
+        &self.methods
+    }
+
+    /// Its hosts; `None` where it answers for all.
+    #[must_use]
+    pub fn hosts(&self) -> Option<&[Box<str>]> {
+        self.hosts.as_deref()
+    }
+
     /// Whether both match the same path, and either both name hosts or neither does.
     fn is_beside(&self, other: &Self) -> bool {
         self.path.segments == other.path.segments && self.hosts.is_some() == other.hosts.is_some()
@@ -204,6 +222,13 @@ impl RouteTable {
     /// Puts the routes in their order of precedence: what says more goes first.
     pub fn seal(&mut self) {
         self.patterns.sort_by(|(a, _), (b, _)| a.path.segments.cmp(&b.path.segments));
+    }
+
+    /// Every route, those that say more before those that say less: what it matches, and which it is.
+    pub fn rows(&self) -> impl Iterator<Item = &(Match, RouteId)> {
+        let mut exact: Vec<_> = self.exact.values().flatten().collect();
+        exact.sort_by(|(a, _), (b, _)| a.path.text.cmp(&b.path.text));
+        exact.into_iter().chain(&self.patterns)
     }
 
     /// The route of a request. `host` is the authority, `path` is normal; a preflight passes the method

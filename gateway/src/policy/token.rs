@@ -134,6 +134,12 @@ impl TokenIssuer {
         &self.verify_key
     }
 
+    /// The roles of a user; `None` where there is no such user.
+    #[must_use]
+    pub fn roles_of(&self, user: &str) -> Option<RoleSet> {
+        self.users.get(user).map(|user| user.roles)
+    }
+
     /// Checks a user's password. Takes tens of milliseconds and megabytes, for unknown users too.
     ///
     /// # Errors

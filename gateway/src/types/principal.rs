@@ -104,6 +104,19 @@ pub struct Principal {
 }
 
 impl Principal {
+    /// Somebody with a name and roles; `list` names the latter.
+    #[must_use]
+    pub fn named(kind: &str, name: &str, roles: RoleSet, list: &str) -> Self {
+        let id = format!("{kind}:{name}");
+        Self {
+            scheme: Scheme::Jwt,
+            header: HeaderValue::try_from(&id).unwrap_or(HeaderValue::from_static("somebody")),
+            id: id.into(),
+            roles,
+            roles_header: HeaderValue::try_from(list).unwrap_or(HeaderValue::from_static("")),
+        }
+    }
+
     /// Who a refused credential stands for.
     #[must_use]
     pub fn nobody() -> Self {

@@ -17,6 +17,13 @@ impl Timestamp {
         Self(secs.saturating_mul(1_000_000))
     }
 
+    /// Reads `2027-01-31T00:00:00Z` (RFC 3339).
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let instant = time::OffsetDateTime::parse(text, &time::format_description::well_known::Rfc3339).ok()?;
+        u64::try_from(instant.unix_timestamp()).ok().map(Self::from_secs)
+    }
+
     /// Microseconds since the epoch.
     #[must_use]
     pub const fn micros(self) -> u64 {

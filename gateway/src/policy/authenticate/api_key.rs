@@ -71,7 +71,7 @@ impl ApiKeys {
             let owner: Option<String> = section.required("owner", "write who holds the key, to know whom to ask");
             let held = roles.references(&section, "roles");
             let expires = section.optional::<String>("expires").and_then(|text| {
-                let parsed = parse_instant(&text);
+                let parsed = Timestamp::parse(&text);
                 if parsed.is_none() {
                     section.mistake(
                         "expires",
@@ -95,6 +95,18 @@ impl ApiKeys {
             keys.insert(Box::from(&*id), ApiKey { digest, expires, principal: Arc::new(principal) });
         }
         Self { keys, nobody: Sha256::of(b"") }
+    }
+
+    /// Whom the key with this id stands for, as if it had been presented.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub fn holder(&self, id: &str, now: Timestamp) -> Result<Arc<Principal>, Refusal> {
+        let key = self.keys.get(id).ok_or(Refusal::Unknown)?;
+        if key.expires.is_some_and(|expires| expires <= now) {
+            return Err(Refusal::Expired);
+        }
+        Ok(Arc::clone(&key.principal))
     }
 
     /// Decides.
@@ -123,12 +135,6 @@ fn parse(presented: &[u8]) -> Option<(&str, &str, &str)> {
     let (id, tail) = text.strip_prefix(PREFIX)?.rsplit_once('_')?;
     let (body, check) = text.split_at_checked(text.len().checked_sub(CHECK_DIGITS)?)?;
     (is_id(id) && tail.len() == SECRET_DIGITS + CHECK_DIGITS).then_some((id, body, check))
-}
-
-/// `2027-01-31T00:00:00Z` (RFC 3339) as a time.
-fn parse_instant(text: &str) -> Option<Timestamp> {
-    let instant = time::OffsetDateTime::parse(text, &time::format_description::well_known::Rfc3339).ok()?;
-    u64::try_from(instant.unix_timestamp()).ok().map(Timestamp::from_secs)
 }
 
 /// Why a key is not good.

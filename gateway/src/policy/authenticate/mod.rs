@@ -78,6 +78,18 @@ impl Authenticate {
         Some(Self::Credential { api_key, jwt })
     }
 
+    /// The schemes, for people.
+    #[must_use]
+    pub fn list(&self) -> String {
+        match self {
+            Self::Anonymous(_) => "anonymous".into(),
+            Self::Credential { api_key, jwt } => {
+                let schemes = [(*api_key, "api_key"), (*jwt, "jwt")];
+                schemes.iter().filter(|(taken, _)| *taken).map(|(_, name)| *name).collect::<Vec<_>>().join(", ")
+            }
+        }
+    }
+
     /// Whether the route asks for no credential.
     #[must_use]
     pub fn is_anonymous(&self) -> bool {
@@ -131,6 +143,14 @@ impl Authenticator {
     #[must_use]
     pub fn api_key_header(&self) -> &HeaderName {
         &self.header
+    }
+
+    /// Whom the API key with this id stands for, as if it had been presented.
+    ///
+    /// # Errors
+    /// [`api_key::Refusal`].
+    pub fn holder(&self, id: &str, now: Timestamp) -> Result<Arc<Principal>, api_key::Refusal> {
+        self.api_keys.holder(id, now)
     }
 
     /// The issuers of tokens that are trusted.

@@ -1,0 +1,59 @@
+//! `gateway routes`.
+#![expect(clippy::print_stdout, reason = "printing is what commands are for")]
+
+use gateway::config::{Config, ConfigFile};
+use gateway::policy::authorize::Authorize;
+use gateway::policy::{Destination, Policy, Route};
+use serde_json::{Value, json};
+
+use super::{Failure, table};
+
+/// Who may call what: every route, those that say more before those that say less.
+pub(crate) fn run(files: &[ConfigFile], as_json: bool) -> Result<(), Failure> {
+    let (policy, _) = Config::load_policy(files)?;
+    let policy = &policy;
+    let mut rows = vec![["methods", "path", "route", "credential", "who", "limits", "goes to"].map(str::to_owned)];
+    let mut list = Vec::new();
+    for (matched, id) in policy.table.rows() {
+        let Some(route) = policy.route(*id) else { continue };
+        let methods: Vec<&str> = matched.methods().iter().map(http::Method::as_str).collect();
+        let hosts = matched.hosts().map(|hosts| hosts.iter().map(|host| &**host).collect::<Vec<&str>>());
+        let path = hosts
+            .as_ref()
+            .map_or_else(|| matched.path().to_owned(), |it| format!("{} at {}", matched.path(), it.join(", ")));
+        let limits: Vec<&str> = route.limits.all().map(|limit| &*limit.name).collect();
+        let (who, to) = (who(policy, route), destination(policy, route));
+        if as_json {
+            list.push(json!({
+                "methods": methods, "path": matched.path(), "hosts": hosts, "route": &*route.name,
+                "authenticate": route.authenticate.list(), "authorize": who, "limits": limits, "destination": to,
+            }));
+        }
+        let limits = if limits.is_empty() { "none".into() } else { limits.join(", ") };
+        rows.push([methods.join(" "), path, route.name.to_string(), route.authenticate.list(), who, limits, to]);
+    }
+    if as_json {
+        println!("{}", Value::Array(list));
+    } else {
+        println!("{}", table(&rows));
+    }
+    Ok(())
+}
+
+fn who(policy: &Policy, route: &Route) -> String {
+    match &route.authorize {
+        Authorize::Anonymous => "everybody".into(),
+        Authorize::Authenticated => "whoever is proven".into(),
+        Authorize::AnyOf(roles) => policy.roles.list(*roles).replace(',', ", "),
+    }
+}
+
+fn destination(policy: &Policy, route: &Route) -> String {
+    match &route.destination {
+        Destination::Pool(position) => {
+            let pool = policy.pools.get(*position).map_or("", |pool| pool);
+            route.worker_path.as_ref().map_or_else(|| pool.to_owned(), |path| format!("{pool} as {path}"))
+        }
+        Destination::Token => "the gateway's tokens".into(),
+    }
+}

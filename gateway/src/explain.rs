@@ -1,0 +1,270 @@
+//! What would become of a request, and why? The journey without its edges.
+//!
+//! The same decisions in the same order as in [`journey`](crate::journey), with what a store, a clock or a worker
+//! would add left out: a limit is full here only where the request costs more than it ever admits. Who asks is
+//! named, not proven, so no credential is needed. Pure: a policy, a request and a time in, steps out.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use http::{HeaderMap, HeaderValue, Method, Uri, Version, header};
+
+use crate::head;
+use crate::policy::authenticate::{self, Authenticate, jwt::Keys, seen::SeenTokens};
+use crate::policy::authorize::Authorize;
+use crate::policy::body;
+use crate::policy::limit::cost::{self, Size};
+use crate::policy::limit::window::Standing;
+use crate::policy::limit::{Admission, Decision, Demand, WhenFull};
+use crate::policy::{Destination, Policy, Route, cors, path};
+use crate::problem::{Problem, Reason, Stop};
+use crate::types::{Principal, RoleSet, Timestamp};
+
+/// A request that nobody sends.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    /// Its method.
+    pub method: Method,
+    /// Its target.
+    pub target: Uri,
+    /// Its headers; `Host` among them.
+    pub headers: HeaderMap,
+    /// Its body.
+    pub body: Option<Vec<u8>>,
+    /// Where it comes from.
+    pub address: IpAddr,
+    /// Who asks: [`Caller::parse`].
+    pub caller: Caller,
+    /// When.
+    pub now: Timestamp,
+}
+
+/// Who asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Caller {
+    /// Whoever the headers prove it to be.
+    Headers,
+    /// The holder of an API key, by its id.
+    ApiKey(String),
+    /// A user of the gateway's own tokens.
+    User(String),
+    /// Somebody with these roles.
+    Roles(Vec<String>),
+}
+
+impl Caller {
+    /// Reads `team-a` or `key:team-a`, `user:alice`, `role:reader,admin`, or `anonymous`.
+    #[must_use]
+    pub fn parse(text: &str) -> Self {
+        match text.split_once(':') {
+            Some(("user", name)) => Self::User(name.into()),
+            Some(("role", names)) => Self::Roles(names.split(',').map(|name| name.trim().into()).collect()),
+            Some(("key", id)) => Self::ApiKey(id.into()),
+            _ if text == "anonymous" => Self::Headers,
+            _ => Self::ApiKey(text.into()),
+        }
+    }
+}
+
+/// One stage of the journey.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// Its name.
+    pub stage: &'static str,
+    /// What was decided.
+    pub said: String,
+    /// The key of the configuration that says so.
+    pub key: Option<Vec<String>>,
+}
+
+/// The journey.
+#[derive(Debug)]
+pub struct Explained {
+    /// Its stages, as far as it came.
+    pub steps: Vec<Step>,
+    /// The route, where one was found.
+    pub route: Option<String>,
+    /// The principal's id, where one was proven.
+    pub principal: Option<String>,
+    /// The limits that it meets, by name, with the quota for this caller.
+    pub limits: Vec<(String, u64)>,
+    /// Why it was refused, and with what detail; nothing where it is forwarded or answered.
+    pub refused: Option<(Reason, String)>,
+}
+
+/// Issuers publish their keys elsewhere.
+struct NoKeys;
+
+impl Keys for NoKeys {
+    fn of(&self, _: usize) -> Option<Arc<Vec<crate::policy::authenticate::jwt::VerifyKey>>> {
+        None
+    }
+}
+
+/// Walks a request through a policy.
+#[must_use]
+pub fn explain(policy: &Policy, asked: &Asked) -> Explained {
+    let mut explained =
+        Explained { steps: Vec::new(), route: None, principal: None, limits: Vec::new(), refused: None };
+    if let Err(stop) = walk(policy, asked, &mut explained) {
+        let problem = Problem::from(stop);
+        explained.refused = Some((problem.reason, problem.detail().to_owned()));
+    }
+    explained
+}
+
+impl Explained {
+    fn note(&mut self, stage: &'static str, said: impl Into<String>, key: &[&str]) {
+        let key = (!key.is_empty()).then(|| key.iter().map(|part| (*part).to_owned()).collect());
+        self.steps.push(Step { stage, said: said.into(), key });
+    }
+}
+
+fn walk(policy: &Policy, asked: &Asked, out: &mut Explained) -> Result<(), Stop> {
+    let headers = &asked.headers;
+    let preflight = cors::preflight(&asked.method, headers);
+    let host = head::read(Version::HTTP_11, &asked.method, &asked.target, headers).map_err(Stop::Head)?;
+    let path = path::normalize(asked.target.path()).map_err(Stop::Path)?;
+    out.note("path", format!("{path} at {host}"), &[]);
+
+    let id = policy.table.find(host, &path, preflight.as_ref().unwrap_or(&asked.method)).map_err(Stop::Route)?;
+    let route = policy.route(id).ok_or(Stop::Internal("a route without a row"))?;
+    let name = &*route.name;
+    out.route = Some(name.into());
+    out.note("route", name, &["routes", name, "path"]);
+
+    let earned = route.cors.as_ref().map(|cors| cors.decide(headers));
+    if let Some(method) = preflight {
+        earned.filter(cors::Earned::is_allowed).ok_or(Stop::Origin)?;
+        out.note("cors", format!("the page may send {method}"), &["routes", name, "cors"]);
+        return Ok(());
+    }
+    if let Some(earned) = earned.filter(|_| headers.contains_key(header::ORIGIN)) {
+        let may = if earned.is_allowed() { "the page may read the answer" } else { "the page may not read the answer" };
+        out.note("cors", may, &["routes", name, "cors"]);
+    }
+
+    let principal = who(policy, route, asked)?;
+    out.principal = Some(principal.id.to_string());
+    out.note(
+        "authenticate",
+        format!("{} by {}", principal.id, principal.scheme.as_str()),
+        &["routes", name, "authenticate"],
+    );
+    let permit = route.authorize.decide(&principal).map_err(Stop::Authorize)?;
+    let opened = match permit.role() {
+        Some(role) => format!("the role {} opens it", policy.roles.name(role)),
+        None if matches!(route.authorize, Authorize::Anonymous) => "it is open to everybody".into(),
+        None => "it is open to whoever has proven who they are".into(),
+    };
+    out.note("authorize", opened, &["routes", name, "authorize"]);
+
+    let size = judge(route, asked, out)?;
+    limits(route, &principal, size, out)?;
+    match &route.destination {
+        Destination::Pool(position) => {
+            let pool = policy.pools.get(*position).map_or("", |pool| pool);
+            let seen = route.worker_path.as_deref().unwrap_or(&path);
+            out.note("forward", format!("to the pool {pool}, as {} {seen}", asked.method), &["routes", name, "pool"]);
+        }
+        Destination::Token => out.note("answer", "the gateway's own tokens", &["routes", name, "builtin"]),
+    }
+    Ok(())
+}
+
+/// Who it is: somebody named, held against what the route takes, or whom the headers prove.
+fn who(policy: &Policy, route: &Route, asked: &Asked) -> Result<Arc<Principal>, Stop> {
+    let (authenticator, roles) = (&policy.authenticator, &policy.roles);
+    let refused = |refusal| {
+        let challenges = authenticator.challenges(&route.authenticate, &refusal).collect();
+        Stop::Authenticate(refusal, challenges)
+    };
+    if let Authenticate::Anonymous(principal) = &route.authenticate {
+        return Ok(Arc::clone(principal));
+    }
+    let Authenticate::Credential { api_key, jwt } = route.authenticate else {
+        return Err(Stop::Internal("a route that asks for no credential"));
+    };
+    let missing = || refused(authenticate::Refusal::Missing);
+    match &asked.caller {
+        Caller::Headers => {
+            let seen = SeenTokens::default();
+            let decided = authenticator.decide(&route.authenticate, &asked.headers, roles, &NoKeys, &seen, asked.now);
+            decided.map_err(refused)
+        }
+        Caller::ApiKey(id) if api_key => {
+            authenticator.holder(id, asked.now).map_err(|refusal| refused(authenticate::Refusal::ApiKey(refusal)))
+        }
+        Caller::User(name) if jwt => {
+            let held = policy.issuer.as_ref().and_then(|issuer| issuer.roles_of(name)).ok_or_else(missing)?;
+            Ok(Arc::new(Principal::named("user", name, held, &roles.list(held))))
+        }
+        Caller::Roles(names) => {
+            let held = names.iter().filter_map(|name| roles.find(name)).fold(RoleSet::default(), RoleSet::with);
+            let held = roles.close(held);
+            Ok(Arc::new(Principal::named("role", &names.join(","), held, &roles.list(held))))
+        }
+        Caller::ApiKey(_) | Caller::User(_) => Err(missing()),
+    }
+}
+
+/// Judges the body; says how large it is for limits.
+fn judge(route: &Route, asked: &Asked, out: &mut Explained) -> Result<Size, Stop> {
+    let body = asked.body.as_deref().unwrap_or_default();
+    if matches!(route.destination, Destination::Token) {
+        return Ok(Size { bytes: body.len() as u64, rows: 1 });
+    }
+    let name = &*route.name;
+    let Some(rule) = &route.body else {
+        return if body.is_empty() { Ok(Size::default()) } else { Err(Stop::Body(body::Refusal::NotTaken)) };
+    };
+    let bodiless = matches!(asked.method, Method::GET | Method::HEAD | Method::DELETE | Method::OPTIONS);
+    if body.is_empty() && bodiless {
+        return Ok(Size::default());
+    }
+    if asked.body.is_none() {
+        out.note("body", "not looked at, because none was given", &["routes", name, "body"]);
+        return Ok(Size::default());
+    }
+    let mut headers = asked.headers.clone();
+    headers.entry(header::CONTENT_TYPE).or_insert(HeaderValue::from_static("application/json"));
+    headers.insert(header::CONTENT_LENGTH, body.len().into());
+    rule.decide_head(&headers).map_err(Stop::Body)?;
+    let mut size = Size { bytes: body.len() as u64, rows: 1 };
+    let look = |value: &serde_json::Value| size.rows = cost::rows(value, route.limits.rows_at.as_deref());
+    let checked = rule.decide_and_look(body, look).map_err(Stop::Body)?;
+    let cleaned =
+        checked.into_rewritten().map_or_else(String::new, |rewritten| format!(", cleaned: {}", rewritten.note));
+    out.note("body", format!("{} bytes, taken{cleaned}", body.len()), &["routes", name, "body"]);
+    Ok(size)
+}
+
+/// Names the limits, and refuses what none of them ever admits.
+fn limits(route: &Route, principal: &Principal, size: Size, out: &mut Explained) -> Result<(), Stop> {
+    let demands: Vec<Demand<'_>> =
+        route.limits.windows.iter().map(|it| Demand::new(it, Some(principal), size)).collect();
+    let mut decision = Decision::new(true, 0);
+    for demand in &demands {
+        let (limit, quota) = (demand.limit, demand.rate.quota);
+        let full = demand.cost > quota;
+        decision.admitted &= !(full && demand.is_enforced());
+        decision.push(Standing { full, ..Standing::default() });
+        let how = match limit.when_full {
+            WhenFull::Refuse => "",
+            WhenFull::Throttle { .. } => ", then held",
+            WhenFull::Shadow => ", only tried out",
+        };
+        let seconds = limit.rule.window / 1_000_000;
+        let said =
+            format!("{}: costs {} of {quota} {} in {seconds} s{how}", limit.name, demand.cost, limit.cost.noun());
+        out.note("limit", said, &["limits", &limit.name]);
+        out.limits.push((limit.name.to_string(), quota));
+    }
+    for limit in &route.limits.in_flight {
+        let said = format!("{}: {} requests in flight", limit.name, limit.rate(Some(principal)).quota);
+        out.note("limit", said, &["limits", &limit.name]);
+    }
+    Admission::from_decision(&demands, &decision)
+        .map(|_| ())
+        .map_err(|refusal| Stop::Limit(crate::edge::counter::Denied::Full(refusal)))
+}
