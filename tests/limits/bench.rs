@@ -223,7 +223,10 @@ pub(crate) fn bench(rounds: usize, as_json: bool, to_readme: bool) -> bool {
     let aims_text: String =
         aims.iter().map(|aim| format!("- {}{}\n", aim.text, if aim.is_met { "" } else { ": **missed**" })).collect();
     if as_json {
-        println!("{}", json!({ "rows": told, "gateway": cost.json(), "aims": aims.iter().map(|aim| json!({ "aim": aim.text, "met": aim.is_met })).collect::<Vec<_>>() }));
+        println!(
+            "{}",
+            json!({ "rows": told, "gateway": cost.json(), "aims": aims.iter().map(|aim| json!({ "aim": aim.text, "met": aim.is_met })).collect::<Vec<_>>() })
+        );
     } else {
         println!("{}\n{aims_text}", of_gateway.text());
     }
@@ -285,13 +288,19 @@ fn sizes(server: &Server, aims: &mut Vec<Aim>) -> Table {
         });
     }
     let packed = ours[3] as f64 / 8_000.0;
-    aims.push(Aim { text: format!("1,000 entries: {packed:.2} × the packed entries, aim 1.2"), is_met: packed <= 1.2 });
+    aims.push(Aim {
+        text: format!("1,000 entries: {packed:.2} × the packed entries, aim 1.2"), is_met: packed <= 1.2
+    });
     let mut columns = vec![Column::words("window")];
     columns.extend(["1 entry", "10", "100", "1,000"].map(Column::number));
     let row = |(name, sizes): &(&str, [u64; 4])| {
         std::iter::once((*name).to_owned()).chain(sizes.iter().map(u64::to_string)).collect()
     };
-    Table { title: "Octets of one window in Redis (MEMORY USAGE)".to_owned(), columns, rows: rows.iter().map(row).collect() }
+    Table {
+        title: "Octets of one window in Redis (MEMORY USAGE)".to_owned(),
+        columns,
+        rows: rows.iter().map(row).collect(),
+    }
 }
 
 /// A member of time and chance for each admission, as most sliding windows in Redis are written.
@@ -302,16 +311,21 @@ fn sorted_set(server: &Server, count: u64) -> u64 {
         let time = 1_750_000_000_000_000 + number * 1_000;
         let member = format!("{time}:{:08x}", number.wrapping_mul(2_654_435_761) as u32);
         let mut add = redis::cmd("ZADD");
-        add.arg("{modelgate}:x:calls:principal=caller-00000").arg(time).arg(member).exec(&mut connection).expect("it is added");
+        add.arg("{modelgate}:x:calls:principal=caller-00000")
+            .arg(time)
+            .arg(member)
+            .exec(&mut connection)
+            .expect("it is added");
     }
     server.largest()
 }
 
 fn gateway_table(cost: &Cost) -> Table {
-    let row = |name: &str, [micros, rate]: [f64; 2]| vec![name.to_owned(), format!("{micros:.1}"), format!("{rate:.0}")];
+    let row =
+        |name: &str, [micros, rate]: [f64; 2]| vec![name.to_owned(), format!("{micros:.1}"), format!("{rate:.0}")];
     Table {
         title: format!(
-            "A gateway of one thread, {WAITING} requests at once over HTTP/2, TLS and access log: {:.3} round trips and {:.2} µs of Redis a request",
+            "A gateway of one thread, {WAITING} connections over TLS, with an access log: {:.3} round trips and {:.2} µs of Redis a request",
             cost.round_trips, cost.redis_micros
         ),
         columns: vec![Column::words("limit"), Column::number("gateway µs"), Column::number("requests/s")],

@@ -11,9 +11,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use gateway::edge::counter::{Counter, Denied, StoreChange};
-use gateway::policy::limit::{Demand, Limit};
 use gateway::policy::limit::cost::Size;
 use gateway::policy::limit::scope::Subject;
+use gateway::policy::limit::{Demand, Limit};
 use serde_json::json;
 use tokio::task::JoinSet;
 

@@ -14,7 +14,7 @@ use crate::server::{Done, OTHER_CORE, Server};
 use crate::session::Request;
 use crate::worker::Worker;
 
-const SHAPE: Shape = Shape { connections: 8, streams: 8, reconnect: false, rate: None };
+const SHAPE: Shape = Shape { connections: 64, streams: 1, reconnect: false, rate: None };
 const TENANTS: usize = 2_000;
 const STRETCH: Duration = Duration::from_secs(2);
 
@@ -54,7 +54,7 @@ by = ["header:x-tenant"]
 store_lost = "deny"
 [routes.open]
 path = "/open"
-methods = ["POST"]
+methods = ["GET"]
 pool = "models"
 authenticate = "anonymous"
 authorize = "anonymous"
@@ -71,16 +71,13 @@ impl Target {
         let gateway = Running::start(&[pool, POLICY.to_owned(), limit.to_owned()], Some(OTHER_CORE));
         let requests: Vec<Request> = (0..TENANTS)
             .map(|tenant| Request {
-                method: "POST",
+                method: "GET",
                 path: "/open",
-                fields: vec![
-                    ("content-type", "application/json".to_owned()),
-                    ("x-tenant", format!("tenant-{tenant:05}")),
-                ],
-                body: b"{\"sepal_length\":5.1}".to_vec(),
+                fields: vec![("x-tenant", format!("tenant-{tenant:05}"))],
+                body: Vec::new(),
             })
             .collect();
-        let tls: Arc<ClientConfig> = Arc::new(tls_config(&["h2"], &[]));
+        let tls: Arc<ClientConfig> = Arc::new(tls_config(&["http/1.1"], &[]));
         let load = Load::new(gateway.address, tls, SHAPE, &requests);
         Self { gateway, load }
     }

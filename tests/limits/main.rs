@@ -21,6 +21,7 @@ mod gateways;
 #[path = "../bench/load.rs"]
 #[expect(dead_code, reason = "nor are idle connections")]
 mod load;
+mod parallel;
 mod rules;
 mod server;
 #[path = "../bench/session.rs"]
@@ -37,6 +38,7 @@ use std::process::ExitCode;
 const USAGE: &str = "\
 usage: tests/limits/run COMMAND [options]
   bench       beside `limits` of PyPI and rate-limiter-flexible of npm
+  parallel    three gateways, 200 connections, one window
 Options:
   --rounds N  bench: how often each is measured; the middle one counts (3)
   --json      for machines
@@ -74,6 +76,7 @@ async fn main() -> ExitCode {
         return if drive::run(rest).await.is_some() { ExitCode::SUCCESS } else { ExitCode::from(64) };
     }
     let good = match (command.as_str(), options(rest.iter().cloned())) {
+        ("parallel", Some(options)) => parallel::run(options.json, options.save),
         ("bench", Some(options)) => bench::bench(options.rounds, options.json, options.save),
         _ => {
             eprintln!("{USAGE}");
