@@ -23,7 +23,11 @@ impl Running {
     /// Starts one with these files, on a core if one is named.
     pub(crate) fn start(overlays: &[String], core: Option<&str>) -> Self {
         let builder = Gateway::builder().without_base();
-        let builder = overlays.iter().fold(builder, |builder, overlay| builder.policy(overlay));
+        Self::launch(overlays.iter().fold(builder, |builder, overlay| builder.policy(overlay)), core)
+    }
+
+    /// Starts one that is described already.
+    pub(crate) fn launch(builder: GatewayBuilder, core: Option<&str>) -> Self {
         let plain = builder.command("run");
         let mut command = match core {
             None => plain,

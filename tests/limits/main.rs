@@ -16,12 +16,14 @@ mod bench;
 #[expect(dead_code, reason = "memory is of no interest here")]
 mod cpu;
 mod drive;
+mod faults;
 mod gateway_cost;
 mod gateways;
 #[path = "../bench/load.rs"]
 #[expect(dead_code, reason = "nor are idle connections")]
 mod load;
 mod parallel;
+mod proxy;
 mod rules;
 mod server;
 #[path = "../bench/session.rs"]
@@ -38,9 +40,11 @@ use std::process::ExitCode;
 const USAGE: &str = "\
 usage: tests/limits/run COMMAND [options]
   bench       beside `limits` of PyPI and rate-limiter-flexible of npm
+  faults      what clients see while Redis fails
   parallel    three gateways, 200 connections, one window
 Options:
   --rounds N  bench: how often each is measured; the middle one counts (3)
+  --only TEXT faults: those with this in their names
   --json      for machines
   --save      into README.md
 Exits with 1 where an aim is missed.";
@@ -48,15 +52,17 @@ Exits with 1 where an aim is missed.";
 #[derive(Debug)]
 struct Options {
     rounds: usize,
+    only: String,
     json: bool,
     save: bool,
 }
 
 fn options(mut arguments: impl Iterator<Item = String>) -> Option<Options> {
-    let mut options = Options { rounds: 3, json: false, save: false };
+    let mut options = Options { rounds: 3, only: String::new(), json: false, save: false };
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--rounds" => options.rounds = arguments.next()?.parse().ok().filter(|rounds| *rounds > 0)?,
+            "--only" => options.only = arguments.next()?,
             "--json" => options.json = true,
             "--save" => options.save = true,
             _ => return None,
@@ -76,6 +82,7 @@ async fn main() -> ExitCode {
         return if drive::run(rest).await.is_some() { ExitCode::SUCCESS } else { ExitCode::from(64) };
     }
     let good = match (command.as_str(), options(rest.iter().cloned())) {
+        ("faults", Some(options)) => faults::run(&options.only, options.json, options.save).await,
         ("parallel", Some(options)) => parallel::run(options.json, options.save),
         ("bench", Some(options)) => bench::bench(options.rounds, options.json, options.save),
         _ => {
