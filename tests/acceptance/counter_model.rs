@@ -504,7 +504,8 @@ async fn the_script_keeps_its_keys_as_long_as_they_count_and_no_longer() {
     assert!(first.admitted && first.standings()[0].used == 1);
     let life =
         |connection: &mut redis::Connection| redis::cmd("PTTL").arg("w").query::<u64>(connection).expect("a time");
-    assert!((4_000..=5_000).contains(&life(&mut connection)));
+    // Nine eighths of a window, which the next admissions in the same eighth leave as it is.
+    assert!((5_000..=5_625).contains(&life(&mut connection)));
     assert!(ask(&mut connection).admitted);
     let value =
         |connection: &mut redis::Connection| redis::cmd("GET").arg("w").query::<Vec<u8>>(connection).expect("octets");
@@ -515,7 +516,7 @@ async fn the_script_keeps_its_keys_as_long_as_they_count_and_no_longer() {
         assert!(!ask(&mut connection).admitted);
     }
     assert_eq!(value(&mut connection), before);
-    assert!(life(&mut connection) <= 5_000);
+    assert!(life(&mut connection) <= 5_625);
 }
 
 /// Many threads on one store: the quota is exact, and two windows in the opposite order never wait for each other.

@@ -9,6 +9,7 @@
 //! | [`worker`] | [`Worker`]: the real model worker |
 //! | [`recorder`] | [`Recorder`]: a stand-in for the worker, which keeps what it was sent and follows a script |
 //! | [`redis`] | [`Redis`]: the real server, to be stopped and killed; with TLS, [`Sentinels`], a [`Cluster`] |
+//! | [`admissions`] | [`Admissions`]: when a limit admitted, by Redis's own record |
 //! | [`client`] | [`Client`]: HTTP/1.1 and HTTP/2 over TLS, and raw octets |
 //! | [`wire`] | one connection octet by octet: requests in parts, answers one at a time |
 //! | [`frames`] | HTTP/2 frame by frame: what no library sends, and what really comes back |
@@ -28,6 +29,7 @@
     reason = "a world that can't be made fails the test that asked for it"
 )]
 
+pub mod admissions;
 pub mod binary;
 pub mod browser;
 pub mod ca;
@@ -47,6 +49,7 @@ pub mod worker;
 
 use std::time::Duration;
 
+pub use admissions::Admissions;
 pub use binary::binary;
 pub use browser::Page;
 pub use ca::{Issued, TestCa};

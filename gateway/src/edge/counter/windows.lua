@@ -14,16 +14,35 @@
 -- entries of a time (six octets) and the sum up to it. Times and sums count modulo their size, which a window never
 -- spans. Sums in place of units make every search a halving, and nothing has to be added up. A sum takes two
 -- octets, or six where the window is wide. A refusal writes nothing, but where the clock stepped back. Every key
--- expires one window after its last entry.
+-- expires between one window and nine eighths of one after its last entry.
+--
+-- What costs time here is making strings and tables, and commands. So all windows are read by one command, each is one
+-- table that never grows, and a new value is made in one piece.
 
-local time = redis.call('TIME')
-local unpack, pack, sub, floor = struct.unpack, struct.pack, string.sub, math.floor
+local call, values = redis.call, unpack
+local unpack, pack, sub, byte, floor = struct.unpack, struct.pack, string.sub, string.byte, math.floor
 local WRAP, HALF = 281474976710656, 140737488355328
+local time = redis.call('TIME')
 local now = (time[1] * 1000000 + time[2]) % WRAP
-local logs, order = {}, {}
 
-local NARROW = { sum = '>I2', entry = '>I6I2', head = 2, size = 8, modulus = 65536 }
-local WIDE = { sum = '>I6', entry = '>I6I6', head = 6, size = 12, modulus = WRAP }
+local NARROW = { sum = '>I2', entry = '>I6I2', ends = '>I2I6', head = 2, size = 8, modulus = 65536 }
+local WIDE = { sum = '>I6', entry = '>I6I6', ends = '>I6I6', head = 6, size = 12, modulus = WRAP }
+
+-- Each key once, however often it is named, and where it stands among those.
+local keys, places, place_of = {}, {}, {}
+local different = 0
+for i = 1, #KEYS do
+  local key = KEYS[i]
+  local place = place_of[key]
+  if not place then
+    place = different + 1
+    different, keys[place], place_of[key] = place, key, place
+  end
+  places[i] = place
+end
+local packed = different > 0 and call('MGET', values(keys)) or {}
+-- By place, once they are opened.
+local logs = {}
 
 -- The entry at index: its time and the sum up to it.
 local function entry(log, index)
@@ -41,40 +60,45 @@ local function first(log, low, high, found)
   return low
 end
 
-local function open(key, wide, window, grain)
-  local log = logs[key]
-  if log then return log end
-  local form = wide and WIDE or NARROW
-  -- first..last are the entries in data that count; tail says that one of now comes behind them, up to sum.
-  log = { form = form, window = window, grain = grain, first = 1, last = 0, base = 0, sum = 0, tail = false, changed = false }
-  local data = redis.call('GET', key)
-  if data and #data >= form.head + form.size then
-    log.data = data
-    local last = floor((#data - form.head) / form.size)
-    log.base = unpack(form.sum, data)
-    local newest, sum = entry(log, last)
-    log.sum = sum
+local function open(place, wide, window, grain)
+  local form, data = wide and WIDE or NARROW, packed[place]
+  local head, size, octets = form.head, form.size, data and #data or 0
+  local last, base, sum, oldest, newest = 0, 0, 0, 0, 0
+  if octets >= head + size then
+    last = floor((octets - head) / size)
+    base, oldest = unpack(form.ends, data)
+    newest, sum = unpack(form.entry, data, head + (last - 1) * size + 1)
+  end
+  -- first..last are the entries in data that count; tail says that one of now comes behind them, up to sum. oldest
+  -- and newest are the times of the first and the last.
+  local log = {
+    form = form, data = data, window = window, grain = grain, first = 1, last = last, base = base, sum = sum,
+    oldest = oldest, newest = newest, used = 0, tail = false, changed = false, lasts = false,
+  }
+  if last > 0 then
     if (now - newest) % WRAP >= HALF then
       -- The clock stepped back: what lies in its future counts from now, for one window at most.
-      last = first(log, 1, last, function(at) return (now - at) % WRAP >= HALF end) - 1
+      log.last = first(log, 1, last, function(at) return (now - at) % WRAP >= HALF end) - 1
       log.tail, log.changed = true, true
+    elseif floor(newest / window * 8) == floor(now / window * 8) then
+      -- Whatever was counted first in this eighth of a window has made the key last for nine of them.
+      log.lasts = true
     end
-    log.last = last
-    if last > 0 and (now - entry(log, 1)) % WRAP >= window then
-      local live = first(log, 2, last, function(at) return (now - at) % WRAP < window end)
+    if log.last > 0 and (now - oldest) % WRAP >= window then
+      local live = first(log, 2, log.last, function(at) return (now - at) % WRAP < window end)
       local _, gone = entry(log, live - 1)
       log.base, log.first = gone, live
+      if live <= log.last then log.oldest = entry(log, live) end
     end
+    log.used = (sum - log.base) % form.modulus
   end
-  log.used = (log.sum - log.base) % form.modulus
-  logs[key] = log
-  order[#order + 1] = key
+  logs[place] = log
   return log
 end
 
 -- Microseconds until the oldest units leave; 0 where there are none.
 local function reset(log)
-  if log.first <= log.last then return log.window - (now - entry(log, log.first)) % WRAP end
+  if log.first <= log.last then return log.window - (now - log.oldest) % WRAP end
   return log.tail and log.window or 0
 end
 
@@ -90,14 +114,14 @@ local function freed(log, units)
 end
 
 local function count(log, units)
-  -- What is counted in the same grain is one entry with the later time.
-  if not log.tail and log.last >= log.first
-    and floor(entry(log, log.last) / log.grain) == floor(now / log.grain) then
-    log.last = log.last - 1
+  if not log.tail then
+    -- What is counted in the same grain is one entry with the later time.
+    local last, grain = log.last, log.grain
+    if last >= log.first and floor(log.newest / grain) == floor(now / grain) then log.last = last - 1 end
+    log.tail, log.changed = true, true
   end
   log.sum = (log.sum + units) % log.form.modulus
   log.used = log.used + units
-  log.tail, log.changed = true, true
 end
 
 -- Nothing is given back where the entry is not there: the key may be a new one, and its units somebody else's.
@@ -127,6 +151,9 @@ local function give_back(log, units, at)
     end
     log.data = table.concat(kept)
     log.last = index + #kept - 2
+    if log.first <= log.last then
+      log.oldest, log.newest = entry(log, log.first), entry(log, log.last)
+    end
   elseif units == held then
     log.tail = false
   end
@@ -135,52 +162,72 @@ local function give_back(log, units, at)
   log.changed = true
 end
 
-local out = { pack('>I6', now) }
-local ops, at, key = ARGV[1], 1, 0
-while at <= #ops do
-  local kind, limits
-  kind, limits, at = unpack('>BB', ops, at)
-  local asked, admitted = {}, 1
+local out, answers = { pack('>I6', now) }, 1
+local ops, at, named = ARGV[1], 1, 0
+local octets = #ops
+while at <= octets do
+  local kind, limits = byte(ops, at, at + 1)
+  at = at + 2
+  local asked, admitted
   for i = 1, limits do
     local flags, quota, window, grain, cost, counted
     flags, quota, window, grain, cost, counted, at = unpack('>BI6I6I6I6I6', ops, at)
-    key = key + 1
-    local log = open(KEYS[key], flags % 2 == 1, window, grain)
+    named = named + 1
+    local place = places[named]
+    local log = logs[place] or open(place, flags % 2 == 1, window, grain)
     if kind == 0 then
-      local full = log.used + cost > quota
-      if full and flags < 2 then admitted = 0 end
-      asked[i] = { log, cost, full, quota }
+      local over = log.used + cost - quota
+      if limits == 1 then
+        admitted = (over <= 0 or flags >= 2) and 1 or 0
+        if over <= 0 and cost > 0 then count(log, cost) end
+        answers = answers + 1
+        out[answers] = over <= 0 and pack('>BBI6I6I6', 1, 0, log.used, reset(log), 0)
+          or pack('>BBI6I6I6', admitted, 1, log.used, reset(log), freed(log, over))
+      else
+        if over > 0 and flags < 2 then admitted = 0 end
+        asked = asked or {}
+        asked[i] = { log, cost, over }
+      end
     elseif kind == 1 then
       give_back(log, cost, counted)
     else
       count(log, cost)
     end
   end
-  if kind == 0 then
-    out[#out + 1] = pack('>B', admitted)
+  if kind == 0 and limits ~= 1 then
+    admitted = admitted or 1
+    answers = answers + 1
+    out[answers] = pack('>B', admitted)
     for i = 1, limits do
-      local log, cost, full, quota = asked[i][1], asked[i][2], asked[i][3], asked[i][4]
-      if admitted == 1 and not full and cost > 0 then count(log, cost) end
-      out[#out + 1] = pack('>BI6I6I6', full and 1 or 0, log.used, reset(log),
-        full and freed(log, log.used + cost - quota) or 0)
+      local log, cost, over = asked[i][1], asked[i][2], asked[i][3]
+      if admitted == 1 and over <= 0 and cost > 0 then count(log, cost) end
+      answers = answers + 1
+      out[answers] = pack('>BI6I6I6', over > 0 and 1 or 0, log.used, reset(log), over > 0 and freed(log, over) or 0)
     end
   end
 end
 
-for i = 1, #order do
-  local log = logs[order[i]]
+for place, log in pairs(logs) do
   if log.changed then
-    local form = log.form
-    local data = pack(form.sum, log.base)
-    if log.first <= log.last then
-      data = data .. sub(log.data, form.head + (log.first - 1) * form.size + 1, form.head + log.last * form.size)
+    local form, from, last, data = log.form, log.first, log.last, log.data
+    local stop = form.head + last * form.size
+    if from > last then
+      data = pack(form.sum, log.base)
+    elseif from > 1 then
+      data = pack(form.sum, log.base) .. sub(data, form.head + (from - 1) * form.size + 1, stop)
+    elseif #data > stop then
+      data = sub(data, 1, stop)
     end
-    if log.tail then
-      redis.call('SET', order[i], data .. pack(form.entry, now, log.sum), 'PX', math.ceil(log.window / 1000))
-    elseif log.first <= log.last then
-      redis.call('SET', order[i], data, 'KEEPTTL')
+    if log.tail and log.lasts then
+      call('SET', keys[place], data .. pack(form.entry, now, log.sum), 'KEEPTTL')
+    elseif log.tail then
+      -- A number costs Redis more than the text of it.
+      local life = string.format('%d', math.ceil(log.window * 9 / 8000))
+      call('SET', keys[place], data .. pack(form.entry, now, log.sum), 'PX', life)
+    elseif from <= last then
+      call('SET', keys[place], data, 'KEEPTTL')
     else
-      redis.call('DEL', order[i])
+      call('DEL', keys[place])
     end
   end
 end
