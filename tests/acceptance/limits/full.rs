@@ -12,6 +12,7 @@ on_both_stores! {
     requests_are_held_and_served_in_the_order_of_arrival
     a_wait_that_would_be_too_long_is_not_begun
     only_so_many_are_held
+    nobody_overtakes_those_who_are_held
     others_are_not_delayed
     whoever_leaves_makes_room_for_the_next
     a_request_that_never_has_room_is_not_held
@@ -94,6 +95,41 @@ async fn only_so_many_are_held(store: Store) {
     clients.abort_all();
     while clients.join_next().await.is_some() {}
     assert_eq!(counted(&gateway, "held", "refused").await, 6);
+}
+
+async fn nobody_overtakes_those_who_are_held(store: Store) {
+    let worker = Recorder::start();
+    let policy = holding(1, "1s", "by = [\"route\"]\nmax_delay = \"15s\"\nmax_held = 2");
+    let gateway = store.start(&worker, &policy).await;
+    assert_eq!(ask(&gateway, "admin").send().await.status, 200);
+    let mut held = tokio::task::JoinSet::new();
+    for _ in 0..2 {
+        held.spawn(ask(&gateway, "second").send());
+    }
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    // More than may be held: they are refused at once, again and again, and one of them is always there first.
+    let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let mut flood = tokio::task::JoinSet::new();
+    for _ in 0..4 {
+        let (stop, client) = (Arc::clone(&stop), gateway.client());
+        flood.spawn(async move {
+            let mut connection = client.connect().await;
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                let sent = connection.try_send(client.get("/known").key("reader").header("x-flood", "1")).await;
+                // A connection has an end after so many requests.
+                if sent.is_err() {
+                    connection = client.connect().await;
+                }
+            }
+        });
+    }
+    for answer in held.join_all().await {
+        assert_eq!(answer.status, 200, "{}", answer.text());
+    }
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    flood.join_all().await;
+    let first: Vec<bool> = worker.seen().iter().take(2).map(|seen| seen.header("x-flood").is_some()).collect();
+    assert_eq!(first, [false, false], "the one who had room, and the first who was held");
 }
 
 async fn others_are_not_delayed(store: Store) {

@@ -356,34 +356,55 @@ impl Counter {
         };
         // Whoever comes later does not overtake those who wait.
         let mut at = throttles().find(|(index, _, _)| waited_for(index));
+        let mut full = None;
         if at.is_none() {
             let (decision, source) = self.decide(demands, keys).await?;
             at = Self::held_by(demands, &decision, source);
             if at.is_none_or(|(_, max_delay, _)| Self::wait(&decision, demands) > max_delay) {
                 return self.conclude(demands, keys, &decision, source);
             }
+            full = at.and_then(|(index, _, _)| decision.standings().get(index).copied());
         }
         let Some((index, max_delay, max_held)) = at else { return Err(Denied::StoreLost) };
         let until = arrived + max_delay;
-        if let Some(waiting) = self.shared.held.join(keys.at(index), max_held)
-            && let Ok(Ok(_turn)) = tokio::time::timeout_at(until.into(), waiting.gate.turn.acquire()).await
-        {
-            loop {
-                let (decision, source) = self.decide(demands, keys).await?;
-                let wait = Self::held_by(demands, &decision, source).map(|_| Self::wait(&decision, demands));
-                if let Some(wait) = wait.filter(|wait| Instant::now() + *wait <= until) {
-                    tokio::time::sleep(wait).await;
-                    continue;
-                }
-                if decision.admitted {
-                    self.tally.count(demands.get(index).map_or(0, |it| it.limit.index), Event::Throttled);
-                }
-                return self.conclude(demands, keys, &decision, source);
-            }
+        let waiting = match self.shared.held.join(keys.at(index), max_held) {
+            Ok(waiting) => waiting,
+            Err(standing) => return self.turn_away(demands, keys, index, standing),
+        };
+        if let Some(standing) = full {
+            waiting.gate.note(standing);
         }
-        // Its time is up, or too many wait. What the store says now is what the client is told.
-        let (decision, source) = self.decide(demands, keys).await?;
-        self.conclude(demands, keys, &decision, source)
+        let Ok(Ok(_turn)) = tokio::time::timeout_at(until.into(), waiting.gate.turn.acquire()).await else {
+            return self.turn_away(demands, keys, index, waiting.gate.standing());
+        };
+        loop {
+            let (decision, source) = self.decide(demands, keys).await?;
+            if let Some(standing) = decision.standings().get(index).filter(|standing| standing.full) {
+                waiting.gate.note(*standing);
+            }
+            let wait = Self::held_by(demands, &decision, source).map(|_| Self::wait(&decision, demands));
+            if let Some(wait) = wait.filter(|wait| Instant::now() + *wait <= until) {
+                tokio::time::sleep(wait).await;
+                continue;
+            }
+            if decision.admitted {
+                self.tally.count(demands.get(index).map_or(0, |it| it.limit.index), Event::Throttled);
+            }
+            return self.conclude(demands, keys, &decision, source);
+        }
+    }
+
+    /// Refuses for the limit at `index`, by what those who wait for it know.
+    fn turn_away(
+        &self,
+        demands: &[Demand<'_>],
+        keys: &Keys,
+        index: usize,
+        standing: Standing,
+    ) -> Result<Admitted, Denied> {
+        let mut decision = Decision::new(false, 0);
+        (0..demands.len()).for_each(|at| decision.push(if at == index { standing } else { Standing::UNKNOWN }));
+        self.conclude(demands, keys, &decision, Source::Memory)
     }
 
     /// The full limit that a refused request may wait for; `None` where it was admitted, or where another that is
