@@ -56,7 +56,7 @@ pub(crate) async fn run(words: &[String]) -> Option<()> {
             eprintln!("limits: Redis is lost: {cause}");
         }
     };
-    let counter = Counter::new(store, tell);
+    let counter = Counter::new(store, 0, std::slice::from_ref(&limit), tell);
     let driver = Rc::new(Driver { counter, limit, keys: orders.keys });
     driver.ask("warm").await;
     driver.ask_all(orders.before, orders.waiting).await;

@@ -40,6 +40,5 @@ pub(crate) fn one(port: u16, quota: u64, window: u64) -> (Arc<Limit>, Arc<Shared
     let settings = root.section("store").and_then(StoreSettings::compile).expect("a store");
     assert_eq!(mistakes.into_vec().len(), 0, "{toml}");
     let limit = limits.into_values().next().expect("a limit");
-    let names = Box::new([limit.name.to_string().into()]);
-    (limit, Arc::new(SharedStore::new(settings, names)))
+    (limit, Arc::new(SharedStore::new(settings, 1)))
 }

@@ -46,6 +46,8 @@ pub(crate) struct Gateway {
     admin_listener: std::net::TcpListener,
     certificate_check: Duration,
     watch: Option<Duration>,
+    /// Those of SIGHUP, for the certificates and for the policy.
+    hangups: Option<[Signal; 2]>,
     stop: watch::Sender<bool>,
     log: Log,
 }
@@ -110,11 +112,13 @@ impl Gateway {
                 }
             }
         };
-        if !io::stdout().is_terminal() {
-            // Before anybody can know that it runs: a signal that nobody takes ends the process.
+        // Before anybody can know that it runs: a signal that nobody takes ends the process. Where people started it
+        // by hand, their terminal's end is its own.
+        let hangups = {
             let _entered = runtime.enter();
-            let _ = signal(SignalKind::hangup());
-        }
+            let hear = || signal(SignalKind::hangup()).map_err(|error| Failure::unavailable(error.to_string()));
+            if io::stdout().is_terminal() { None } else { Some([hear()?, hear()?]) }
+        };
         let certificate_check = listener.certificate_check;
         let serving = server::serve(&Arc::new(listener), listeners, &stopped, &reloader.snapshots(), core)
             .map_err(|error| Failure::unavailable(error.to_string()))?;
@@ -128,7 +132,18 @@ impl Gateway {
                 ("version", env!("CARGO_PKG_VERSION")),
             ],
         );
-        Ok(Self { address, runtime, serving, admin, admin_listener, certificate_check, watch, stop, log: log.clone() })
+        Ok(Self {
+            address,
+            runtime,
+            serving,
+            admin,
+            admin_listener,
+            certificate_check,
+            watch,
+            hangups,
+            stop,
+            log: log.clone(),
+        })
     }
 
     /// A way to stop it from elsewhere.
@@ -138,7 +153,7 @@ impl Gateway {
 
     /// Serves until SIGTERM or SIGINT, or until the stopper says so; then finishes what is in flight.
     pub(crate) fn wait(self) -> Result<(), Failure> {
-        let Self { runtime, serving, admin, admin_listener, certificate_check, watch, stop, log, .. } = self;
+        let Self { runtime, serving, admin, admin_listener, certificate_check, watch, hangups, stop, log, .. } = self;
         let wrong = |error: io::Error| Failure::unavailable(error.to_string());
         runtime.block_on(async {
             let mut terminate = signal(SignalKind::terminate()).map_err(wrong)?;
@@ -153,10 +168,7 @@ impl Gateway {
                     store.sweep();
                 }
             };
-            // Where people started it by hand, their terminal's end is its own.
-            let is_daemon = !io::stdout().is_terminal();
-            let hangup = || is_daemon.then(|| signal(SignalKind::hangup())).transpose().map_err(wrong);
-            let (hangup, policy_hangup) = (hangup()?, hangup()?);
+            let (hangup, policy_hangup) = hangups.map(|[first, second]| (first, second)).unzip();
             tokio::task::spawn_local(renew(Arc::clone(&admin.tls), certificate_check, hangup, log.clone()));
             tokio::task::spawn_local(sweep);
             if let Some(mut hangup) = policy_hangup {
