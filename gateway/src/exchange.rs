@@ -202,11 +202,14 @@ impl Exchange {
     /// Notes what the answer says about limits; gives back the evidence.
     pub(crate) fn say(&mut self, admission: Admission) -> Admission {
         let (admission, rate) = admission.split();
-        match (&mut self.rate, rate) {
-            (Some(said), Some(rate)) => said.join(rate),
-            (said, Some(rate)) => *said = Some(rate),
-            (_, None) => {}
-        }
+        // Windows before places in flight, which say nothing of when to come again.
+        self.rate = match (self.rate.take(), rate) {
+            (Some(said), Some(mut rate)) => {
+                rate.join(said);
+                Some(rate)
+            }
+            (said, rate) => rate.or(said),
+        };
         admission
     }
 

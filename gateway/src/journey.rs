@@ -230,7 +230,11 @@ impl Asking<'_> {
             principal: &self.principal.id,
             // Each key has its own principal.
             api_key: &self.principal.id,
-            role: exchange.role.map_or("", |role| policy.roles.name(role)),
+            // Where no role opens the route, those who hold the same share a window.
+            role: match exchange.role {
+                Some(role) => policy.roles.name(role),
+                None => self.principal.roles_header.to_str().unwrap_or_default(),
+            },
             route: &self.route.name,
             model: self.route.model.of(self.path),
             pool,

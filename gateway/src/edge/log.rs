@@ -350,6 +350,9 @@ impl Record<'_> {
         if let Some(cause) = self.cause {
             let _ = write!(line.out, " ({})", Escaped(cause));
         }
+        if let Some(limits) = self.would_refuse {
+            let _ = write!(line.out, " would-refuse={limits}");
+        }
         let _ = writeln!(line.out, " {}", paint(colour, "2", self.id.as_str()));
     }
 }

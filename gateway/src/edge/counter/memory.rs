@@ -158,6 +158,17 @@ impl MemoryStore {
         let hash = self.hasher.hash_one(key);
         let mut locked = self.lock(&[hash]);
         let now = clock();
+        // A window that was forgotten meanwhile has nothing to give back; a charge begins it anew.
+        if matches!(change, Change::Charge { .. }) && locked.find(hash, key).is_none() {
+            if self.windows.fetch_add(1, Ordering::Relaxed) >= self.max_windows {
+                self.windows.fetch_sub(1, Ordering::Relaxed);
+                return;
+            }
+            if let Some(shard) = locked.shard(hash) {
+                let fresh = Kept { key: key.into(), hash, window: Window::default(), rule: *rule };
+                shard.insert_unique(hash, fresh, |kept| kept.hash);
+            }
+        }
         let Some(kept) = locked.find(hash, key) else { return };
         kept.window.advance(rule, now);
         match change {
