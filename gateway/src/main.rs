@@ -37,6 +37,9 @@ enum Command {
     /// API keys.
     #[command(subcommand)]
     Key(KeyCommand),
+    /// Clients that ask for tokens by themselves.
+    #[command(subcommand)]
+    Client(ClientCommand),
     /// Passwords of users.
     #[command(subcommand)]
     Password(PasswordCommand),
@@ -62,6 +65,12 @@ enum KeyCommand {
 }
 
 #[derive(Subcommand)]
+enum ClientCommand {
+    /// Make a client's secret: the secret goes to its holder, the printed TOML into the policy.
+    New(command::client::Options),
+}
+
+#[derive(Subcommand)]
 enum LimitsCommand {
     /// Show what a principal has used, or everybody, and when it frees. Exit code 0 also where there is nothing.
     Show(command::limits::ShowOptions),
@@ -81,6 +90,7 @@ fn main() -> ExitCode {
         Command::Run(files) => command::run::run(&files.into_config(), std::io::stdout().is_terminal()),
         Command::Check { files, json } => command::check(&files.into_config(), json),
         Command::Key(KeyCommand::New(options)) => command::key::new(&options),
+        Command::Client(ClientCommand::New(options)) => command::client::new(&options),
         Command::Password(PasswordCommand::Hash) => command::password(),
         Command::Limits(LimitsCommand::Show(options)) => command::limits::show(&options),
         Command::Limits(LimitsCommand::Reset(options)) => command::limits::reset(&options),

@@ -14,6 +14,7 @@ mod http2;
 mod issuer_keys;
 mod jwt;
 mod listener;
+mod oauth;
 mod problems;
 mod quickstart;
 mod rate_limit;

@@ -14,6 +14,7 @@ use gateway::activity::{Activity, Peer, Reader, Watched};
 use gateway::connection_limit::Refused;
 use gateway::deadline::Pace;
 use gateway::edge::counter::{Counter, SharedStore, StoreSettings};
+use gateway::edge::grants::{Grants, SharedGrants};
 use gateway::edge::keys::KeyRing;
 use gateway::edge::log::{BatchLog, Format, LogWriter};
 use gateway::edge::metrics::Metrics;
@@ -120,6 +121,7 @@ impl World {
         let routes = policy.routes.iter().map(|route| route.name.to_string()).collect();
         let (stop, stopping) = watch::channel(false);
         let log = LogWriter::start(Format::Json, io::sink()).expect("a thread").log();
+        let store = Arc::new(SharedStore::new(store.expect("legal settings"), Box::default()));
         let core = Rc::new(Core {
             snapshot: Arc::new(Snapshot {
                 policy,
@@ -127,7 +129,8 @@ impl World {
                 hsts: true,
                 body_pace: Pace { pause: Duration::from_secs(3600), rate: 1 },
             }),
-            counter: Counter::new(Arc::new(SharedStore::new(store.expect("legal settings"), Box::default())), |_| ()),
+            counter: Counter::new(Arc::clone(&store), |_| ()),
+            grants: Grants::new(Arc::new(SharedGrants::new(store))),
             pools: pools.iter().map(Pool::new).collect(),
             log: BatchLog::new(log),
             metrics: Arc::new(Metrics::new(routes, Reason::SLUGS, Refused::SLUGS, 1)),

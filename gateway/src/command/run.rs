@@ -15,6 +15,7 @@ use gateway::admin::{self, Admin};
 use gateway::config::{Config, ConfigFile, Disk};
 use gateway::connection_limit::Refused;
 use gateway::edge::counter::{Counter, SharedStore, StoreChange};
+use gateway::edge::grants::{Follower, Grants, SharedGrants};
 use gateway::edge::keys::KeyRing;
 use gateway::edge::log::{BatchLog, Log, LogWriter};
 use gateway::edge::metrics::Metrics;
@@ -24,7 +25,7 @@ use gateway::exchange::{Core, PasswordRoom, Snapshot};
 use gateway::policy::authenticate::seen::SeenTokens;
 use gateway::problem::Reason;
 use gateway::server::{self, Serving};
-use gateway::types::RequestIds;
+use gateway::types::{RequestIds, Timestamp};
 
 /// Runs until a signal says to stop.
 pub(crate) fn run(files: &[ConfigFile], terminal: bool) -> Result<(), Failure> {
@@ -42,6 +43,7 @@ pub(crate) struct Gateway {
     runtime: tokio::runtime::LocalRuntime,
     serving: Serving,
     admin: Admin,
+    follower: Option<Follower>,
     admin_listener: std::net::TcpListener,
     certificate_check: Duration,
     stop: watch::Sender<bool>,
@@ -70,7 +72,9 @@ impl Gateway {
         let store_kind = store.kind();
         let limits = policy.limits.iter().map(|limit| Box::from(&*limit.name)).collect();
         let store = Arc::new(SharedStore::new(store, limits));
+        let grants = Arc::new(SharedGrants::new(Arc::clone(&store)));
         let keys = KeyRing::new(policy.authenticator.issuers());
+        let policy_issues = policy.issuer.is_some();
         let snapshot = Arc::new(Snapshot { keys, hsts: listener.hsts, body_pace: listener.body_pace, policy });
         let passwords = Arc::new(PasswordRoom::new(threads));
         let pools = Arc::new(pools);
@@ -92,6 +96,11 @@ impl Gateway {
                 stop: stopped.clone(),
             }
         };
+        let mut follower = policy_issues.then(|| Follower::new(Arc::clone(&grants)));
+        if let Some(follower) = &mut follower {
+            // Before the first request, so that it is known what was revoked. What can't be had is asked for again.
+            let _ = runtime.block_on(follower.look(wall_clock()));
+        }
         let core = {
             let stopping = stopped.clone();
             let (log, snapshot, store, metrics) =
@@ -108,6 +117,7 @@ impl Gateway {
                     metrics: Arc::clone(&metrics),
                     thread,
                     seen_tokens: SeenTokens::default(),
+                    grants: Grants::new(Arc::clone(&grants)),
                     ids: RequestIds::new(seed),
                     passwords: Arc::clone(&passwords),
                     stopping: stopping.clone(),
@@ -127,7 +137,17 @@ impl Gateway {
                 ("version", env!("CARGO_PKG_VERSION")),
             ],
         );
-        Ok(Self { address, runtime, serving, admin, admin_listener, certificate_check, stop, log: log.clone() })
+        Ok(Self {
+            address,
+            runtime,
+            serving,
+            admin,
+            follower,
+            admin_listener,
+            certificate_check,
+            stop,
+            log: log.clone(),
+        })
     }
 
     /// A way to stop it from elsewhere.
@@ -137,7 +157,7 @@ impl Gateway {
 
     /// Serves until SIGTERM or SIGINT, or until the stopper says so; then finishes what is in flight.
     pub(crate) fn wait(self) -> Result<(), Failure> {
-        let Self { runtime, serving, admin, admin_listener, certificate_check, stop, log, .. } = self;
+        let Self { runtime, serving, admin, follower, admin_listener, certificate_check, stop, log, .. } = self;
         let wrong = |error: io::Error| Failure::unavailable(error.to_string());
         runtime.block_on(async {
             let mut terminate = signal(SignalKind::terminate()).map_err(wrong)?;
@@ -167,6 +187,9 @@ impl Gateway {
             tokio::task::spawn_local(renew(Arc::clone(&admin.tls), certificate_check, hangup, log.clone()));
             tokio::task::spawn_local(refresh);
             tokio::task::spawn_local(sweep);
+            if let Some(follower) = follower {
+                tokio::task::spawn_local(follower.follow(wall_clock, revocation_changes(log.clone())));
+            }
             tokio::task::spawn_local(admin::serve(admin, admin_listener));
             let signal = tokio::select! {
                 _ = terminate.recv() => "SIGTERM",
@@ -181,6 +204,19 @@ impl Gateway {
         })?;
         log.event("stopped", &[]);
         Ok(())
+    }
+}
+
+fn wall_clock() -> Timestamp {
+    let micros = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_micros();
+    Timestamp::from_micros(u64::try_from(micros).unwrap_or(u64::MAX))
+}
+
+/// Records when it is not known which tokens were revoked, and when it is again.
+fn revocation_changes(log: Log) -> impl Fn(Result<(), &str>) {
+    move |change| match change {
+        Ok(()) => log.event("revocations-known", &[]),
+        Err(why) => log.event("revocations-unknown", &[("cause", why)]),
     }
 }
 
