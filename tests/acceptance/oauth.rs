@@ -1,6 +1,7 @@
 //! The gateway's own OAuth2 endpoints: a test for each rule. `POST /token` with a password is in `token`.
 
 mod grants;
+mod library;
 mod revocation;
 mod rotation;
 

@@ -309,3 +309,58 @@ async fn the_store_holds_digests_and_everything_in_it_ends() {
         }
     }
 }
+
+/// Everything that the token endpoints ask of a store.
+async fn assert_the_store_does(redis: &Redis) {
+    let worker = Recorder::start();
+    let store = "[store]\nusername = \"modelgate\"\npassword = { env = \"REDIS_PASSWORD\" }\n";
+    let start = || shared(&worker, redis).policy(store).variable("REDIS_PASSWORD", "of-the-acl").start();
+    let (one, other) = (start().await, start().await);
+    let (access, first) = log_in(&one.client(), "app").await;
+    let newest = text(&refresh(&other.client(), "app", &first).await, "refresh_token");
+    assert_eq!(introspect(&one.client(), "app", &newest).await["active"], true);
+    assert_error(&refresh(&one.client(), "app", &first).await, 400, "invalid_grant");
+    assert_error(&refresh(&other.client(), "app", &newest).await, 400, "invalid_grant");
+    assert!(refused(&other.client(), &access, Instant::now()).await < SOON);
+    for gateway in [&one, &other] {
+        let unknown = gateway.log().matching(|line| line["event"] == "revocations-unknown");
+        assert!(unknown.is_empty(), "{unknown:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_least_rights_in_redis_are_enough() {
+    let redis = Redis::start().await;
+    redis.tell(&crate::store_links::acl_user("of-the-acl"));
+    redis.tell("ACL SETUSER default off");
+    assert_the_store_does(&redis).await;
+}
+
+#[tokio::test]
+async fn valkey_keeps_what_redis_does() {
+    let Some(program) = harness::redis::valkey() else { return };
+    let redis = Redis::builder().valkey(program).start().await;
+    redis.tell(&crate::store_links::acl_user("of-the-acl"));
+    assert_the_store_does(&redis).await;
+}
+
+#[tokio::test]
+async fn a_list_of_many_pages_is_read_before_the_first_request() {
+    let (worker, redis) = (Recorder::start(), Redis::start().await);
+    let mut gateway = shared(&worker, &redis).start().await;
+    let (first, last) = (credentials(&gateway.client(), "ci").await, credentials(&gateway.client(), "ci").await);
+    assert_eq!(revoke(&gateway.client(), "ci", &first).await.status, 200);
+    let mut connection = redis.connect();
+    for number in 0..5000_u64 {
+        let mut add = redis::cmd("XADD");
+        let id = u128::from(number).to_be_bytes();
+        add.arg("{modelgate}:revoked").arg("*").arg("i").arg(id.as_slice()).arg("e").arg(99_999_999_999_u64);
+        add.exec(&mut connection).expect("it is added");
+    }
+    assert_eq!(revoke(&gateway.client(), "ci", &last).await.status, 200);
+    gateway.stop().await;
+    let gateway = shared(&worker, &redis).start().await;
+    for token in [first, last] {
+        gateway.client().get("/known").bearer(&token).send().await.assert_problem(401, "token-revoked");
+    }
+}

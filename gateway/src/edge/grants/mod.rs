@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use redis::{Cmd, RedisResult, Value};
+use redis::{Cmd, Value};
 use tokio::time::timeout;
 
 use super::counter::{Link, SharedStore, describe, is_fatal};
@@ -273,8 +273,7 @@ impl Follower {
             return Ok(());
         }
         let began = Instant::now();
-        let read = timeout(self.shared.store.patience(), self.read(now)).await;
-        match read.unwrap_or_else(|_| Err("no answer in time".to_owned())) {
+        match self.read(now).await {
             Ok(()) => {
                 self.known = Some(began);
                 self.shared.unknown.store(0, Ordering::Relaxed);
@@ -302,8 +301,10 @@ impl Follower {
             let begin = if self.last.is_empty() { "-".to_owned() } else { format!("({}", self.last) };
             let mut command = redis::cmd("XRANGE");
             command.arg(self.shared.list_key()).arg(begin).arg("+").arg("COUNT").arg(PAGE);
-            let answer: RedisResult<Value> = link.call(&command).await;
-            let entries = entries(&answer.map_err(|error| describe(&error))?).ok_or("the list has another form")?;
+            // Each page has its own time, so that a long list is read in the end.
+            let answer = timeout(self.shared.store.patience(), link.call(&command)).await;
+            let answer = answer.map_err(|_| "no answer in time")?.map_err(|error| describe(&error))?;
+            let entries = entries(&answer).ok_or("the list has another form")?;
             self.shared.revoked.add(entries.iter().map(|(_, id, until)| (*id, *until)), now);
             if let Some((last, _, _)) = entries.last() {
                 self.last.clone_from(last);

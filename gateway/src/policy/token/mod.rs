@@ -190,8 +190,8 @@ impl TokenIssuer {
         let methods = json!(["client_secret_basic", "client_secret_post"]);
         let mut document = json!({
             "issuer": &*self.issuer,
-            // REQUIRED, and there is no endpoint that would answer with any.
-            "response_types_supported": [],
+            // REQUIRED (§2), and never empty (§3.2); there is no endpoint that would answer with anything.
+            "response_types_supported": ["none"],
             "grant_types_supported": self.grant_types(),
             "token_endpoint_auth_methods_supported": methods,
         });

@@ -1,6 +1,7 @@
 //! The keys of the gateway's own tokens: one that signs, and those whose signatures hold besides, so that keys
 //! change without refusing a live token. What is published of them is public (RFC 7517); an HMAC secret never is.
 
+use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
 use jsonwebtoken::jwk::{Jwk, JwkSet, PublicKeyUse, ThumbprintHash};
 use jsonwebtoken::{AlgorithmFamily, DecodingKey, EncodingKey};
 
@@ -98,6 +99,16 @@ fn named(mut jwk: Jwk) -> Result<Jwk, String> {
     Ok(jwk)
 }
 
+fn public_part(algorithm: JwtAlgorithm, key: &EncodingKey) -> Result<Jwk, jsonwebtoken::errors::Error> {
+    // A private key may have the public one beside it (RFC 5958 §2), which the other way does not read.
+    match Ed25519KeyPair::from_pkcs8(key.as_bytes()) {
+        Ok(pair) if algorithm.family() == AlgorithmFamily::Ed => {
+            Jwk::from_decoding_key(&DecodingKey::from_ed_der(pair.public_key().as_ref()), Some(algorithm.0))
+        }
+        _ => Jwk::from_encoding_key(key, algorithm.0),
+    }
+}
+
 /// Reads a signing key, what its signatures are verified with, and what of it is published.
 fn key_pair(algorithm: JwtAlgorithm, secret: &Secret) -> Result<(EncodingKey, VerifyKey, Option<Jwk>), String> {
     let bytes = secret.expose();
@@ -114,7 +125,7 @@ fn key_pair(algorithm: JwtAlgorithm, secret: &Secret) -> Result<(EncodingKey, Ve
     let (key, jwk) = if algorithm.family() == AlgorithmFamily::Hmac {
         (DecodingKey::from_secret(bytes), None)
     } else {
-        let jwk = named(Jwk::from_encoding_key(&signing_key, algorithm.0).map_err(wrong)?)?;
+        let jwk = named(public_part(algorithm, &signing_key).map_err(wrong)?)?;
         (DecodingKey::from_jwk(&jwk).map_err(wrong)?, Some(jwk))
     };
     // A key of the wrong size or curve shows itself when it is first used: here, not in a request.
