@@ -11,6 +11,11 @@ use std::path::{Path, PathBuf};
 /// What a file inside `policy` or `edge` may use there beside the shared parts, and why.
 const EXCEPTIONS: &[(&str, &str, &str)] = &[
     ("edge::keys", "edge::tls", "keys are fetched over TLS with the one provider of cryptography"),
+    (
+        "edge::grants",
+        "edge::counter",
+        "what was granted and revoked is kept in the Redis that counts, over the same links",
+    ),
     ("policy::authorize", "policy::authenticate", "a rule is checked against what the route asks for, at start alone"),
     (
         "policy::authenticate",

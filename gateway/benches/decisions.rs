@@ -19,15 +19,17 @@ use gateway::edge::log::{BatchLog, Format, LogWriter, Record};
 use gateway::edge::upstream::{Forwarded, Told};
 use gateway::frames::Frames;
 use gateway::head;
-use gateway::policy::authenticate::api_key;
+use gateway::policy::authenticate::jwt::Revocations;
 use gateway::policy::authenticate::seen::SeenTokens;
+use gateway::policy::authenticate::{Known, api_key};
 use gateway::policy::limit::cost::Size;
 use gateway::policy::limit::scope::Subject;
 use gateway::policy::limit::{Admission, Demand};
 use gateway::policy::route::RouteId;
+use gateway::policy::token::Holder;
 use gateway::policy::{Policy, Route, path};
 use gateway::settings::{Mistakes, Section, Source};
-use gateway::types::{RequestIds, Sha256, Timestamp};
+use gateway::types::{RequestIds, Sha256, Timestamp, TokenId};
 use gateway::wire::{Bounds, Wire};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version};
 
@@ -243,10 +245,27 @@ fn api_key_refuse(bencher: Bencher<'_, '_>, why: &str) {
     authenticate(bencher, &policy, &headers(&[("x-api-key", &key)]), false);
 }
 
+struct NothingRevoked;
+
+impl Revocations for NothingRevoked {
+    fn is_revoked(&self, _: TokenId) -> bool {
+        false
+    }
+
+    fn unknown_for(&self) -> Duration {
+        Duration::ZERO
+    }
+}
+
+fn known<'a>(ring: &'a KeyRing, seen: &'a SeenTokens) -> Known<'a> {
+    Known { keys: ring, revocations: &NothingRevoked, seen }
+}
+
 fn authenticate(bencher: Bencher<'_, '_>, policy: &Policy, headers: &HeaderMap, good: bool) {
     let route = route(policy, "/predict");
     let (ring, seen) = (KeyRing::new(policy.authenticator.issuers()), SeenTokens::default());
-    let decide = |headers| policy.authenticator.decide(&route.authenticate, headers, &policy.roles, &*ring, &seen, NOW);
+    let decide =
+        |headers| policy.authenticator.decide(&route.authenticate, headers, &policy.roles, known(&ring, &seen), NOW);
     assert_eq!(decide(headers).is_ok(), good);
     bencher.bench_local(|| decide(black_box(headers)));
 }
@@ -271,7 +290,8 @@ fn tokens(algorithm: &str) -> (Policy, HeaderMap) {
         dict.insert("token".into(), table(token));
     });
     let issuer = policy.issuer.as_ref().expect("it issues tokens");
-    let minted = issuer.mint("alice", &policy.roles, RequestIds::new([1; 16]).next(), NOW).expect("a token");
+    let holder = Holder { user: Some("alice"), client: None, scope: "", grant: "" };
+    let minted = issuer.mint(&holder, &policy.roles, RequestIds::new([1; 16]).next(), NOW).expect("a token");
     let minted = serde_json::to_value(minted).expect("JSON");
     let token = minted.get("access_token").and_then(serde_json::Value::as_str).expect("a token");
     let headers = headers(&[("authorization", &format!("Bearer {token}"))]);
@@ -284,7 +304,8 @@ fn jwt_decide_first(bencher: Bencher<'_, '_>, algorithm: &str) {
     let route = route(&policy, "/predict");
     let ring = KeyRing::new(policy.authenticator.issuers());
     bencher.with_inputs(SeenTokens::default).bench_local_refs(|seen| {
-        let decided = policy.authenticator.decide(&route.authenticate, &headers, &policy.roles, &*ring, seen, NOW);
+        let decided =
+            policy.authenticator.decide(&route.authenticate, &headers, &policy.roles, known(&ring, seen), NOW);
         decided.expect("the token is good")
     });
 }
@@ -301,7 +322,7 @@ fn authorize(bencher: Bencher<'_, '_>) {
     let route = route(&policy, "/predict");
     let (ring, seen) = (KeyRing::new(policy.authenticator.issuers()), SeenTokens::default());
     let headers = headers(&[("x-api-key", &key)]);
-    let principal = policy.authenticator.decide(&route.authenticate, &headers, &policy.roles, &*ring, &seen, NOW);
+    let principal = policy.authenticator.decide(&route.authenticate, &headers, &policy.roles, known(&ring, &seen), NOW);
     let principal = principal.expect("the key is good");
     bencher.bench(|| route.authorize.decide(black_box(&principal)).is_ok());
 }
@@ -387,7 +408,7 @@ fn headers_forwarded(bencher: Bencher<'_, '_>) {
     let route = route(&policy, "/predict");
     let (ring, seen) = (KeyRing::new(policy.authenticator.issuers()), SeenTokens::default());
     let headers = headers(&[("x-api-key", &key)]);
-    let principal = policy.authenticator.decide(&route.authenticate, &headers, &policy.roles, &*ring, &seen, NOW);
+    let principal = policy.authenticator.decide(&route.authenticate, &headers, &policy.roles, known(&ring, &seen), NOW);
     let principal = principal.expect("the key is good");
     let told = Told {
         credential: policy.api_key_header(),

@@ -16,6 +16,7 @@ use tokio::sync::{Semaphore, watch};
 use crate::activity::Busy;
 use crate::deadline::Pace;
 use crate::edge::counter::{Charge, Counter, Outcome, Places};
+use crate::edge::grants::Grants;
 use crate::edge::keys::KeyRing;
 use crate::edge::log::{BatchLog, Record};
 use crate::edge::metrics::{Metrics, RouteSeries};
@@ -92,6 +93,8 @@ pub struct Core {
     pub thread: usize,
     /// Tokens that were verified on this thread.
     pub seen_tokens: SeenTokens,
+    /// What was granted and taken back.
+    pub grants: Grants,
     /// Names for requests.
     pub ids: Rc<RequestIds>,
     /// Room for checking passwords, in all threads.
@@ -217,7 +220,9 @@ impl Exchange {
     fn settle(&self, charge: &Charge) {
         let outcome = match self.reason {
             Some(reason) if reason.is_workers() => Outcome::WorkerFailed,
-            Some(Reason::TokenGrant) => Outcome::ClientFailed,
+            Some(Reason::TokenGrant | Reason::TokenClient | Reason::TokenRefresh | Reason::TokenReused) => {
+                Outcome::ClientFailed
+            }
             _ => Outcome::Served,
         };
         let kept = self.answer.as_deref();

@@ -6,11 +6,14 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, Method, Uri, Version, header};
 
 use crate::head;
-use crate::policy::authenticate::{self, Authenticate, jwt::Keys, seen::SeenTokens};
+use crate::policy::authenticate::jwt::{Keys, Revocations, VerifyKey};
+use crate::policy::authenticate::seen::SeenTokens;
+use crate::policy::authenticate::{self, Authenticate, Known};
 use crate::policy::authorize::Authorize;
 use crate::policy::body;
 use crate::policy::limit::cost::{self, Size};
@@ -18,7 +21,7 @@ use crate::policy::limit::window::Standing;
 use crate::policy::limit::{Admission, Decision, Demand, WhenFull};
 use crate::policy::{Destination, Policy, Route, cors, path};
 use crate::problem::{Problem, Reason, Stop};
-use crate::types::{Principal, RoleSet, Timestamp};
+use crate::types::{Principal, RoleSet, Timestamp, TokenId};
 
 /// A request that nobody sends.
 #[derive(Clone, Debug)]
@@ -92,12 +95,22 @@ pub struct Explained {
     pub refused: Option<(Reason, String)>,
 }
 
-/// Issuers publish their keys elsewhere.
-struct NoKeys;
+/// What is known without a network.
+struct Nothing;
 
-impl Keys for NoKeys {
-    fn of(&self, _: usize) -> Option<Arc<Vec<crate::policy::authenticate::jwt::VerifyKey>>> {
+impl Keys for Nothing {
+    fn of(&self, _: usize) -> Option<Arc<Vec<VerifyKey>>> {
         None
+    }
+}
+
+impl Revocations for Nothing {
+    fn is_revoked(&self, _: TokenId) -> bool {
+        false
+    }
+
+    fn unknown_for(&self) -> Duration {
+        Duration::ZERO
     }
 }
 
@@ -167,7 +180,7 @@ fn walk(policy: &Policy, asked: &Asked, out: &mut Explained) -> Result<(), Stop>
             let seen = route.worker_path.as_deref().unwrap_or(&path);
             out.note("forward", format!("to the pool {pool}, as {} {seen}", asked.method), &["routes", name, "pool"]);
         }
-        Destination::Token => out.note("answer", "the gateway's own tokens", &["routes", name, "builtin"]),
+        Destination::Own(_) => out.note("answer", "the gateway itself", &["routes", name, "builtin"]),
     }
     Ok(())
 }
@@ -189,7 +202,8 @@ fn who(policy: &Policy, route: &Route, asked: &Asked) -> Result<Arc<Principal>, 
     match &asked.caller {
         Caller::Headers => {
             let seen = SeenTokens::default();
-            let decided = authenticator.decide(&route.authenticate, &asked.headers, roles, &NoKeys, &seen, asked.now);
+            let known = Known { keys: &Nothing, revocations: &Nothing, seen: &seen };
+            let decided = authenticator.decide(&route.authenticate, &asked.headers, roles, known, asked.now);
             decided.map_err(refused)
         }
         Caller::ApiKey(id) if api_key => {
@@ -211,7 +225,7 @@ fn who(policy: &Policy, route: &Route, asked: &Asked) -> Result<Arc<Principal>, 
 /// Judges the body; says how large it is for limits.
 fn judge(route: &Route, asked: &Asked, out: &mut Explained) -> Result<Size, Stop> {
     let body = asked.body.as_deref().unwrap_or_default();
-    if matches!(route.destination, Destination::Token) {
+    if matches!(route.destination, Destination::Own(_)) {
         return Ok(Size { bytes: body.len() as u64, rows: 1 });
     }
     let name = &*route.name;

@@ -31,7 +31,8 @@ use crate::policy::cors::{self, Earned};
 use crate::policy::limit::cost::{self, Size};
 use crate::policy::limit::scope::{By, Subject};
 use crate::policy::limit::{Admission, Demand, Limit};
-use crate::policy::{Destination, Route, authenticate, path, token};
+use crate::policy::token::{self, Endpoint};
+use crate::policy::{Destination, Route, path};
 use crate::problem::{HeadFault, Problem, Stop};
 use crate::token_endpoint;
 use crate::types::{ClientAddress, Principal, Scheme, Timestamp};
@@ -113,13 +114,13 @@ async fn travel(exchange: &mut Exchange, arrived: &Parts, body: &mut ClientBody)
     // Who, then whether: a refusal here is charged to the client's address, so that credentials can't be
     // guessed faster than the limit, and a right guess behind the limit looks like a wrong one.
     let now = timestamp(exchange.began);
-    let (keys, seen) = (&*core.snapshot.keys, &core.seen_tokens);
-    let decided = policy.authenticator.decide(&route.authenticate, headers, &policy.roles, keys, seen, now);
+    let known = token_endpoint::known(&core);
+    let decided = policy.authenticator.decide(&route.authenticate, headers, &policy.roles, known, now);
     let principal = match decided {
         Ok(principal) => principal,
         Err(refusal) => {
             // Nobody guesses by sending what can't be checked for our own reasons.
-            if refusal != authenticate::Refusal::IssuerUnavailable {
+            if !refusal.is_ours() {
                 Box::pin(charge_guess(exchange, route, &path, from_proxy.then_some(headers))).await?;
             }
             let challenges = policy.authenticator.challenges(&route.authenticate, &refusal).collect();
@@ -144,8 +145,7 @@ async fn travel(exchange: &mut Exchange, arrived: &Parts, body: &mut ClientBody)
 
     // The body last: it is the dearest to look at, and only now has the caller a right to our attention.
     match &route.destination {
-        Destination::Token => {
-            let issuer = policy.issuer.as_ref().ok_or(Stop::Internal("a token route without an issuer"))?;
+        Destination::Own(endpoint) if endpoint.takes_form() => {
             let form = match Box::pin(body.form(headers, core.snapshot.body_pace)).await {
                 Ok(form) => form,
                 Err(stop) => return Err(asking.refused(exchange, early.as_ref(), stop.into_oauth()).await),
@@ -156,9 +156,14 @@ async fn travel(exchange: &mut Exchange, arrived: &Parts, body: &mut ClientBody)
                 Some(admission) => admission,
                 None => Box::pin(asking.admit(exchange, Size { bytes: form.len() as u64, rows: 1 })).await?,
             };
-            let minted = Box::pin(token_endpoint::answer(&core, issuer, &form, exchange.id, now)).await?;
+            let asked = token_endpoint::Asked { core: &core, headers, form: &form, id: exchange.id, now };
+            let answer = Box::pin(token_endpoint::answer(*endpoint, asked)).await?;
             exchange.say(admission);
-            Ok(Answer::Own(minted))
+            Ok(Answer::Own(answer))
+        }
+        Destination::Own(endpoint) => {
+            read_body(exchange, route, arrived, body).await?;
+            Ok(Answer::Own(token_endpoint::document(&policy.documents, *endpoint)))
         }
         Destination::Pool(position) => {
             let pool = core.pools.get(*position).ok_or(Stop::Internal("a route without a pool"))?;
@@ -223,7 +228,7 @@ impl Asking<'_> {
         let policy = &exchange.core.snapshot.policy;
         let pool = match self.route.destination {
             Destination::Pool(position) => policy.pools.get(position).map_or("", |name| name),
-            Destination::Token => "",
+            Destination::Own(_) => "",
         };
         Subject {
             address: exchange.client.ip,
@@ -268,9 +273,13 @@ impl Asking<'_> {
         }
         match self.route.destination {
             // Where a guesser's limits stand is for the one who guessed right.
-            Destination::Token => self.admit(exchange, Size::default()).await.map(Some),
+            Destination::Own(Endpoint::Token | Endpoint::Revoke | Endpoint::Introspect) => {
+                self.admit(exchange, Size::default()).await.map(Some)
+            }
             // Other clients learn it, whatever becomes of the rest.
-            Destination::Pool(_) => self.admit_and_say(exchange, Size::default()).await.map(Some),
+            Destination::Own(Endpoint::Jwks | Endpoint::Metadata) | Destination::Pool(_) => {
+                self.admit_and_say(exchange, Size::default()).await.map(Some)
+            }
         }
     }
 
@@ -293,7 +302,7 @@ impl Asking<'_> {
             return stop;
         }
         let admitted = match self.route.destination {
-            Destination::Token => Box::pin(self.admit(exchange, Size::default())).await,
+            Destination::Own(_) => Box::pin(self.admit(exchange, Size::default())).await,
             Destination::Pool(_) => Box::pin(self.admit_and_say(exchange, Size::default())).await,
         };
         admitted.err().unwrap_or(stop)

@@ -65,6 +65,9 @@ enum Command {
     /// API keys.
     #[command(subcommand)]
     Key(KeyCommand),
+    /// Clients that ask for tokens by themselves.
+    #[command(subcommand)]
+    Client(ClientCommand),
     /// Passwords of users.
     #[command(subcommand)]
     Password(PasswordCommand),
@@ -89,6 +92,12 @@ struct Files {
 enum KeyCommand {
     /// Make a key: the key goes to its holder, the printed TOML into the policy.
     New(command::key::Options),
+}
+
+#[derive(Subcommand)]
+enum ClientCommand {
+    /// Make a client's secret: the secret goes to its holder, the printed TOML into the policy.
+    New(command::client::Options),
 }
 
 #[derive(Subcommand)]
@@ -131,6 +140,7 @@ fn run(command: Command) -> Result<(), command::Failure> {
         Command::Run(files) => command::run::run(&files.into_config(), std::io::stdout().is_terminal()),
         Command::Check { files, json } => command::check(&files.into_config(), json),
         Command::Key(KeyCommand::New(options)) => command::key::new(&options),
+        Command::Client(ClientCommand::New(options)) => command::client::new(&options),
         Command::Password(PasswordCommand::Hash) => command::password(),
         Command::Limits(LimitsCommand::Show(options)) => command::limits::show(&options),
         Command::Limits(LimitsCommand::Reset(options)) => command::limits::reset(&options),

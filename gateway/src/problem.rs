@@ -69,6 +69,8 @@ reasons! {
     ApiKeyExpired 401 "api-key-expired" "The API key has expired";
     TokenInvalid 401 "token-invalid" "The token is not good here";
     TokenExpired 401 "token-expired" "The token has expired";
+    TokenRevoked 401 "token-revoked" "The token was taken back";
+    RevocationUnknown 503 "revocation-unknown" "Whether the token was taken back can't be known just now";
     IssuerUnavailable 503 "issuer-unavailable" "Tokens of this issuer can't be checked just now";
     RoleMissing 403 "role-missing" "You may not call this";
     LimitExceeded 429 "limit-exceeded" "Too many requests";
@@ -92,7 +94,11 @@ reasons! {
     WorkerSlow 504 "worker-slow" "The model did not answer in time";
     TokenRequest 400 "token-request" "The token request is not good";
     TokenGrant 400 "token-grant" "The user name or password is wrong";
+    TokenClient 401 "token-client" "The client is not known, or its secret is wrong";
+    TokenRefresh 400 "token-refresh" "The refresh token is not good";
+    TokenReused 400 "token-reused" "The refresh token was used before";
     TokenBusy 503 "token-busy" "Too many passwords are being checked just now";
+    TokenStoreLost 503 "token-store-lost" "The store that keeps grants does not answer just now";
     Internal 500 "internal" "Something is wrong here";
 }
 
@@ -161,6 +167,8 @@ pub enum Stop {
     Token(token::Refusal),
     /// More passwords are being checked than may be at once.
     TokenBusy,
+    /// The store that keeps grants is lost.
+    TokenStoreLost,
     /// Ours.
     Internal(&'static str),
 }
@@ -280,6 +288,9 @@ impl Problem {
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if self.oauth.is_some() {
+            headers.insert(header::PRAGMA, HeaderValue::from_static("no-cache"));
+        }
         if self.close {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
@@ -324,6 +335,9 @@ impl From<Stop> for Problem {
             Stop::Upstream(fault) => upstream(fault),
             Stop::Token(refusal) => refused_token(refusal),
             Stop::TokenBusy => Self::new(Reason::TokenBusy, "Too many passwords are being checked. Try again shortly.")
+                .header(header::RETRY_AFTER, "1")
+                .oauth("temporarily_unavailable"),
+            Stop::TokenStoreLost => Self::new(Reason::TokenStoreLost, "What was granted can't be looked up. Try again shortly.")
                 .header(header::RETRY_AFTER, "1")
                 .oauth("temporarily_unavailable"),
             Stop::Internal(what) => Self::new(Reason::Internal, "The gateway could not finish this request. The operator finds it in the log by its request_id.").cause(what),
@@ -396,7 +410,13 @@ fn credential(refusal: &authenticate::Refusal) -> Problem {
             Problem::new(Reason::IssuerUnavailable, "The issuer's keys could not be fetched so far. Try again shortly.")
                 .header(header::RETRY_AFTER, "10")
         }
+        R::RevocationUnknown => {
+            let detail = "Which tokens were taken back can't be looked up. Try again shortly.";
+            Problem::new(Reason::RevocationUnknown, detail).header(header::RETRY_AFTER, "1")
+        }
         R::Token(refusal) => match refusal {
+            jwt::Refusal::Revoked => Problem::new(Reason::TokenRevoked, "Get a new one."),
+            jwt::Refusal::RevocationUnknown => invalid("whether it was taken back is not known"),
             jwt::Refusal::Expired => Problem::new(Reason::TokenExpired, "Get a new one."),
             jwt::Refusal::Malformed => invalid("it is malformed"),
             jwt::Refusal::Type => invalid("its typ is not taken"),
@@ -519,9 +539,28 @@ fn refused_token(refusal: token::Refusal) -> Problem {
     match refusal {
         R::Request(why) => Problem::new(Reason::TokenRequest, why).oauth("invalid_request"),
         R::GrantType => {
-            Problem::new(Reason::TokenRequest, "grant_type must be password").oauth("unsupported_grant_type")
+            Problem::new(Reason::TokenRequest, "this grant_type is not offered; the metadata lists those that are")
+                .oauth("unsupported_grant_type")
         }
-        R::Scope => Problem::new(Reason::TokenRequest, "no scopes are offered; leave scope out").oauth("invalid_scope"),
+        R::Scope => {
+            Problem::new(Reason::TokenRequest, "a scope is asked for that can't be had here").oauth("invalid_scope")
+        }
+        R::Unauthorized => {
+            Problem::new(Reason::TokenRequest, "this client may not use this grant_type").oauth("unauthorized_client")
+        }
+        R::NotYours => {
+            Problem::new(Reason::TokenRequest, "the token was given to another client").oauth("invalid_grant")
+        }
+        R::Refresh => {
+            Problem::new(Reason::TokenRefresh, "the refresh token is not good; log in again").oauth("invalid_grant")
+        }
+        R::Reused => {
+            Problem::new(Reason::TokenReused, "the refresh token is not good; log in again").oauth("invalid_grant")
+        }
+        // RFC 6749 §5.2, and RFC 9110 §15.5.2 for those who did not use the header.
+        R::Client => Problem::new(Reason::TokenClient, "the client is not known, or its secret is wrong")
+            .header(header::WWW_AUTHENTICATE, "Basic realm=\"modelgate\", charset=\"UTF-8\"")
+            .oauth("invalid_client"),
         R::Grant => Problem::new(Reason::TokenGrant, "the user name or password is wrong").oauth("invalid_grant"),
         R::Signing => Problem::new(Reason::Internal, "the token could not be signed")
             .oauth("server_error")

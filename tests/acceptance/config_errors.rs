@@ -86,7 +86,7 @@ a = 1
 
   2.toml:1:2  plugins
     is not a key that is known here
-    help: remove it; known here: admin, api_key, api_keys, client_address, cors, defaults, issuers, limits, listener, log, pools, reload, roles, routes, schemas, store, token, users
+    help: remove it; known here: admin, api_key, api_keys, client_address, clients, cors, defaults, issuers, limits, listener, log, pools, reload, roles, routes, schemas, store, token, users
 ",
     ),
 ];
@@ -431,8 +431,8 @@ lifetime = "48h"
     help: write a size in each second from "1B" to "1MiB"
 
   2.toml:14:1  token.lifetime
-    is more than a day, and a token can't be taken back before it ends
-    help: write at most "1d"
+    is more than a day, in which nobody asks again whether its owner may still have it
+    help: write at most "1d"; clients ask again by themselves, and users have refresh tokens
 
   2.toml:6:1  limits.other.quota
     is 0
@@ -593,8 +593,8 @@ danger_password_grant = false
         r"error: 1 mistake in the configuration
 
   2.toml:2:1  token.danger_password_grant
-    is not true, and the password grant is the only one that this version offers
-    help: write danger_password_grant = true if first-party clients need it (RFC 9700 §2.4 advises against it), or remove [token]
+    is not true, and no client is defined, so nobody could get a token
+    help: define [clients.NAME], or remove [token]; danger_password_grant = true is for first-party clients that need it (RFC 9700 §2.4 advises against it)
 ",
     ),
     (
@@ -633,6 +633,177 @@ jwks_url = "http://idp.example.com/keys"
 "#,
     ),
 ];
+
+const TOKENS: &[Case] = &[
+    (
+        "clients",
+        r#"[clients."a b"]
+digest = "hunter2"
+grants = ["client_credentials", "authorization_code"]
+scopes = ["read", "wr ite"]
+roles = ["reedar"]
+lifetime = "2d"
+[clients.alice]
+digest = "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+grants = ["refresh_token"]
+[clients.idle]
+digest = "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+secret = "hunter2"
+"#,
+        r#"error: 10 mistakes in the configuration
+
+  2.toml:1:10  clients.a b
+    has a name that can't stand everywhere where clients are named
+    help: use 1 to 64 letters, digits, -, _ and .
+
+  2.toml:2:1  clients.a b.digest
+    is not a SHA-256 digest
+    help: write "sha256:" and 64 lower-case hexadecimal digits, as `gateway key new` prints it
+
+  2.toml:5:10  clients.a b.roles.0
+    names the role "reedar", which is not defined
+    help: did you mean "reader"?
+
+  2.toml:4:19  clients.a b.scopes.1
+    can't be a scope
+    help: use printable ASCII characters without spaces, " and \ (RFC 6749 §3.3)
+
+  2.toml:3:33  clients.a b.grants.1
+    is "authorization_code", which is not one of its choices
+    help: write "client_credentials", "refresh_token" or "password"
+
+  2.toml:6:1  clients.a b.lifetime
+    is not between a second and a day
+    help: write at most "1d"
+
+  2.toml:9:1  clients.alice.grants
+    has "refresh_token" without "password", and client_credentials never gives a refresh token
+    help: add "password", or remove "refresh_token": with its secret it gets a new token at any time (RFC 6749 §4.4.3)
+
+  2.toml:7:10  clients.alice
+    has the name of a user, and who reads a token could not tell them apart
+    help: give one of them another name (RFC 9068 §5)
+
+  2.toml:10:10  clients.idle.grants
+    is missing
+    help: list how it gets tokens: grants = ["client_credentials"]
+
+  2.toml:12:1  clients.idle.secret
+    is not a key that is known here
+    help: remove it; known here: all_tokens, digest, grants, lifetime, roles, scopes
+"#,
+    ),
+    (
+        "the gateway's own tokens",
+        r#"[token]
+issuer = "http://gateway.example.com"
+refresh_lifetime = "1m"
+revocation_unknown = "ignore"
+revocation_unknown_after = "10ms"
+danger_password_grant = false
+[token.keys.last]
+algorithm = "ES256"
+public_key = "server.key"
+[token.keys.next]
+algorithm = "ES256"
+[clients.app]
+digest = "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+grants = ["password"]
+"#,
+        r#"error: 7 mistakes in the configuration
+
+  2.toml:2:1  token.issuer
+    does not begin with https://, or has a query or fragment
+    help: write the https URL under which clients know the gateway (RFC 8414 §2)
+
+  2.toml:3:1  token.refresh_lifetime
+    is shorter than `lifetime` or longer than a year
+    help: write one such as "30d"
+
+  2.toml:4:1  token.revocation_unknown
+    is "ignore", which is not one of its choices
+    help: write "refuse" or "allow"
+
+  2.toml:5:1  token.revocation_unknown_after
+    is less than a second, in which no gateway can know
+    help: write one such as "10s"
+
+  2.toml:14:1  clients.app.grants
+    has "password", which is switched off
+    help: remove it here, or write danger_password_grant = true under [token]
+
+  2.toml:9:1  token.keys.last.public_key
+    is a private key, and only the public one belongs here
+    help: check that the key is of the algorithm's kind
+
+  2.toml:10:13  token.keys.next.public_key
+    is missing
+    help: write public_key = "old.pem", or signing_key = { file = "next.key" } for a key that will sign next or an HMAC secret
+"#,
+    ),
+    (
+        "endpoints",
+        r#"[routes.token]
+methods = ["POST", "GET"]
+worker_path = "/x"
+[routes.jwks]
+path = "/keys"
+methods = ["POST"]
+builtin = "jwks"
+authenticate = "anonymous"
+authorize = "anonymous"
+[routes.metadata]
+path = "/.well-known/openid"
+methods = ["GET"]
+builtin = "metadata"
+authenticate = "anonymous"
+authorize = "anonymous"
+[routes.introspect]
+path = "/introspect"
+methods = ["POST"]
+builtin = "introspect"
+authenticate = "anonymous"
+authorize = "anonymous"
+[routes.other]
+path = "/other"
+methods = ["POST"]
+builtin = "userinfo"
+authenticate = "anonymous"
+authorize = "anonymous"
+"#,
+        r#"error: 6 mistakes in the configuration
+
+  2.toml:19:1  routes.introspect.builtin
+    is "introspect", which only clients may ask, and none is defined
+    help: define [clients.NAME], or remove the route
+
+  2.toml:6:1  routes.jwks.methods
+    has a method that builtin = "jwks" does not answer
+    help: write methods = ["GET", "HEAD"]
+
+  2.toml:11:1  routes.metadata.path
+    is not where clients of this issuer look for its metadata
+    help: write path = "/.well-known/oauth-authorization-server" (RFC 8414 §3.1)
+
+  2.toml:25:1  routes.other.builtin
+    is "userinfo", which is not one of its choices
+    help: write "token", "revoke", "introspect", "jwks" or "metadata"
+
+  2.toml:3:1  routes.token.worker_path
+    stands beside builtin = "token", which has its own
+    help: remove it
+
+  2.toml:2:1  routes.token.methods
+    has a method that builtin = "token" does not answer
+    help: write methods = ["POST"]
+"#,
+    ),
+];
+
+#[test]
+fn tokens_that_could_not_be_trusted_are_refused() {
+    assert_each(TOKENS);
+}
 
 #[test]
 fn anonymous_is_written_out_on_both_sides_or_not_at_all() {
@@ -1713,7 +1884,7 @@ fn every_file_that_is_shipped_loads() {
     }
     let output = gateway(directory.path(), &["check"]);
     assert_eq!(String::from_utf8_lossy(&output.stderr), "");
-    let said = "The configuration is good: 5 routes, 1 pools, limits counted in memory.\n";
+    let said = "The configuration is good: 7 routes, 1 pools, limits counted in memory.\n";
     assert_eq!((String::from_utf8_lossy(&output.stdout).as_ref(), output.status.code()), (said, Some(0)));
 }
 

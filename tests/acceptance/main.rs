@@ -16,6 +16,7 @@ mod issuer_keys;
 mod jwt;
 mod limits;
 mod listener;
+mod oauth;
 mod problems;
 mod quickstart;
 mod rate_limit;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use gateway::problem::Reason;
 use harness::client::flower;
-use harness::identity::{ALICE, key};
+use harness::identity::{ALICE, client_secret, clients, key};
 use harness::wire::only_answer;
 use harness::{Answer, Gate, Gateway, Recorder, Reply, Signer, Wire};
 use http::Version;
@@ -72,6 +72,7 @@ fn provocations(gateway: &Gateway) -> Vec<(&'static str, u16, String)> {
     let body = flower().to_string();
     let by = api_key("predictor");
     let typed = |extra: &str| format!("{by}{extra}");
+    let app = format!("client_id=app&client_secret={}", client_secret("app"));
 
     vec![
         ("head-malformed", 400, get("/known").replace("Host: localhost\r\n", "")),
@@ -127,7 +128,16 @@ fn provocations(gateway: &Gateway) -> Vec<(&'static str, u16, String)> {
         ("worker-broken", 502, get("/broken")),
         ("worker-failed", 502, get("/failing")),
         ("worker-slow", 504, get("/silent")),
-        ("token-request", 400, form("grant_type=client_credentials")),
+        // Redis is lost, and whether this one was revoked nobody knows.
+        ("revocation-unknown", 503, request("GET", "/known", &bearer(&gateway.signer().token(&json!({}))), "")),
+        ("token-request", 400, form("grant_type=authorization_code")),
+        ("token-client", 401, form("grant_type=client_credentials&client_id=ci&client_secret=wrong")),
+        ("token-refresh", 400, form(&format!("grant_type=refresh_token&refresh_token=x&{app}"))),
+        (
+            "token-store-lost",
+            503,
+            form(&format!("grant_type=refresh_token&refresh_token=mgr_{}_{}&{app}", "0".repeat(32), "0".repeat(40))),
+        ),
         ("token-grant", 400, form("grant_type=password&username=alice&password=wrong")),
     ]
 }
@@ -154,6 +164,21 @@ async fn too_many_passwords(gateway: &Gateway) {
         (Some("temporarily_unavailable"), "1")
     );
     assert_problem(gateway, &busy, 503, "token-busy").await;
+}
+
+/// Provokes `token-reused` and `token-revoked`, with a store that answers.
+async fn a_token_used_twice() {
+    let gateway = Gateway::builder().policy(clients()).start().await;
+    let client = gateway.client();
+    let form = format!("grant_type=password&username=alice&password={}", ALICE.replace(' ', "+"));
+    let tokens = client.token(&form).as_client("app").send().await.json();
+    let refresh =
+        format!("grant_type=refresh_token&refresh_token={}", tokens["refresh_token"].as_str().expect("a token"));
+    assert_eq!(client.token(&refresh).as_client("app").send().await.status, 200);
+    let again = client.token(&refresh).as_client("app").send().await;
+    assert_problem(&gateway, &again, 400, "token-reused").await;
+    let revoked = client.get("/known").bearer(tokens["access_token"].as_str().expect("a token")).send().await;
+    assert_problem(&gateway, &revoked, 401, "token-revoked").await;
 }
 
 /// A route for each kind of worker and limit that goes wrong.
@@ -199,7 +224,7 @@ async fn every_reason_has_its_answer_and_its_record() {
         ("limited", worker.address(), "once"),
         ("uncountable", worker.address(), "strict"),
     ]);
-    let gateway = Gateway::builder().worker(&worker).policy(policy).policy(routes).start().await;
+    let gateway = Gateway::builder().worker(&worker).policy(policy).policy(routes).policy(clients()).start().await;
     let limited = request("GET", "/limited", &api_key("reader"), "");
     assert!(gateway.client().raw(limited).await.starts_with("HTTP/1.1 200"), "the one that is admitted");
     let served = worker.seen().len();
@@ -212,8 +237,9 @@ async fn every_reason_has_its_answer_and_its_record() {
     assert_eq!(worker.seen().len(), served, "none of them reached a worker that serves");
 
     too_many_passwords(&gateway).await;
+    a_token_used_twice().await;
     // Nobody is there to read the one, and the other is what the tests are here to never see.
-    provoked.extend(["token-busy", "client-gone", "internal"]);
+    provoked.extend(["token-busy", "token-reused", "token-revoked", "client-gone", "internal"]);
     let all: BTreeSet<&str> = Reason::SLUGS.iter().copied().collect();
     assert_eq!(provoked, all, "a reason without a test");
 }

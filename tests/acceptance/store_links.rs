@@ -100,7 +100,7 @@ async fn assert_lost(store: &str, prepare: impl Fn(GatewayBuilder) -> GatewayBui
 }
 
 /// The command for the smallest ACL user that works, as the README says it.
-fn acl_user(password: &str) -> String {
+pub(crate) fn acl_user(password: &str) -> String {
     let readme = include_str!("../../README.md");
     let line = readme.lines().map(str::trim).find(|line| line.starts_with("ACL SETUSER modelgate "));
     line.expect("the README has it").replace("PASSWORD", password)

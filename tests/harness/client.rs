@@ -4,6 +4,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HOST, HeaderName, HeaderValue};
 use http::{HeaderMap, Method, Version};
@@ -201,6 +203,12 @@ impl Request {
     /// Adds a token.
     pub fn bearer(self, token: &str) -> Self {
         self.header("authorization", &format!("Bearer {token}"))
+    }
+
+    /// Says in `Authorization: Basic` which client it is (RFC 6749 §2.3.1); see [`identity::clients`].
+    pub fn as_client(self, name: &str) -> Self {
+        let pair = BASE64_STANDARD.encode(format!("{name}:{}", identity::client_secret(name)));
+        self.header("authorization", &format!("Basic {pair}"))
     }
 
     /// With this body.

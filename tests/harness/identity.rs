@@ -10,6 +10,7 @@ use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPai
 use base64::Engine as _;
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
 use gateway::policy::authenticate::api_key;
+use gateway::policy::token::compose_secret;
 use gateway::types::Sha256;
 use serde_json::{Value, json};
 
@@ -57,6 +58,46 @@ pub(crate) fn toml() -> String {
         "[users.alice]\ndigest = \"{alice}\"\nroles = [\"predictor\"]\n[users.bob]\ndigest = \"{bob}\"\nroles = [\"reader\"]\n"
     );
     keys.collect::<String>() + &users
+}
+
+/// The secret of a client; see [`clients`].
+#[must_use]
+pub fn client_secret(name: &str) -> String {
+    let digest = Sha256::of(name.as_bytes());
+    let mut random = [0; 20];
+    random.iter_mut().zip(digest.as_bytes()).for_each(|(byte, digit)| *byte = *digit);
+    compose_secret(random)
+}
+
+/// Clients, and every endpoint that they may ask, in TOML: `ci` gets tokens by itself with the role `predictor` and the
+/// scopes `predict` and `read`, `batch` those of a minute with the role `reader` and none; users log in through `app`;
+/// `watch` may revoke and introspect everything, and `other` what it was given.
+#[must_use]
+pub fn clients() -> String {
+    let clients = [
+        ("ci", "grants = [\"client_credentials\"]\nroles = [\"predictor\"]\nscopes = [\"predict\", \"read\"]"),
+        ("batch", "grants = [\"client_credentials\"]\nroles = [\"reader\"]\nlifetime = \"60s\""),
+        ("app", "grants = [\"password\", \"refresh_token\"]\nscopes = [\"predict\", \"read\"]"),
+        ("other", "grants = [\"password\", \"refresh_token\", \"client_credentials\"]"),
+        ("watch", "all_tokens = true"),
+    ];
+    let clients = clients.iter().map(|(name, rest)| {
+        let digest = Sha256::of(client_secret(name).as_bytes());
+        format!("[clients.{name}]\ndigest = \"{digest}\"\n{rest}\n")
+    });
+    let endpoints = [
+        ("revoke", "/revoke", "POST"),
+        ("introspect", "/introspect", "POST"),
+        ("jwks", "/.well-known/jwks.json", "GET"),
+        ("metadata", "/.well-known/oauth-authorization-server", "GET"),
+    ];
+    let endpoints = endpoints.iter().map(|(name, path, method)| {
+        format!(
+            "[routes.{name}]\npath = \"{path}\"\nmethods = [\"{method}\"]\nbuiltin = \"{name}\"\n\
+             authenticate = \"anonymous\"\nauthorize = \"anonymous\"\ncors = \"browser\"\n"
+        )
+    });
+    clients.chain(endpoints).collect()
 }
 
 /// Seconds since the Unix epoch.

@@ -15,6 +15,7 @@ use gateway::activity::{Activity, Peer, Reader, Watched};
 use gateway::connection_limit::Refused;
 use gateway::deadline::Pace;
 use gateway::edge::counter::{Counter, SharedStore, StoreSettings};
+use gateway::edge::grants::{Grants, SharedGrants};
 use gateway::edge::keys::KeyRing;
 use gateway::edge::log::{BatchLog, Format, LogWriter};
 use gateway::edge::metrics::Metrics;
@@ -123,7 +124,7 @@ impl World {
         let (stop, stopping) = watch::channel(false);
         let log = LogWriter::start(Format::Json, io::sink()).expect("a thread").log();
         let core = Rc::new(Core {
-            counter: Counter::new(store, 0, &policy.limits, |_| ()),
+            counter: Counter::new(Arc::clone(&store), 0, &policy.limits, |_| ()),
             snapshot: Arc::new(Snapshot {
                 routes: metrics.routes(policy.routes.iter().map(|route| &*route.name)),
                 pools: Vec::new(),
@@ -134,6 +135,7 @@ impl World {
                 hsts: true,
                 body_pace: Pace { pause: Duration::from_secs(3600), rate: 1 },
             }),
+            grants: Grants::new(Arc::new(SharedGrants::new(store))),
             pools: pools.iter().map(Pool::new).collect(),
             log: BatchLog::new(log),
             metrics: Arc::new(metrics),

@@ -5,6 +5,7 @@
     reason = "printing is what commands are for; the library never does"
 )]
 
+pub(crate) mod client;
 pub(crate) mod explain;
 pub(crate) mod health;
 pub(crate) mod key;

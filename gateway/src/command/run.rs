@@ -16,6 +16,7 @@ use gateway::admin::{self, Admin};
 use gateway::config::{self, Config, ConfigFile, Disk};
 use gateway::connection_limit::Refused;
 use gateway::edge::counter::{Counter, SharedStore, StoreChange};
+use gateway::edge::grants::{Follower, Grants, SharedGrants};
 use gateway::edge::log::{BatchLog, Log, LogWriter};
 use gateway::edge::metrics::Metrics;
 use gateway::edge::tls::Tls;
@@ -25,7 +26,7 @@ use gateway::policy::authenticate::seen::SeenTokens;
 use gateway::problem::Reason;
 use gateway::reload::{Loaded, Reloader, Shared, Source};
 use gateway::server::{self, Serving};
-use gateway::types::RequestIds;
+use gateway::types::{RequestIds, Timestamp};
 
 /// Runs until a signal says to stop.
 pub(crate) fn run(files: &[ConfigFile], terminal: bool) -> Result<(), Failure> {
@@ -43,6 +44,7 @@ pub(crate) struct Gateway {
     runtime: tokio::runtime::LocalRuntime,
     serving: Serving,
     admin: Admin,
+    follower: Option<Follower>,
     admin_listener: std::net::TcpListener,
     certificate_check: Duration,
     watch: Option<Duration>,
@@ -73,6 +75,8 @@ impl Gateway {
         let metrics = Arc::new(Metrics::new(Reason::SLUGS, Refused::SLUGS, threads));
         let store_kind = store.kind();
         let store = Arc::new(SharedStore::new(store, threads));
+        let grants = Arc::new(SharedGrants::new(Arc::clone(&store)));
+        let policy_issues = policy.issuer.is_some();
         let loaded = Loaded { policy, pools, hsts: listener.hsts, body_pace: listener.body_pace, fixed, files: read };
         let shared = Shared { threads, metrics: Arc::clone(&metrics), store: Arc::clone(&store), log: log.clone() };
         let reloader = Rc::new(Reloader::new(loaded, source(files.to_vec()), shared));
@@ -90,6 +94,11 @@ impl Gateway {
             log: log.clone(),
             stop: stopped.clone(),
         };
+        let mut follower = policy_issues.then(|| Follower::new(Arc::clone(&grants)));
+        if let Some(follower) = &mut follower {
+            // Before the first request, so that it is known what was revoked. What can't be had is asked for again.
+            let _ = runtime.block_on(follower.look(wall_clock()));
+        }
         let core = {
             let (log, stopping) = (log.clone(), stopped.clone());
             move |thread, snapshot: Arc<Snapshot>, before: Option<&Core>| {
@@ -105,6 +114,7 @@ impl Gateway {
                     thread,
                     // What was verified by other keys is verified again.
                     seen_tokens: SeenTokens::default(),
+                    grants: Grants::new(Arc::clone(&grants)),
                     ids: before.map_or_else(|| Rc::new(RequestIds::new(seed())), |before| Rc::clone(&before.ids)),
                     passwords: Arc::clone(&passwords),
                     stopping: stopping.clone(),
@@ -137,6 +147,7 @@ impl Gateway {
             runtime,
             serving,
             admin,
+            follower,
             admin_listener,
             certificate_check,
             watch,
@@ -153,7 +164,19 @@ impl Gateway {
 
     /// Serves until SIGTERM or SIGINT, or until the stopper says so; then finishes what is in flight.
     pub(crate) fn wait(self) -> Result<(), Failure> {
-        let Self { runtime, serving, admin, admin_listener, certificate_check, watch, hangups, stop, log, .. } = self;
+        let Self {
+            runtime,
+            serving,
+            admin,
+            follower,
+            admin_listener,
+            certificate_check,
+            watch,
+            hangups,
+            stop,
+            log,
+            ..
+        } = self;
         let wrong = |error: io::Error| Failure::unavailable(error.to_string());
         runtime.block_on(async {
             let mut terminate = signal(SignalKind::terminate()).map_err(wrong)?;
@@ -181,6 +204,9 @@ impl Gateway {
             }
             if let Some(every) = watch {
                 tokio::task::spawn_local(async move { reloader.watch(every).await });
+            }
+            if let Some(follower) = follower {
+                tokio::task::spawn_local(follower.follow(wall_clock, revocation_changes(log.clone())));
             }
             tokio::task::spawn_local(admin::serve(admin, admin_listener));
             let signal = tokio::select! {
@@ -215,6 +241,19 @@ fn seed() -> [u8; 16] {
     // Without randomness names would repeat after a restart, and nothing worse.
     let _ = rand::fill(&mut seed);
     seed
+}
+
+fn wall_clock() -> Timestamp {
+    let micros = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_micros();
+    Timestamp::from_micros(u64::try_from(micros).unwrap_or(u64::MAX))
+}
+
+/// Records when it is not known which tokens were revoked, and when it is again.
+fn revocation_changes(log: Log) -> impl Fn(Result<(), &str>) {
+    move |change| match change {
+        Ok(()) => log.event("revocations-known", &[]),
+        Err(why) => log.event("revocations-unknown", &[("cause", why)]),
+    }
 }
 
 /// Records when the store is lost or back.

@@ -1,6 +1,7 @@
 //! All I/O: the only asynchronous code below the journey. Files here do not know each other.
 
 pub mod counter;
+pub mod grants;
 pub mod keys;
 pub mod log;
 pub mod metrics;

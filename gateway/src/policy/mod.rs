@@ -18,6 +18,7 @@ pub mod token;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::HeaderName;
 
 use crate::settings::Section;
@@ -32,15 +33,15 @@ use limit::cost::Cost;
 use limit::scope::By;
 use limit::{Counts, Limit, Limits, RouteLimits};
 use route::{RouteId, RouteTable};
-use token::TokenIssuer;
+use token::{Endpoint, TokenIssuer};
 
 /// Where a route's requests go.
 #[derive(Debug)]
 pub enum Destination {
     /// To a worker of the pool at this position.
     Pool(usize),
-    /// To the gateway's own OAuth2 token endpoint.
-    Token,
+    /// To one of the gateway's own OAuth2 endpoints.
+    Own(Endpoint),
 }
 
 /// One route, compiled.
@@ -89,6 +90,15 @@ impl Model {
     }
 }
 
+/// What the gateway shows of itself as an issuer of tokens.
+#[derive(Clone, Debug, Default)]
+pub struct Documents {
+    /// The JWK Set.
+    pub jwks: Bytes,
+    /// The metadata.
+    pub metadata: Bytes,
+}
+
 /// Everything that decides about requests, immutable.
 #[derive(Debug)]
 pub struct Policy {
@@ -100,6 +110,8 @@ pub struct Policy {
     pub authenticator: Authenticator,
     /// The gateway's own tokens, where it issues any.
     pub issuer: Option<TokenIssuer>,
+    /// The gateway's public keys and metadata, as they are shown.
+    pub documents: Documents,
     /// The roles' names.
     pub roles: Roles,
     /// Peers whose word about the client's address is taken.
@@ -118,6 +130,9 @@ impl Policy {
     pub fn compile(root: &Section<'_>, pools: &[Name]) -> Option<Self> {
         let roles = Roles::compile(root);
         let issuer = root.section("token").and_then(|section| TokenIssuer::compile(section, root, &roles));
+        if !root.has("token") && root.has("clients") {
+            root.mistake("clients", "stands here without [token], so no client could get a token", "define [token]");
+        }
         let authenticator = Authenticator::compile(root, &roles, issuer.as_ref());
         let schemas = body::Schemas::compile(root);
         let client_address = root.section_or_empty("client_address");
@@ -140,15 +155,22 @@ impl Policy {
             cors: &cors,
             schemas: &schemas,
             tokens: root.has("token"),
+            issuer: issuer.as_ref(),
             default_authenticate,
             default_limits,
         };
+        let mut own_paths: Vec<(Endpoint, String)> = Vec::new();
         let mut table = RouteTable::default();
         let mut routes = Vec::new();
         for section in root.sections("routes") {
             let id = RouteId::new(routes.len());
             let matched = route::Match::compile(&section, default_hosts.as_deref());
             let route = parts.route(&section);
+            if let Some(Route { destination: Destination::Own(endpoint), .. }) = &route
+                && let Some(path) = section.word("path")
+            {
+                own_paths.push((*endpoint, path.to_owned()));
+            }
             if let (Some(matched), Some(route)) = (matched, route) {
                 table.add(&section, matched, id);
                 routes.push(route);
@@ -162,7 +184,12 @@ impl Policy {
         let mut limits: Vec<Arc<Limit>> = limits.into_values().collect();
         limits.sort_by_key(|limit| limit.index);
         let (limits, pools) = (limits.into(), pools.into());
-        Some(Self { table, routes, authenticator, issuer, roles, trusted_proxies, limits, pools })
+        let documents = issuer.as_ref().map_or_else(Documents::default, |issuer| {
+            let path =
+                |wanted| own_paths.iter().find(|(endpoint, _)| *endpoint == wanted).map(|(_, path)| path.clone());
+            Documents { jwks: issuer.jwks().into(), metadata: issuer.metadata(path).into() }
+        });
+        Some(Self { table, routes, authenticator, issuer, documents, roles, trusted_proxies, limits, pools })
     }
 
     /// The route of an id that this policy's table gave.
@@ -187,6 +214,7 @@ struct Parts<'a> {
     cors: &'a HashMap<Name, Arc<Cors>>,
     schemas: &'a body::Schemas,
     tokens: bool,
+    issuer: Option<&'a TokenIssuer>,
     default_authenticate: Option<Authenticate>,
     default_limits: Option<Vec<Arc<Limit>>>,
 }
@@ -262,7 +290,7 @@ impl Parts<'_> {
     }
 
     fn destination(&self, section: &Section<'_>) -> Option<Destination> {
-        let (pool, builtin) = (section.optional::<String>("pool"), section.optional::<Builtin>("builtin"));
+        let (pool, builtin) = (section.optional::<String>("pool"), section.optional::<Endpoint>("builtin"));
         match (pool, builtin) {
             (Some(name), None) => {
                 let found = self.pools.iter().position(|pool| **pool == *name);
@@ -272,18 +300,9 @@ impl Parts<'_> {
                 }
                 found.map(Destination::Pool)
             }
-            (None, Some(Builtin::Token)) => {
-                if !self.tokens {
-                    section.mistake(
-                        "builtin",
-                        "is \"token\", and no [token] is defined",
-                        "define [token], or remove the route",
-                    );
-                }
-                for key in ["worker_path", "body"].into_iter().filter(|key| section.has(key)) {
-                    section.mistake(key, "stands beside builtin = \"token\", which has its own", "remove it");
-                }
-                Some(Destination::Token)
+            (None, Some(endpoint)) => {
+                self.check_endpoint(section, endpoint);
+                Some(Destination::Own(endpoint))
             }
             (None, None) => {
                 if !section.has("pool") && !section.has("builtin") {
@@ -295,6 +314,32 @@ impl Parts<'_> {
                 section.mistake("builtin", "stands beside `pool`", "keep one of them");
                 None
             }
+        }
+    }
+
+    /// Finds what does not go with an endpoint of our own.
+    fn check_endpoint(&self, section: &Section<'_>, endpoint: Endpoint) {
+        let name = endpoint.name();
+        if !self.tokens {
+            let reason = format!("is \"{name}\", and no [token] is defined");
+            section.mistake("builtin", reason, "define [token], or remove the route");
+        }
+        for key in ["worker_path", "body"].into_iter().filter(|key| section.has(key)) {
+            section.mistake(key, format!("stands beside builtin = \"{name}\", which has its own"), "remove it");
+        }
+        let taken: &[&str] = if endpoint.takes_form() { &["POST"] } else { &["GET", "HEAD"] };
+        if section.all::<String>("methods").iter().any(|method| !taken.contains(&method.as_str())) {
+            let reason = format!("has a method that builtin = \"{name}\" does not answer");
+            section.mistake("methods", reason, format!("write methods = {taken:?}"));
+        }
+        let Some(issuer) = self.issuer else { return };
+        if matches!(endpoint, Endpoint::Revoke | Endpoint::Introspect) && !issuer.has_clients() {
+            let reason = format!("is \"{name}\", which only clients may ask, and none is defined");
+            section.mistake("builtin", reason, "define [clients.NAME], or remove the route");
+        }
+        if endpoint == Endpoint::Metadata && section.word("path").is_some_and(|path| path != issuer.metadata_path()) {
+            let remedy = format!("write path = {:?} (RFC 8414 §3.1)", issuer.metadata_path());
+            section.mistake("path", "is not where clients of this issuer look for its metadata", remedy);
         }
     }
 }
@@ -316,24 +361,26 @@ fn check(
     body: Option<&BodyRule>,
     model: &Model,
 ) {
-    let is_token = matches!(destination, Some(Destination::Token));
+    let is_token = matches!(destination, Some(Destination::Own(Endpoint::Token)));
+    let is_own = matches!(destination, Some(Destination::Own(_)));
+    let has_form = matches!(destination, Some(Destination::Own(endpoint)) if endpoint.takes_form());
     let scope = &limit.scope;
     let wrong = if scope.has(&By::User) && !is_token {
         Some(("by user, and only a token request names one", "use a limit by \"principal\""))
     } else if scope.has(&By::Model) && matches!(model, Model::Unnamed) {
         Some(("by model, and this route names none", "write model = \"NAME\", or {model} in its path"))
-    } else if scope.has(&By::Pool) && is_token {
+    } else if scope.has(&By::Pool) && is_own {
         Some(("by pool, and this route has none", "use a limit by \"route\""))
-    } else if limit.counts == Counts::Failures && !is_token {
+    } else if limit.counts == Counts::Failures && !has_form {
         Some(("failed log-ins, and this route has none", "name it at the route with builtin = \"token\""))
     } else if matches!(limit.cost, Cost::Rows(_)) && !body.is_some_and(BodyRule::is_json) {
         Some(("rows, and this route reads no JSON", "write [routes.NAME.body] with format = \"json\""))
-    } else if limit.cost == Cost::Bytes && body.is_none() && !is_token {
+    } else if limit.cost == Cost::Bytes && body.is_none() && !has_form {
         Some(("the body's bytes, and this route takes none", "write [routes.NAME.body]"))
     } else if limit.cost == Cost::Bytes && body.is_some_and(|body| body.max() > body::MOST_WHOLE) {
         let what = "the body's bytes, and this route takes bodies that can't be held in memory whole";
         Some((what, "lower the body's `max` to 16MiB, or use another limit"))
-    } else if matches!(limit.cost, Cost::Answer(_)) && is_token {
+    } else if matches!(limit.cost, Cost::Answer(_)) && is_own {
         Some(("what a worker's answer names, and this route has no worker", "use another limit"))
     } else {
         None
@@ -341,15 +388,4 @@ fn check(
     if let Some((what, remedy)) = wrong {
         section.mistake("limits", format!("names {:?}, which counts {what}", &*limit.name), remedy);
     }
-}
-
-/// What the gateway answers by itself.
-#[derive(Clone, Copy)]
-enum Builtin {
-    Token,
-}
-
-impl crate::settings::Named for Builtin {
-    const SHAPE: &'static str = "\"token\"";
-    const NAMES: &'static [(&'static str, Self)] = &[("token", Self::Token)];
 }

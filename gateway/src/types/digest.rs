@@ -38,6 +38,12 @@ impl Sha256 {
         Some(Self(out))
     }
 
+    /// A digest that was made before.
+    #[must_use]
+    pub fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
     /// The bytes.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8; 32] {

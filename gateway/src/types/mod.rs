@@ -8,6 +8,7 @@ mod principal;
 mod request_id;
 mod secret;
 mod time;
+mod token_id;
 
 pub use address::{AddressBucket, ClientAddress, Network};
 pub use digest::Sha256;
@@ -15,6 +16,7 @@ pub use principal::{Principal, Role, RoleSet, Scheme};
 pub use request_id::{RequestId, RequestIds};
 pub use secret::Secret;
 pub use time::Timestamp;
+pub use token_id::TokenId;
 
 use std::sync::Arc;
 

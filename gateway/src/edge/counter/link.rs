@@ -34,7 +34,7 @@ const MAX_HOPS: usize = 3;
 
 /// One thread's connection to the node that counts. Clones share it.
 #[derive(Clone)]
-pub(super) struct Link(Arc<Shared>);
+pub(in crate::edge) struct Link(Arc<Shared>);
 
 struct Shared {
     dial: Arc<Dial>,
@@ -78,7 +78,7 @@ impl Link {
     ///
     /// # Errors
     /// What Redis answered, or what became of the connection; see [`is_fatal`].
-    pub(super) async fn call(&self, command: &Cmd) -> RedisResult<Value> {
+    pub(in crate::edge) async fn call(&self, command: &Cmd) -> RedisResult<Value> {
         let node = self.0.here();
         let answer = node.send(command).await;
         if !self.0.cluster {
@@ -175,7 +175,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// What went wrong, for the log.
 #[must_use]
-pub(super) fn describe(error: &RedisError) -> String {
+pub(in crate::edge) fn describe(error: &RedisError) -> String {
     let ours = error.detail().filter(|_| error.kind() == ErrorKind::Client);
     ours.map_or_else(|| error.to_string(), str::to_owned).chars().take(200).collect()
 }
@@ -184,7 +184,7 @@ pub(super) fn describe(error: &RedisError) -> String {
 /// [`Link`]; one more attempt at once may then succeed. Otherwise the connection is good, and Redis said no
 /// for a reason that a new connection would not change.
 #[must_use]
-pub(super) fn is_fatal(error: &RedisError) -> bool {
+pub(in crate::edge) fn is_fatal(error: &RedisError) -> bool {
     match error.kind() {
         ErrorKind::Server(kind) => match kind {
             // A replica, or a master that has become one; a node without a majority or without our slot; nodes

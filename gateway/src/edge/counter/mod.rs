@@ -30,6 +30,7 @@ use crate::types::Principal;
 use held::Held;
 pub use in_flight::{InFlight, Places};
 pub use keys::Keys;
+pub(in crate::edge) use link::{Link, describe, is_fatal};
 pub use memory::{Change, MemoryStore};
 use numbers::{Event, Numbers, Tally};
 use queue::Queue;

@@ -95,12 +95,23 @@ impl SharedStore {
         asked.map_err(|_| "no answer in time".to_owned())?.map(|_| ()).map_err(|error| describe(&error))
     }
 
-    fn patience(&self) -> std::time::Duration {
+    /// Whether it is Redis.
+    pub(in crate::edge) fn is_redis(&self) -> bool {
+        self.settings.redis.is_some()
+    }
+
+    /// The name of something that is kept beside the windows.
+    pub(in crate::edge) fn key(&self, name: &str) -> String {
+        self.key_prefix() + name
+    }
+
+    /// How long what no request waits for may take.
+    pub(in crate::edge) fn patience(&self) -> std::time::Duration {
         self.settings.timeout.max(std::time::Duration::from_millis(250))
     }
 
     /// A connection of one's own; `None` where windows are in this process.
-    async fn link(&self) -> Result<Option<Link>, String> {
+    pub(in crate::edge) async fn link(&self) -> Result<Option<Link>, String> {
         let Some(settings) = &self.settings.redis else { return Ok(None) };
         let opened = tokio::time::timeout(self.patience(), Link::open(settings, self.patience())).await;
         opened.map_err(|_| "no answer in time".to_owned())?.map(Some).map_err(|error| describe(&error))

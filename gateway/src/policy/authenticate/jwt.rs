@@ -14,12 +14,13 @@ use http::HeaderValue;
 use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey, DecodingKeyKind};
 use serde_json::{Map, Value};
 
-use super::seen::{SeenTokens, Verified};
+use super::Known;
+use super::seen::Verified;
 use crate::policy::authorize::Roles;
 use crate::policy::json;
-use crate::policy::token::TokenIssuer;
+use crate::policy::token::{CLIENT_CREDENTIALS, TokenIssuer};
 use crate::settings::{Named, Section};
-use crate::types::{Name, Principal, RoleSet, Scheme, Sha256, Timestamp};
+use crate::types::{Name, Principal, RoleSet, Scheme, Sha256, Timestamp, TokenId};
 
 /// The longest token that is looked at, in bytes.
 const MOST_TOKEN: usize = 8 << 10;
@@ -85,6 +86,46 @@ pub trait Keys {
     fn of(&self, issuer: usize) -> Option<Arc<Vec<VerifyKey>>>;
 }
 
+/// What is known of our own tokens that were taken back; `edge::grants` keeps it fresh.
+pub trait Revocations {
+    /// Whether this was taken back.
+    fn is_revoked(&self, id: TokenId) -> bool;
+    /// For how long nobody has been able to know; zero while all is known.
+    fn unknown_for(&self) -> Duration;
+}
+
+/// What a token of our own can be taken back by: itself, and the grant that it stems from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OwnToken {
+    token: Option<TokenId>,
+    grant: Option<TokenId>,
+}
+
+impl OwnToken {
+    /// Reads the claims of one.
+    #[must_use]
+    pub fn of(claims: &Map<String, Value>) -> Self {
+        let text = |name: &str| claims.get(name).and_then(Value::as_str);
+        Self { token: text("jti").map(TokenId::of_token), grant: text("grant_id").map(TokenId::of_grant) }
+    }
+
+    /// Its own name.
+    #[must_use]
+    pub fn token(&self) -> Option<TokenId> {
+        self.token
+    }
+
+    fn check(&self, revocations: &dyn Revocations, unknown_after: Option<Duration>) -> Result<(), Refusal> {
+        if [self.token, self.grant].into_iter().flatten().any(|id| revocations.is_revoked(id)) {
+            return Err(Refusal::Revoked);
+        }
+        match unknown_after {
+            Some(after) if revocations.unknown_for() > after => Err(Refusal::RevocationUnknown),
+            _ => Ok(()),
+        }
+    }
+}
+
 /// Where an issuer's keys come from.
 #[derive(Debug)]
 enum KeySource {
@@ -120,11 +161,17 @@ struct Issuer {
     roles_claim: Box<str>,
     leeway: u64,
     keys: KeySource,
+    /// Whether it is the gateway itself.
+    is_own: bool,
 }
 
 /// All trusted issuers.
 #[derive(Debug, Default)]
-pub struct Issuers(Vec<Issuer>);
+pub struct Issuers {
+    issuers: Vec<Issuer>,
+    /// After how long without knowing what was revoked our own tokens are refused.
+    unknown_after: Option<Duration>,
+}
 
 impl Issuers {
     /// Reads every `[issuers.NAME]`, and takes the gateway's own tokens in where it issues any.
@@ -135,11 +182,12 @@ impl Issuers {
             name: "user".into(),
             iss: own.issuer().into(),
             audiences: [own.audience().into()].into(),
-            algorithms: [own.verify_key().algorithm].into(),
+            algorithms: own.verify_keys().iter().map(|key| key.algorithm).collect(),
             types: ["at+jwt".into()].into(),
             roles_claim: "roles".into(),
             leeway: 0,
-            keys: KeySource::Fixed(vec![own.verify_key().clone()]),
+            keys: KeySource::Fixed(own.verify_keys().to_vec()),
+            is_own: true,
         }));
         for section in root.sections("issuers") {
             let issuer = Issuer::compile(&section);
@@ -151,18 +199,18 @@ impl Issuers {
                 issuers.push(issuer);
             }
         }
-        Self(issuers)
+        Self { issuers, unknown_after: own.and_then(TokenIssuer::unknown_after) }
     }
 
     /// Whether no token could ever be good.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.issuers.is_empty()
     }
 
     /// The issuers that publish their keys.
     pub fn published(&self) -> impl Iterator<Item = Published<'_>> {
-        self.0.iter().enumerate().filter_map(|(position, issuer)| match &issuer.keys {
+        self.issuers.iter().enumerate().filter_map(|(position, issuer)| match &issuer.keys {
             KeySource::Url { url, ca } => {
                 let (name, algorithms) = (&issuer.name, &*issuer.algorithms);
                 Some(Published { position, name, url, ca: ca.as_deref(), algorithms })
@@ -179,29 +227,61 @@ impl Issuers {
         &self,
         token: &[u8],
         roles: &Roles,
-        keys: &dyn Keys,
-        seen: &SeenTokens,
+        known: Known<'_>,
         now: Timestamp,
     ) -> Result<Arc<Principal>, Refusal> {
         if token.len() > MOST_TOKEN {
             return Err(Refusal::Malformed);
         }
         let digest = Sha256::of(token);
-        if let Some(principal) = seen.find(&digest, |issuer| keys.of(issuer), now) {
-            return Ok(principal);
+        let proven = known.seen.find(&digest, |issuer| known.keys.of(issuer), now);
+        let (principal, own) = if let Some(proven) = proven {
+            proven
+        } else {
+            let verified = self.verify(token, roles, known.keys, now)?;
+            let proven = (Arc::clone(&verified.principal), verified.own);
+            known.seen.remember(&digest, verified);
+            proven
+        };
+        // What was taken back is refused however often it was good before.
+        if let Some(own) = own {
+            own.check(known.revocations, self.unknown_after)?;
         }
-        let verified = self.verify(token, roles, keys, now)?;
-        let principal = Arc::clone(&verified.principal);
-        seen.remember(&digest, verified);
         Ok(principal)
     }
 
+    /// What a token of our own says, where it is good.
+    ///
+    /// # Errors
+    /// [`Refusal`]; every token of another issuer is [`Refusal::Issuer`].
+    pub fn inspect(&self, token: &[u8], keys: &dyn Keys, now: Timestamp) -> Result<Map<String, Value>, Refusal> {
+        let checked = self.check(token, keys, now)?;
+        if checked.issuer.is_own { Ok(checked.claims) } else { Err(Refusal::Issuer) }
+    }
+
+    /// Whether what [`Issuers::inspect`] said was taken back; gives back what it can be taken back by.
+    ///
+    /// # Errors
+    /// [`Refusal::Revoked`], [`Refusal::RevocationUnknown`].
+    pub fn standing(&self, claims: &Map<String, Value>, revocations: &dyn Revocations) -> Result<OwnToken, Refusal> {
+        let own = OwnToken::of(claims);
+        own.check(revocations, self.unknown_after).map(|()| own)
+    }
+
     fn verify(&self, token: &[u8], roles: &Roles, keys: &dyn Keys, now: Timestamp) -> Result<Verified, Refusal> {
+        let checked = self.check(token, keys, now)?;
+        let principal = checked.issuer.principal(&checked.claims, roles)?;
+        let own = checked.issuer.is_own.then(|| OwnToken::of(&checked.claims));
+        let (from, until) = checked.holds;
+        Ok(Verified { principal, own, from, until, issuer: checked.position, keys: checked.keys })
+    }
+
+    fn check(&self, token: &[u8], keys: &dyn Keys, now: Timestamp) -> Result<Checked<'_>, Refusal> {
         let parts = Parts::read(token)?;
         // Nothing in the token counts before its signature holds; `iss` only says whose keys to try.
         let named = parts.claims.get("iss").and_then(Value::as_str).ok_or(Refusal::Issuer)?;
         let (position, issuer) =
-            self.0.iter().enumerate().find(|(_, issuer)| *issuer.iss == *named).ok_or(Refusal::Issuer)?;
+            self.issuers.iter().enumerate().find(|(_, issuer)| *issuer.iss == *named).ok_or(Refusal::Issuer)?;
         let algorithm = issuer.check_header(&parts.header)?;
         let kid = parts.header.get("kid").and_then(Value::as_str);
         let fetched = keys.of(position);
@@ -220,16 +300,24 @@ impl Issuers {
         if !verified {
             return Err(Refusal::Signature);
         }
-        let (from, until) = issuer.check_claims(&parts.claims, now)?;
-        let principal = issuer.principal(&parts.claims, roles)?;
-        Ok(Verified { principal, from, until, issuer: position, keys: fetched })
+        let holds = issuer.check_claims(&parts.claims, now)?;
+        Ok(Checked { position, issuer, claims: parts.claims, holds, keys: fetched })
     }
+}
+
+/// A token whose signature and claims hold.
+struct Checked<'a> {
+    position: usize,
+    issuer: &'a Issuer,
+    claims: Map<String, Value>,
+    holds: (Timestamp, Timestamp),
+    keys: super::seen::KeySet,
 }
 
 impl Issuer {
     fn compile(section: &Section<'_>) -> Option<Self> {
         let name = section.name();
-        if matches!(&*name, "key" | "user" | "anonymous") {
+        if matches!(&*name, "key" | "user" | "client" | "anonymous") {
             section.mistake_here(
                 format!("is called {name:?}, which already means another kind of principal"),
                 "give it another name",
@@ -275,6 +363,7 @@ impl Issuer {
             roles_claim: roles_claim.into(),
             leeway: leeway.as_secs(),
             keys: keys?,
+            is_own: false,
         })
     }
 
@@ -416,7 +505,8 @@ impl Issuer {
             _ => {}
         }
         let held = roles.close(held);
-        let id = format!("{}:{subject}", self.name);
+        let is_client = self.is_own && claims.get("gty").and_then(Value::as_str) == Some(CLIENT_CREDENTIALS);
+        let id = format!("{}:{subject}", if is_client { "client" } else { &*self.name });
         Ok(Arc::new(Principal {
             scheme: Scheme::Jwt,
             header: HeaderValue::try_from(&id).map_err(|_| Refusal::Subject)?,
@@ -563,4 +653,8 @@ pub enum Refusal {
     Audience,
     /// It names no usable subject.
     Subject,
+    /// It was taken back.
+    Revoked,
+    /// Whether it was taken back is not known.
+    RevocationUnknown,
 }

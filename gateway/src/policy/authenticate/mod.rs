@@ -18,7 +18,7 @@ use crate::settings::{Named, Section};
 use crate::types::{Principal, Timestamp};
 
 use api_key::ApiKeys;
-use jwt::{Issuers, Keys};
+use jwt::{Issuers, Keys, Revocations};
 use seen::SeenTokens;
 
 /// A scheme that a route can name.
@@ -97,6 +97,17 @@ impl Authenticate {
     }
 }
 
+/// What is known beside the policy.
+#[derive(Clone, Copy)]
+pub struct Known<'a> {
+    /// The keys of issuers that publish them.
+    pub keys: &'a dyn Keys,
+    /// Which of our own tokens were taken back.
+    pub revocations: &'a dyn Revocations,
+    /// Tokens that were verified before.
+    pub seen: &'a SeenTokens,
+}
+
 /// Everything that credentials are held against.
 #[derive(Debug)]
 pub struct Authenticator {
@@ -159,7 +170,7 @@ impl Authenticator {
         &self.issuers
     }
 
-    /// Decides. `now` is the wall clock; `keys` are what tokens are verified with.
+    /// Decides. `now` is the wall clock.
     ///
     /// # Errors
     /// [`Refusal`].
@@ -168,8 +179,7 @@ impl Authenticator {
         rule: &Authenticate,
         headers: &HeaderMap,
         roles: &Roles,
-        keys: &dyn Keys,
-        seen: &SeenTokens,
+        known: Known<'_>,
         now: Timestamp,
     ) -> Result<Arc<Principal>, Refusal> {
         let (api_key, jwt) = match rule {
@@ -181,9 +191,10 @@ impl Authenticator {
         match (key, bearer) {
             (Some(_), Some(_)) => Err(Refusal::Several),
             (Some(key), None) => self.api_keys.decide(key.as_bytes(), now).map_err(Refusal::ApiKey),
-            (None, Some(token)) => match self.issuers.decide(token, roles, keys, seen, now) {
+            (None, Some(token)) => match self.issuers.decide(token, roles, known, now) {
                 Ok(principal) => Ok(principal),
                 Err(jwt::Refusal::NoKeys) => Err(Refusal::IssuerUnavailable),
+                Err(jwt::Refusal::RevocationUnknown) => Err(Refusal::RevocationUnknown),
                 Err(refusal) => Err(Refusal::Token(refusal)),
             },
             (None, None) => Err(Refusal::Missing),
@@ -264,4 +275,14 @@ pub enum Refusal {
     Token(jwt::Refusal),
     /// The token's issuer is trusted and its keys could not be had so far.
     IssuerUnavailable,
+    /// The token is ours, and whether it was taken back can't be known just now.
+    RevocationUnknown,
+}
+
+impl Refusal {
+    /// Whether it is for reasons of our own, so that nobody guesses by it.
+    #[must_use]
+    pub fn is_ours(&self) -> bool {
+        matches!(self, Self::IssuerUnavailable | Self::RevocationUnknown)
+    }
 }

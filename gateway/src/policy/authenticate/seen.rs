@@ -3,7 +3,8 @@
 //! Exact, because everything that the verdict hangs on is looked at again or can't have changed: the
 //! token is found by the SHA-256 of all its octets; the policy is the one that the table was made for; an
 //! entry counts only while the very key set that verified it is the issuer's; and the time is held against
-//! the token's own bounds on every request. Refusals are not remembered. Bounded, and filled by valid
+//! the token's own bounds on every request. What takes one of our own tokens back is kept with it, and the caller
+//! looks on every request whether that has happened. Refusals are not remembered. Bounded, and filled by valid
 //! tokens alone, so nobody without credentials can push anything out.
 
 use std::cell::RefCell;
@@ -11,7 +12,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
-use super::jwt::VerifyKey;
+use super::jwt::{OwnToken, VerifyKey};
 use crate::types::{Principal, Sha256, Timestamp};
 
 /// Entries of one generation; there are two.
@@ -25,6 +26,8 @@ pub type KeySet = Option<Arc<Vec<VerifyKey>>>;
 pub struct Verified {
     /// Whom.
     pub principal: Arc<Principal>,
+    /// What takes it back, if it is ours.
+    pub own: Option<OwnToken>,
     /// From when, leeway included.
     pub from: Timestamp,
     /// Until when, leeway included.
@@ -71,16 +74,21 @@ pub struct SeenTokens(RefCell<(Generation, Generation)>);
 
 impl SeenTokens {
     /// Whom this token has proven, where that still holds. `keys` gives an issuer's present key set.
-    pub fn find(&self, digest: &Sha256, keys: impl Fn(usize) -> KeySet, now: Timestamp) -> Option<Arc<Principal>> {
+    pub fn find(
+        &self,
+        digest: &Sha256,
+        keys: impl Fn(usize) -> KeySet,
+        now: Timestamp,
+    ) -> Option<(Arc<Principal>, Option<OwnToken>)> {
         let generations = &mut *self.0.borrow_mut();
         let holds = |seen: &Verified| seen.holds(&keys(seen.issuer), now);
         if let Some(seen) = generations.0.get(digest.as_bytes()) {
-            return holds(seen).then(|| Arc::clone(&seen.principal));
+            return holds(seen).then(|| (Arc::clone(&seen.principal), seen.own));
         }
         let seen = generations.1.remove(digest.as_bytes()).filter(holds)?;
-        let principal = Arc::clone(&seen.principal);
+        let proven = (Arc::clone(&seen.principal), seen.own);
         insert(generations, digest, seen);
-        Some(principal)
+        Some(proven)
     }
 
     /// Remembers a token that was verified.
@@ -102,7 +110,7 @@ mod tests {
 
     fn verified(keys: KeySet) -> Verified {
         let at = Timestamp::from_secs;
-        Verified { principal: Principal::anonymous(), from: at(100), until: at(200), issuer: 0, keys }
+        Verified { principal: Principal::anonymous(), own: None, from: at(100), until: at(200), issuer: 0, keys }
     }
 
     fn digest(number: usize) -> Sha256 {

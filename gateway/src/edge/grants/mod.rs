@@ -1,0 +1,385 @@
+//! What was granted and what was taken back: families of refresh tokens, and revoked tokens, in this process or in
+//! Redis.
+//!
+//! A request with an access token asks nobody: which tokens are revoked stands in this process's memory, and where
+//! Redis is the store each gateway reads there four times a second what has been added ([`Follower`]). What can't be
+//! read is not taken for nothing: for how long nobody has known is told to the policy, which says what that means.
+//! Only the token endpoints wait for Redis. It holds no token, only digests, and all of it expires.
+
+mod revoked;
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use redis::{Cmd, Value};
+use tokio::time::timeout;
+
+use super::counter::{Link, SharedStore, describe, is_fatal};
+use crate::policy::authenticate::jwt::Revocations;
+use crate::policy::token::{Kept, MOST_LIFETIME};
+use crate::types::{Sha256, Timestamp, TokenId};
+
+use revoked::Revoked;
+
+/// How often Redis is asked what was added.
+const EVERY: Duration = Duration::from_millis(250);
+/// How often all of it is read again, whatever became of Redis's memory in between.
+const AFRESH: Duration = Duration::from_mins(1);
+/// How many entries one call reads.
+const PAGE: usize = 1000;
+/// How long an entry stays: no token lives longer.
+const KEPT_FOR: Duration = MOST_LIFETIME.saturating_add(Duration::from_mins(5));
+/// The most families in this process.
+const MOST_FAMILIES: usize = 262_144;
+
+/// Adds a revoked token, forgets those that have ended, and lets the list end with its last token.
+const REVOKE: &str = "local now = redis.call('TIME')
+redis.call('XADD', KEYS[1], 'MINID', '~', string.format('%.0f', now[1] * 1000 - ARGV[3]), '*', 'i', ARGV[1], 'e', ARGV[2])
+return redis.call('PEXPIRE', KEYS[1], ARGV[3])";
+
+/// Puts one digest in the place of another, if that is there. Asked twice, it says the same twice.
+const REPLACE: &str = "local kept = redis.call('GET', KEYS[1])
+if not kept then return 0 end
+local newest = string.sub(kept, 1, 32)
+if newest == ARGV[2] then return 1 end
+if newest ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[2] .. string.sub(kept, 33), 'KEEPTTL')
+return 1";
+
+/// The store did not answer, or has no room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StoreLost;
+
+/// What all threads share.
+pub struct SharedGrants {
+    store: Arc<SharedStore>,
+    revoked: Revoked,
+    /// Milliseconds for which nobody has known what was revoked.
+    unknown: AtomicU64,
+    families: Mutex<HashMap<[u8; 32], Kept>>,
+}
+
+impl std::fmt::Debug for SharedGrants {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SharedGrants").field("unknown", &self.unknown).finish_non_exhaustive()
+    }
+}
+
+impl Revocations for SharedGrants {
+    fn is_revoked(&self, id: TokenId) -> bool {
+        self.revoked.has(id)
+    }
+
+    fn unknown_for(&self) -> Duration {
+        Duration::from_millis(self.unknown.load(Ordering::Relaxed))
+    }
+}
+
+impl SharedGrants {
+    /// Nothing granted, nothing revoked; in Redis, where windows are there.
+    #[must_use]
+    pub fn new(store: Arc<SharedStore>) -> Self {
+        // What Redis holds is not known before it was read.
+        let unknown = if store.is_redis() { u64::MAX } else { 0 };
+        Self { store, revoked: Revoked::default(), unknown: unknown.into(), families: Mutex::default() }
+    }
+
+    /// Forgets what has ended in this process.
+    pub fn sweep(&self, now: Timestamp) {
+        self.revoked.sweep(now);
+        self.families().retain(|_, kept| kept.family.exp > now.secs());
+    }
+
+    fn families(&self) -> MutexGuard<'_, HashMap<[u8; 32], Kept>> {
+        self.families.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn know(&self, since: Option<Instant>) {
+        let unknown = since.map_or(u64::MAX, |since| u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX));
+        self.unknown.store(unknown, Ordering::Relaxed);
+    }
+
+    fn list_key(&self) -> String {
+        self.store.key("revoked")
+    }
+
+    fn family_key(&self, family: &Sha256) -> Vec<u8> {
+        let mut key = self.store.key("refresh:").into_bytes();
+        key.extend(family.to_string().into_bytes().split_off("sha256:".len()));
+        key
+    }
+}
+
+/// What was granted, as one thread uses it: its own connection to Redis.
+#[derive(Debug)]
+pub struct Grants {
+    shared: Arc<SharedGrants>,
+    link: RefCell<Option<Link>>,
+}
+
+impl Grants {
+    /// A thread's way to what was granted.
+    #[must_use]
+    pub fn new(shared: Arc<SharedGrants>) -> Self {
+        Self { shared, link: RefCell::default() }
+    }
+
+    /// What was taken back, for decisions.
+    #[must_use]
+    pub fn revocations(&self) -> &dyn Revocations {
+        &*self.shared
+    }
+
+    /// Takes a token, or everything that stems from a grant, back until it ends.
+    ///
+    /// # Errors
+    /// [`StoreLost`]; this gateway refuses it all the same.
+    pub async fn revoke(&self, id: TokenId, until: Timestamp, now: Timestamp) -> Result<(), StoreLost> {
+        self.shared.revoked.add([(id, until)], now);
+        if !self.shared.store.is_redis() {
+            return Ok(());
+        }
+        let mut command = redis::cmd("EVAL");
+        command.arg(REVOKE).arg(1).arg(self.shared.list_key()).arg(id.to_bytes().as_slice()).arg(until.secs());
+        self.call(command.arg(millis(KEPT_FOR))).await.map(|_| ())
+    }
+
+    /// Keeps a new family.
+    ///
+    /// # Errors
+    /// [`StoreLost`], also where there is no room.
+    pub async fn begin(&self, family: &Sha256, kept: Kept, now: Timestamp) -> Result<(), StoreLost> {
+        if self.shared.store.is_redis() {
+            let life = kept.family.exp.saturating_sub(now.secs()).max(1);
+            let mut command = redis::cmd("SET");
+            command.arg(self.shared.family_key(family)).arg(kept.to_bytes()).arg("EX").arg(life);
+            return self.call(&command).await.map(|_| ());
+        }
+        let mut families = self.shared.families();
+        if families.len() >= MOST_FAMILIES {
+            return Err(StoreLost);
+        }
+        families.insert(*family.as_bytes(), kept);
+        Ok(())
+    }
+
+    /// The family, if it has not ended.
+    ///
+    /// # Errors
+    /// [`StoreLost`].
+    pub async fn find(&self, family: &Sha256, now: Timestamp) -> Result<Option<Kept>, StoreLost> {
+        let kept = if self.shared.store.is_redis() {
+            match self.call(redis::cmd("GET").arg(self.shared.family_key(family))).await? {
+                Value::BulkString(bytes) => Kept::from_bytes(&bytes),
+                _ => None,
+            }
+        } else {
+            self.shared.families().get(family.as_bytes()).cloned()
+        };
+        Ok(kept.filter(|kept| kept.family.exp > now.secs()))
+    }
+
+    /// Puts a family's next token in the place of the one that was shown; says whether that was its newest.
+    ///
+    /// # Errors
+    /// [`StoreLost`].
+    pub async fn replace(
+        &self,
+        family: &Sha256,
+        shown: &Sha256,
+        next: &Sha256,
+        now: Timestamp,
+    ) -> Result<bool, StoreLost> {
+        if self.shared.store.is_redis() {
+            let mut command = redis::cmd("EVAL");
+            command.arg(REPLACE).arg(1).arg(self.shared.family_key(family));
+            command.arg(shown.as_bytes().as_slice()).arg(next.as_bytes().as_slice());
+            return Ok(self.call(&command).await? == Value::Int(1));
+        }
+        let mut families = self.shared.families();
+        let kept = families.get_mut(family.as_bytes()).filter(|kept| kept.family.exp > now.secs());
+        let Some(kept) = kept.filter(|kept| kept.newest.matches(shown)) else { return Ok(false) };
+        kept.newest = *next;
+        Ok(true)
+    }
+
+    /// Ends a family.
+    ///
+    /// # Errors
+    /// [`StoreLost`].
+    pub async fn end(&self, family: &Sha256) -> Result<(), StoreLost> {
+        if self.shared.store.is_redis() {
+            return self.call(redis::cmd("DEL").arg(self.shared.family_key(family))).await.map(|_| ());
+        }
+        self.shared.families().remove(family.as_bytes());
+        Ok(())
+    }
+
+    /// Asks Redis, over a new connection where there is none or the held one is broken. Every command here may be
+    /// sent twice.
+    async fn call(&self, command: &Cmd) -> Result<Value, StoreLost> {
+        let patience = self.shared.store.patience();
+        let held = self.link.borrow().clone();
+        if let Some(link) = held {
+            match timeout(patience, link.call(command)).await {
+                Ok(Err(error)) if is_fatal(&error) => {}
+                Ok(answer) => return answer.map_err(|_| StoreLost),
+                Err(_) => {
+                    self.link.take();
+                    return Err(StoreLost);
+                }
+            }
+            self.link.take();
+        }
+        let link = self.shared.store.link().await.map_err(|_| StoreLost)?.ok_or(StoreLost)?;
+        let answer = timeout(patience, link.call(command)).await.map_err(|_| StoreLost)?.map_err(|_| StoreLost)?;
+        *self.link.borrow_mut() = Some(link);
+        Ok(answer)
+    }
+}
+
+/// Reads what other gateways revoke. One in each gateway, on one runtime.
+pub struct Follower {
+    shared: Arc<SharedGrants>,
+    link: Option<Link>,
+    /// The last entry that was read; all are read again where it is empty.
+    last: String,
+    read_all: Option<Instant>,
+    known: Option<Instant>,
+}
+
+impl std::fmt::Debug for Follower {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Follower").field("last", &self.last).finish_non_exhaustive()
+    }
+}
+
+impl Follower {
+    /// One that has read nothing yet.
+    #[must_use]
+    pub fn new(shared: Arc<SharedGrants>) -> Self {
+        Self { shared, link: None, last: String::new(), read_all: None, known: None }
+    }
+
+    /// Reads what was added since the last time.
+    ///
+    /// # Errors
+    /// Why it can't be known.
+    pub async fn look(&mut self, now: Timestamp) -> Result<(), String> {
+        if !self.shared.store.is_redis() {
+            return Ok(());
+        }
+        let began = Instant::now();
+        match self.read(now).await {
+            Ok(()) => {
+                self.known = Some(began);
+                self.shared.unknown.store(0, Ordering::Relaxed);
+                Ok(())
+            }
+            Err(why) => {
+                // A new connection may lead to a server that knows less.
+                (self.link, self.read_all) = (None, None);
+                self.shared.know(self.known);
+                Err(why)
+            }
+        }
+    }
+
+    async fn read(&mut self, now: Timestamp) -> Result<(), String> {
+        let link = match &self.link {
+            Some(link) => link.clone(),
+            None => self.link.insert(self.shared.store.link().await?.ok_or("there is no Redis")?).clone(),
+        };
+        let afresh = self.read_all.is_none_or(|last| last.elapsed() > AFRESH);
+        if afresh {
+            self.last.clear();
+        }
+        loop {
+            let begin = if self.last.is_empty() { "-".to_owned() } else { format!("({}", self.last) };
+            let mut command = redis::cmd("XRANGE");
+            command.arg(self.shared.list_key()).arg(begin).arg("+").arg("COUNT").arg(PAGE);
+            // Each page has its own time, so that a long list is read in the end.
+            let answer = timeout(self.shared.store.patience(), link.call(&command)).await;
+            let answer = answer.map_err(|_| "no answer in time")?.map_err(|error| describe(&error))?;
+            let entries = entries(&answer).ok_or("the list has another form")?;
+            self.shared.revoked.add(entries.iter().map(|(_, id, until)| (*id, *until)), now);
+            if let Some((last, _, _)) = entries.last() {
+                self.last.clone_from(last);
+            }
+            if entries.len() < PAGE {
+                break;
+            }
+        }
+        if afresh {
+            self.read_all = Some(Instant::now());
+        }
+        Ok(())
+    }
+
+    /// Reads on for ever. `now` gives the wall clock; `changed` is told when it is no longer known what was revoked,
+    /// and why, and when it is again.
+    pub async fn follow(mut self, now: impl Fn() -> Timestamp, changed: impl Fn(Result<(), &str>)) {
+        let mut clock = tokio::time::interval(EVERY);
+        clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut was_known = self.known.is_some() || !self.shared.store.is_redis();
+        let mut swept = Instant::now();
+        loop {
+            clock.tick().await;
+            let looked = self.look(now()).await;
+            if looked.is_ok() != was_known {
+                was_known = looked.is_ok();
+                changed(looked.as_ref().map_err(String::as_str).copied());
+            }
+            if swept.elapsed() > AFRESH {
+                swept = Instant::now();
+                self.shared.sweep(now());
+            }
+        }
+    }
+}
+
+/// The entries of the list: their places, what was revoked, and until when that matters.
+fn entries(answer: &Value) -> Option<Vec<(String, TokenId, Timestamp)>> {
+    let text = |value: &Value| match value {
+        Value::BulkString(bytes) => Some(bytes.clone()),
+        Value::SimpleString(text) => Some(text.clone().into_bytes()),
+        _ => None,
+    };
+    let Value::Array(listed) = answer else { return None };
+    let mut entries = Vec::with_capacity(listed.len());
+    for entry in listed {
+        let Value::Array(parts) = entry else { return None };
+        let [place, Value::Array(fields)] = parts.as_slice() else { return None };
+        let [_, id, _, until] = fields.as_slice() else { return None };
+        let id = TokenId::from_bytes(text(id)?.try_into().ok()?);
+        let until = String::from_utf8(text(until)?).ok()?.parse().ok()?;
+        entries.push((String::from_utf8(text(place)?).ok()?, id, Timestamp::from_secs(until)));
+    }
+    Some(entries)
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_of_another_form_are_not_taken() {
+        let bulk = |bytes: &[u8]| Value::BulkString(bytes.to_vec());
+        let entry = |id: &[u8], until: &[u8]| {
+            Value::Array(vec![bulk(b"1-0"), Value::Array(vec![bulk(b"i"), bulk(id), bulk(b"e"), bulk(until)])])
+        };
+        let read = entries(&Value::Array(vec![entry(&[7; 16], b"12")])).expect("our own form");
+        assert_eq!(read, [("1-0".to_owned(), TokenId::from_bytes([7; 16]), Timestamp::from_secs(12))]);
+        for wrong in [entry(&[7; 15], b"12"), entry(&[7; 16], b"soon"), bulk(b"x"), Value::Nil] {
+            assert!(entries(&Value::Array(vec![wrong])).is_none());
+        }
+        assert!(entries(&Value::Nil).is_none());
+    }
+}
