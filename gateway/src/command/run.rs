@@ -43,7 +43,7 @@ pub(crate) struct Gateway {
     runtime: tokio::runtime::LocalRuntime,
     serving: Serving,
     admin: Admin,
-    follower: Option<Follower>,
+    follower: Follower,
     admin_listener: std::net::TcpListener,
     certificate_check: Duration,
     stop: watch::Sender<bool>,
@@ -74,7 +74,6 @@ impl Gateway {
         let store = Arc::new(SharedStore::new(store, limits));
         let grants = Arc::new(SharedGrants::new(Arc::clone(&store)));
         let keys = KeyRing::new(policy.authenticator.issuers());
-        let policy_issues = policy.issuer.is_some();
         let snapshot = Arc::new(Snapshot { keys, hsts: listener.hsts, body_pace: listener.body_pace, policy });
         let passwords = Arc::new(PasswordRoom::new(threads));
         let pools = Arc::new(pools);
@@ -96,8 +95,8 @@ impl Gateway {
                 stop: stopped.clone(),
             }
         };
-        let mut follower = policy_issues.then(|| Follower::new(Arc::clone(&grants)));
-        if let Some(follower) = &mut follower {
+        let mut follower = Follower::new(Arc::clone(&grants));
+        if snapshot.policy.issuer.is_some() {
             // Before the first request, so that it is known what was revoked. What can't be had is asked for again.
             let _ = runtime.block_on(follower.look(wall_clock()));
         }
@@ -187,9 +186,9 @@ impl Gateway {
             tokio::task::spawn_local(renew(Arc::clone(&admin.tls), certificate_check, hangup, log.clone()));
             tokio::task::spawn_local(refresh);
             tokio::task::spawn_local(sweep);
-            if let Some(follower) = follower {
-                tokio::task::spawn_local(follower.follow(wall_clock, revocation_changes(log.clone())));
-            }
+            let snapshot = Arc::clone(&admin.snapshot);
+            let issues = move || snapshot.policy.issuer.is_some();
+            tokio::task::spawn_local(follower.follow(wall_clock, issues, revocation_changes(log.clone())));
             tokio::task::spawn_local(admin::serve(admin, admin_listener));
             let signal = tokio::select! {
                 _ = terminate.recv() => "SIGTERM",
