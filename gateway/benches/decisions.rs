@@ -7,13 +7,15 @@
 use std::hint::black_box;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use divan::Bencher;
 use figment::Figment;
 use figment::providers::{Format as _, Toml};
 use figment::value::{Dict, Value};
-use gateway::edge::counter::{Keys, MemoryStore};
+use gateway::edge::counter::{Keys, MemoryStore, SharedStore, StoreSettings};
+use gateway::edge::grants::{Grants, SharedGrants};
 use gateway::edge::keys::KeyRing;
 use gateway::edge::log::{BatchLog, Format, LogWriter, Record};
 use gateway::edge::upstream::{Forwarded, Told};
@@ -26,7 +28,7 @@ use gateway::policy::limit::cost::Size;
 use gateway::policy::limit::scope::Subject;
 use gateway::policy::limit::{Admission, Demand};
 use gateway::policy::route::RouteId;
-use gateway::policy::token::Holder;
+use gateway::policy::token::{Form, Holder, compose_secret};
 use gateway::policy::{Policy, Route, path};
 use gateway::settings::{Mistakes, Section, Source};
 use gateway::types::{RequestIds, Sha256, Timestamp, TokenId};
@@ -272,6 +274,10 @@ fn authenticate(bencher: Bencher<'_, '_>, policy: &Policy, headers: &HeaderMap, 
 
 /// A policy that issues tokens, and a token.
 fn tokens(algorithm: &str) -> (Policy, HeaderMap) {
+    tokens_and(algorithm, |_| ())
+}
+
+fn tokens_and(algorithm: &str, more: impl FnOnce(&mut Dict)) -> (Policy, HeaderMap) {
     let secret = match algorithm {
         "RS256" => rcgen::KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, rcgen::RsaKeySize::_2048),
         "ES256" => rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256),
@@ -288,6 +294,7 @@ fn tokens(algorithm: &str) -> (Policy, HeaderMap) {
             ("danger_password_grant", true.into()),
         ];
         dict.insert("token".into(), table(token));
+        more(dict);
     });
     let issuer = policy.issuer.as_ref().expect("it issues tokens");
     let holder = Holder { user: Some("alice"), client: None, scope: "", grant: "" };
@@ -314,6 +321,51 @@ fn jwt_decide_first(bencher: Bencher<'_, '_>, algorithm: &str) {
 fn jwt_decide_seen_before(bencher: Bencher<'_, '_>, algorithm: &str) {
     let (policy, headers) = tokens(algorithm);
     authenticate(bencher, &policy, &headers, true);
+}
+
+/// Among so many revoked tokens.
+#[divan::bench(args = [0, 1_000, 100_000])]
+fn jwt_decide_seen_before_among_revoked(bencher: Bencher<'_, '_>, revoked: u64) {
+    let (policy, headers) = tokens("HS256");
+    let route = route(&policy, "/predict");
+    let (ring, seen) = (KeyRing::new(policy.authenticator.issuers()), SeenTokens::default());
+    let mistakes = Mistakes::default();
+    let (dict, source) = (Dict::new(), Written { secret: String::new() });
+    let store = StoreSettings::compile(Section::root(&source, &mistakes, &dict)).expect("defaults");
+    let shared = Arc::new(SharedGrants::new(Arc::new(SharedStore::new(store, Box::default()))));
+    let grants = Grants::new(shared);
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    runtime.block_on(async {
+        for number in 0..revoked {
+            let until = Timestamp::from_secs(NOW.secs() + 1000);
+            grants.revoke(TokenId::of_token(&number.to_string()), until, NOW).await.expect("there is no Redis to lose");
+        }
+    });
+    let known = Known { keys: &*ring, revocations: grants.revocations(), seen: &seen };
+    let decide = |headers| policy.authenticator.decide(&route.authenticate, headers, &policy.roles, known, NOW);
+    assert!(decide(&headers).is_ok());
+    bencher.bench_local(|| decide(black_box(&headers)));
+}
+
+/// A client's secret: right, wrong, and of nobody. None of them should tell from its time which it was.
+#[divan::bench(args = ["right", "wrong", "unknown"])]
+fn client_decide(bencher: Bencher<'_, '_>, what: &str) {
+    let secret = compose_secret([7; 20]);
+    let digest = Sha256::of(secret.as_bytes()).to_string();
+    let (policy, _) = tokens_and("HS256", |dict| {
+        let client = [("digest", digest.as_str().into()), ("grants", vec!["client_credentials"].into())];
+        dict.insert("clients".into(), table([("ci", table(client))]));
+    });
+    let issuer = policy.issuer.as_ref().expect("it issues tokens");
+    let (name, secret) = match what {
+        "right" => ("ci", secret),
+        "wrong" => ("ci", compose_secret([8; 20])),
+        _ => ("xx", secret),
+    };
+    let form = Form::parse(format!("client_id={name}&client_secret={secret}").as_bytes()).expect("a form");
+    let headers = HeaderMap::new();
+    assert_eq!(issuer.client(&form, &headers).is_ok(), what == "right");
+    bencher.bench_local(|| issuer.client(black_box(&form), &headers).is_ok());
 }
 
 #[divan::bench]

@@ -44,7 +44,7 @@ pub(crate) struct Gateway {
     runtime: tokio::runtime::LocalRuntime,
     serving: Serving,
     admin: Admin,
-    follower: Option<Follower>,
+    follower: Follower,
     admin_listener: std::net::TcpListener,
     certificate_check: Duration,
     watch: Option<Duration>,
@@ -76,7 +76,6 @@ impl Gateway {
         let store_kind = store.kind();
         let store = Arc::new(SharedStore::new(store, threads));
         let grants = Arc::new(SharedGrants::new(Arc::clone(&store)));
-        let policy_issues = policy.issuer.is_some();
         let loaded = Loaded { policy, pools, hsts: listener.hsts, body_pace: listener.body_pace, fixed, files: read };
         let shared = Shared { threads, metrics: Arc::clone(&metrics), store: Arc::clone(&store), log: log.clone() };
         let reloader = Rc::new(Reloader::new(loaded, source(files.to_vec()), shared));
@@ -94,8 +93,8 @@ impl Gateway {
             log: log.clone(),
             stop: stopped.clone(),
         };
-        let mut follower = policy_issues.then(|| Follower::new(Arc::clone(&grants)));
-        if let Some(follower) = &mut follower {
+        let mut follower = Follower::new(Arc::clone(&grants));
+        if reloader.now().policy.issuer.is_some() {
             // Before the first request, so that it is known what was revoked. What can't be had is asked for again.
             let _ = runtime.block_on(follower.look(wall_clock()));
         }
@@ -203,11 +202,11 @@ impl Gateway {
                 });
             }
             if let Some(every) = watch {
+                let reloader = Rc::clone(&reloader);
                 tokio::task::spawn_local(async move { reloader.watch(every).await });
             }
-            if let Some(follower) = follower {
-                tokio::task::spawn_local(follower.follow(wall_clock, revocation_changes(log.clone())));
-            }
+            let issues = move || reloader.now().policy.issuer.is_some();
+            tokio::task::spawn_local(follower.follow(wall_clock, issues, revocation_changes(log.clone())));
             tokio::task::spawn_local(admin::serve(admin, admin_listener));
             let signal = tokio::select! {
                 _ = terminate.recv() => "SIGTERM",

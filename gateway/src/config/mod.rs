@@ -201,9 +201,7 @@ fn fixed(dict: &Dict) -> BTreeMap<&'static str, String> {
         }
         (name, serde_json::to_string(&table).unwrap_or_default())
     };
-    let tables = ["admin", "listener", "log", "reload", "store"].into_iter().map(told);
-    // Whether there are tokens of our own, for then a task follows what is taken back of them.
-    tables.chain([("token", dict.contains_key("token").to_string())]).collect()
+    ["admin", "listener", "log", "reload", "store"].into_iter().map(told).collect()
 }
 
 /// What tells whether a file is another one.

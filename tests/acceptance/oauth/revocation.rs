@@ -269,6 +269,7 @@ async fn a_gateway_that_starts_without_redis_knows_nothing_and_takes_no_token() 
     let client = gateway.client();
     let token = credentials(&client, "ci").await;
     client.get("/known").bearer(&token).send().await.assert_problem(503, "revocation-unknown");
+    gateway.log().wait_for(|line| line["event"] == "revocations-unknown").await;
     redis.revive().await;
     eventually("Redis is found", async || (status(&client, &token).await == 200).then_some(())).await;
 }

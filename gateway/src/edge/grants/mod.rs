@@ -319,15 +319,28 @@ impl Follower {
         Ok(())
     }
 
-    /// Reads on for ever. `now` gives the wall clock; `changed` is told when it is no longer known what was revoked,
-    /// and why, and when it is again.
-    pub async fn follow(mut self, now: impl Fn() -> Timestamp, changed: impl Fn(Result<(), &str>)) {
+    /// Reads on for ever, while the policy `issues` tokens. `now` gives the wall clock; `changed` is told when it is no
+    /// longer known what was revoked, and why, and when it is again.
+    pub async fn follow(
+        mut self,
+        now: impl Fn() -> Timestamp,
+        issues: impl Fn() -> bool,
+        changed: impl Fn(Result<(), &str>),
+    ) {
         let mut clock = tokio::time::interval(EVERY);
         clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut was_known = self.known.is_some() || !self.shared.store.is_redis();
+        let mut was_known = true;
         let mut swept = Instant::now();
         loop {
             clock.tick().await;
+            if !issues() {
+                // Whoever issues none has none to refuse, and Redis is not asked for nothing.
+                (self.known, self.read_all, was_known) = (None, None, true);
+                if self.shared.store.is_redis() {
+                    self.shared.know(None);
+                }
+                continue;
+            }
             let looked = self.look(now()).await;
             if looked.is_ok() != was_known {
                 was_known = looked.is_ok();
