@@ -332,7 +332,7 @@ fn jwt_decide_seen_before_among_revoked(bencher: Bencher<'_, '_>, revoked: u64) 
     let mistakes = Mistakes::default();
     let (dict, source) = (Dict::new(), Written { secret: String::new() });
     let store = StoreSettings::compile(Section::root(&source, &mistakes, &dict)).expect("defaults");
-    let shared = Arc::new(SharedGrants::new(Arc::new(SharedStore::new(store, Box::default()))));
+    let shared = Arc::new(SharedGrants::new(Arc::new(SharedStore::new(store, 1))));
     let grants = Grants::new(shared);
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
     runtime.block_on(async {

@@ -139,27 +139,14 @@ async fn travel(exchange: &mut Exchange, arrived: &Parts, body: &mut ClientBody)
 
     // Limits after identity, because most count by it; all in one step, so that a refusal uses up none. Where one
     // counts what is in the body, all wait for it.
-    let mut asking =
-        Asking { route, principal: &principal, path: &path, headers: from_proxy.then_some(headers), user: "" };
+    let asking = Asking { route, principal: &principal, path: &path, headers: from_proxy.then_some(headers), user: "" };
     let early = asking.begin(exchange).await?;
 
     // The body last: it is the dearest to look at, and only now has the caller a right to our attention.
     match &route.destination {
         Destination::Own(endpoint) if endpoint.takes_form() => {
-            let form = match Box::pin(body.form(headers, core.snapshot.body_pace)).await {
-                Ok(form) => form,
-                Err(stop) => return Err(asking.refused(exchange, early.as_ref(), stop.into_oauth()).await),
-            };
-            let user = token::user(&form);
-            asking.user = user.as_deref().unwrap_or_default();
-            let admission = match early {
-                Some(admission) => admission,
-                None => Box::pin(asking.admit(exchange, Size { bytes: form.len() as u64, rows: 1 })).await?,
-            };
-            let asked = token_endpoint::Asked { core: &core, headers, form: &form, id: exchange.id, now };
-            let answer = Box::pin(token_endpoint::answer(*endpoint, asked)).await?;
-            exchange.say(admission);
-            Ok(Answer::Own(answer))
+            let form = Box::pin(own_form(exchange, &asking, early, *endpoint, headers, body, now));
+            form.await.map(Answer::Own)
         }
         Destination::Own(endpoint) => {
             read_body(exchange, route, arrived, body).await?;
@@ -202,6 +189,33 @@ async fn travel(exchange: &mut Exchange, arrived: &Parts, body: &mut ClientBody)
             Ok(Answer::Worker(answer.response))
         }
     }
+}
+
+/// Answers a form at one of the gateway's own endpoints.
+async fn own_form(
+    exchange: &mut Exchange,
+    asking: &Asking<'_>,
+    early: Option<Admission>,
+    endpoint: Endpoint,
+    headers: &HeaderMap,
+    body: &mut ClientBody,
+    now: Timestamp,
+) -> Result<Response<Bytes>, Stop> {
+    let core = Rc::clone(&exchange.core);
+    let form = match body.form(headers, core.snapshot.body_pace).await {
+        Ok(form) => form,
+        Err(stop) => return Err(asking.refused(exchange, early.as_ref(), stop.into_oauth()).await),
+    };
+    let user = token::user(&form);
+    let asking = Asking { user: user.as_deref().unwrap_or_default(), ..*asking };
+    let admission = match early {
+        Some(admission) => admission,
+        None => asking.admit(exchange, Size { bytes: form.len() as u64, rows: 1 }).await?,
+    };
+    let asked = token_endpoint::Asked { core: &core, headers, form: &form, id: exchange.id, now };
+    let answer = token_endpoint::answer(endpoint, asked).await?;
+    exchange.say(admission);
+    Ok(answer)
 }
 
 /// Answers a preflight: 204 with what the page may do, or a refusal that says why not.
