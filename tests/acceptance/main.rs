@@ -13,6 +13,7 @@ mod forward;
 mod http2;
 mod issuer_keys;
 mod jwt;
+mod limit_histories;
 mod listener;
 mod problems;
 mod quickstart;
