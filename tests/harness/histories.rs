@@ -6,6 +6,7 @@
 //! fuller but what the history itself admits.
 
 use std::collections::HashMap;
+use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -36,16 +37,21 @@ pub struct Chance(pub u64);
 
 impl Chance {
     /// The next number.
-    pub fn next(&mut self) -> u64 {
+    pub fn number(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mixed = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
         mixed ^ mixed >> 31
     }
 
+    /// A place in a list of so many.
+    pub fn place(&mut self, count: usize) -> usize {
+        usize::try_from(self.below(count as u64)).unwrap_or(0)
+    }
+
     /// A number from 0 to below this.
     pub fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound.max(1)
+        self.number() % bound.max(1)
     }
 }
 
@@ -81,7 +87,7 @@ impl Rules {
         };
         let limits: Vec<Limit> = (0..2 * ROUTES).map(|index| limit(index, chance)).collect();
         let routes = (0..ROUTES).map(|_| {
-            let mut met: Vec<usize> = (0..=chance.below(3)).map(|_| chance.below(2 * ROUTES as u64) as usize).collect();
+            let mut met: Vec<usize> = (0..=chance.below(3)).map(|_| chance.place(2 * ROUTES)).collect();
             met.sort_unstable();
             met.dedup();
             met
@@ -97,7 +103,8 @@ impl Rules {
             let by = if limit.by_address { ", \"address\"" } else { "" };
             let cost = if limit.counts_rows { "rows" } else { "requests" };
             let when_full = if limit.is_shadow { "shadow" } else { "refuse" };
-            toml += &format!(
+            let _ = write!(
+                toml,
                 "[limits.{}]\nquota = {}\nwindow = \"{}s\"\nby = [\"header:x-tenant\"{by}]\nstore_lost = \"deny\"\n\
                  cost = \"{cost}\"\nwhen_full = \"{when_full}\"\n",
                 limit.name, limit.quota, limit.window
@@ -105,7 +112,8 @@ impl Rules {
         }
         for (number, met) in self.routes.iter().enumerate() {
             let names: Vec<&str> = met.iter().map(|index| self.limits[*index].name.as_str()).collect();
-            toml += &format!(
+            let _ = write!(
+                toml,
                 "[routes.r{number}]\npath = \"/r{number}\"\nmethods = [\"POST\"]\npool = \"models\"\n\
                  authenticate = \"anonymous\"\nauthorize = \"anonymous\"\nlimits = {names:?}\n\
                  [routes.r{number}.body]\nmax = \"1KiB\"\n"
@@ -221,7 +229,7 @@ pub async fn play(
 async fn break_now_and_then(world: Rc<World>, mut chance: Chance) {
     loop {
         sleep(FAULTS_EVERY).await;
-        let fault = FAULTS[chance.below(FAULTS.len() as u64) as usize];
+        let fault = FAULTS[chance.place(FAULTS.len())];
         let mut faults = world.quiet.write().await;
         let mut words = fault.split(' ');
         let mut command = ::redis::cmd(words.next().unwrap_or_default());
@@ -270,9 +278,9 @@ impl History {
     async fn play(mut self) -> (u64, u64, Option<String>) {
         let (mut admitted, mut refused) = (0, 0);
         // Most of the requests ask one route, so that its windows fill.
-        let favourite = self.chance.below(ROUTES as u64) as usize;
+        let favourite = self.chance.place(ROUTES);
         for _ in 0..8 + self.chance.below(8) {
-            let route = if self.chance.below(4) > 0 { favourite } else { self.chance.below(ROUTES as u64) as usize };
+            let route = if self.chance.below(4) > 0 { favourite } else { self.chance.place(ROUTES) };
             let (address, rows) = (self.chance.below(2), 1 + self.chance.below(3));
             self.pause().await;
             match self.ask(route, address, rows).await {
@@ -325,7 +333,7 @@ impl History {
             .map(|limit| {
                 let mut key = format!("{{modelgate}}:x:{}:x-tenant={}", limit.name, self.tenant);
                 if limit.by_address {
-                    key += &format!(":address=192.0.2.{address}");
+                    key.extend([":address=192.0.2.", &address.to_string()]);
                 }
                 let cost = if limit.counts_rows { rows } else { 1 };
                 (limit, key, cost)
@@ -335,7 +343,7 @@ impl History {
 
     async fn send(&mut self, gateway: usize, route: usize, address: u64, rows: u64) -> Result<Answer, String> {
         let client = Client::http1(self.world.gateways[gateway]);
-        let body = serde_json::json!(vec![1; rows as usize]);
+        let body = serde_json::json!((0..rows).collect::<Vec<_>>());
         let request = client.post(&format!("/r{route}")).json(&body).header("x-tenant", &self.tenant);
         let request = request.header("x-forwarded-for", &format!("192.0.2.{address}"));
         if let std::collections::hash_map::Entry::Vacant(place) = self.connections.entry(gateway) {
@@ -356,7 +364,7 @@ impl History {
         }
         let met = self.met(route, address, rows);
         let before = self.now().await;
-        let gateway = self.chance.below(world.gateways.len() as u64) as usize;
+        let gateway = self.chance.place(world.gateways.len());
         let answer = self.send(gateway, route, address, rows).await?;
         let mut look = ::redis::pipe();
         look.cmd("MGET").arg(met.iter().map(|(_, key, _)| key.as_str()).collect::<Vec<_>>()).cmd("TIME");

@@ -220,8 +220,10 @@ pub(crate) fn bench(rounds: usize, as_json: bool, to_readme: bool) -> bool {
         is_met: cost.round_trips <= 0.1,
     });
     let of_gateway = gateway_table(&cost);
-    let aims_text: String =
-        aims.iter().map(|aim| format!("- {}{}\n", aim.text, if aim.is_met { "" } else { ": **missed**" })).collect();
+    let mut aims_text = String::new();
+    for aim in &aims {
+        aims_text.extend(["- ", &aim.text, if aim.is_met { "" } else { ": **missed**" }, "\n"]);
+    }
     if as_json {
         println!(
             "{}",

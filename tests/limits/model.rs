@@ -31,7 +31,7 @@ pub(crate) async fn run(count: u64, seed: u64, as_json: bool, to_readme: bool) -
         let gateways: Vec<Running> = (0..3).map(|_| Running::start(&settings, None)).collect();
         let addresses: Vec<_> = gateways.iter().map(|gateway| gateway.address).collect();
         let next = WITH_RULES.min(count - histories);
-        let played = histories::play(&rules, &addresses, &redis, next, AT_ONCE, chance.next()).await;
+        let played = histories::play(&rules, &addresses, &redis, next, AT_ONCE, chance.number()).await;
         histories += played.histories;
         admitted += played.admitted;
         refused += played.refused;
