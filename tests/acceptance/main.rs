@@ -14,6 +14,7 @@ mod forward;
 mod http2;
 mod issuer_keys;
 mod jwt;
+mod limit_histories;
 mod limits;
 mod listener;
 mod oauth;

@@ -197,7 +197,7 @@ async fn every_key_in_redis_ends_by_itself() {
     let keys = redis.keys();
     assert_eq!(keys.len(), 3, "{keys:?}");
     for (key, life) in &keys {
-        // A window and an eighth of it at most.
+        // A window, and an eighth of it in which nothing has to be prolonged.
         let longest = if key.contains("allowed") { 1_125 } else { 67_500 };
         assert!((1..=longest).contains(life), "{key} lives {life} ms");
         assert!(key.starts_with("{modelgate}:"), "all in one slot of a cluster: {key}");

@@ -2,30 +2,29 @@
 
 use std::collections::BTreeMap;
 
-/// Octets of an entry, its time, and what stands before the first: those of a window whose sums are narrow.
-const ENTRY: usize = 8;
-const TIME: usize = 6;
-const HEAD: usize = 2;
-
 /// Units by the microsecond in which they were admitted.
 #[derive(Clone, Debug, Default)]
 pub struct Admissions(BTreeMap<u64, u64>);
 
-fn number(octets: &[u8]) -> u64 {
-    octets.iter().fold(0, |sum, octet| sum << 8 | u64::from(*octet))
+/// The entries of a window's key whose sums are narrow: when, and how many units.
+#[must_use]
+pub fn entries(key: &[u8]) -> Vec<(u64, u64)> {
+    let number = |octets: &[u8]| octets.iter().fold(0_u64, |sum, octet| sum << 8 | u64::from(*octet));
+    let Some((head, entries)) = key.split_at_checked(2) else { return Vec::new() };
+    let mut before = number(head);
+    let entry = |entry: &[u8]| {
+        let (time, sum) = entry.split_at(6);
+        let sum = number(sum);
+        (number(time), sum.wrapping_sub(std::mem::replace(&mut before, sum)) & 0xffff)
+    };
+    entries.chunks_exact(8).map(entry).collect()
 }
 
 impl Admissions {
     /// Adds what the key holds now.
     pub fn add(&mut self, key: &[u8]) {
-        let Some((head, entries)) = key.split_at_checked(HEAD) else { return };
-        let mut before = number(head);
-        for entry in entries.chunks_exact(ENTRY) {
-            let (time, sum) = entry.split_at(TIME);
-            let sum = number(sum);
-            let units = sum.wrapping_sub(before) & 0xffff;
-            before = sum;
-            let known = self.0.entry(number(time)).or_default();
+        for (time, units) in entries(key) {
+            let known = self.0.entry(time).or_default();
             *known = units.max(*known);
         }
     }

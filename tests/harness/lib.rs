@@ -10,6 +10,7 @@
 //! | [`recorder`] | [`Recorder`]: a stand-in for the worker, which keeps what it was sent and follows a script |
 //! | [`redis`] | [`Redis`]: the real server, to be stopped and killed; with TLS, [`Sentinels`], a [`Cluster`] |
 //! | [`admissions`] | [`Admissions`]: when a limit admitted, by Redis's own record |
+//! | [`histories`] | random histories of limits over several gateways, each held against a model |
 //! | [`client`] | [`Client`]: HTTP/1.1 and HTTP/2 over TLS, and raw octets |
 //! | [`wire`] | one connection octet by octet: requests in parts, answers one at a time |
 //! | [`frames`] | HTTP/2 frame by frame: what no library sends, and what really comes back |
@@ -39,6 +40,7 @@ pub mod conformance;
 pub mod floods;
 pub mod frames;
 pub mod gateway;
+pub mod histories;
 pub mod identity;
 pub mod keys;
 pub mod process;

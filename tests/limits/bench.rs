@@ -220,8 +220,10 @@ pub(crate) fn bench(rounds: usize, as_json: bool, to_readme: bool) -> bool {
         is_met: cost.round_trips <= 0.1,
     });
     let of_gateway = gateway_table(&cost);
-    let aims_text: String =
-        aims.iter().map(|aim| format!("- {}{}\n", aim.text, if aim.is_met { "" } else { ": **missed**" })).collect();
+    let mut aims_text = String::new();
+    for aim in &aims {
+        aims_text.extend(["- ", &aim.text, if aim.is_met { "" } else { ": **missed**" }, "\n"]);
+    }
     if as_json {
         println!(
             "{}",
@@ -311,7 +313,7 @@ fn sorted_set(server: &Server, count: u64) -> u64 {
         let time = 1_750_000_000_000_000 + number * 1_000;
         let member = format!("{time}:{:08x}", number.wrapping_mul(2_654_435_761) as u32);
         let mut add = redis::cmd("ZADD");
-        add.arg("{modelgate}:x:calls:principal=caller-00000")
+        add.arg("{modelgate}:x60:calls:principal=caller-00000")
             .arg(time)
             .arg(member)
             .exec(&mut connection)

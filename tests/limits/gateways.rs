@@ -7,14 +7,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use harness::Gateway;
 use harness::gateway::GatewayBuilder;
-use harness::wire::plain;
 use serde_json::Value;
 
 /// A running gateway.
 pub(crate) struct Running {
     child: Child,
     pub(crate) address: SocketAddr,
-    admin: SocketAddr,
     events: Arc<Mutex<Vec<String>>>,
     _builder: GatewayBuilder,
 }
@@ -23,7 +21,7 @@ impl Running {
     /// Starts one with these files, on a core if one is named.
     pub(crate) fn start(overlays: &[String], core: Option<&str>) -> Self {
         let builder = Gateway::builder().without_base();
-        Self::launch(overlays.iter().fold(builder, |builder, overlay| builder.policy(overlay)), core)
+        Self::launch(overlays.iter().fold(builder, GatewayBuilder::policy), core)
     }
 
     /// Starts one that is described already.
@@ -62,8 +60,8 @@ impl Running {
         let events = Arc::<Mutex<Vec<String>>>::default();
         keep(log, Arc::clone(&events));
         keep(errors, Arc::clone(&events));
-        let (address, admin) = (address("address"), address("admin"));
-        Self { child, address, admin, events, _builder: builder }
+        let address = address("address");
+        Self { child, address, events, _builder: builder }
     }
 
     pub(crate) fn id(&self) -> u32 {
@@ -80,13 +78,6 @@ impl Running {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
         line.trim().trim_end_matches(" kB").parse().unwrap_or(0)
-    }
-
-    /// One of its numbers, by its whole name.
-    pub(crate) async fn number(&self, name: &str) -> f64 {
-        let text = plain(self.admin, "GET", "/metrics").await.text();
-        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        line.and_then(|value| value.parse().ok()).unwrap_or(0.0)
     }
 }
 

@@ -70,7 +70,7 @@ pub(crate) fn run(as_json: bool, to_readme: bool) -> bool {
             while !ended.load(Ordering::Relaxed) {
                 let began = Instant::now();
                 let key: Option<Vec<u8>> =
-                    redis::cmd("GET").arg("{modelgate}:x:all:route=open").query(&mut connection).expect("an answer");
+                    redis::cmd("GET").arg("{modelgate}:x10:all:route=open").query(&mut connection).expect("an answer");
                 admissions.add(&key.unwrap_or_default());
                 std::thread::sleep(LOOK.saturating_sub(began.elapsed()));
             }

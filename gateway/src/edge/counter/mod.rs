@@ -280,11 +280,13 @@ impl Counter {
         if let Some(decision) = self.remembered(demands, keys) {
             return Ok((decision, Source::Redis));
         }
+        // What Redis says of the time left holds from when it was said, which is not before this.
+        let asked = Instant::now();
         if let Some(decision) = queue.ask(demands, keys).await {
             if decision.admitted {
                 self.shared.refused.outdate(keys);
             } else {
-                self.shared.refused.remember(demands, keys, &decision);
+                self.shared.refused.remember(demands, keys, &decision, asked);
             }
             return Ok((decision, Source::Redis));
         }

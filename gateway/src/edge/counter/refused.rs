@@ -108,9 +108,9 @@ impl RefusedTable {
         is_refused.then_some(known)
     }
 
-    /// Remembers the limits that refused.
-    pub(super) fn remember(&self, demands: &[Demand<'_>], keys: &Keys, decision: &Decision) {
-        let now = Instant::now();
+    /// Remembers the limits that refused. `asked` is when the store was asked: what it said of the time left ran from
+    /// then at the earliest, so that nobody is refused for the time that the answer took.
+    pub(super) fn remember(&self, demands: &[Demand<'_>], keys: &Keys, decision: &Decision, asked: Instant) {
         for (index, (demand, standing)) in demands.iter().zip(decision.standings()).enumerate() {
             // A request that never has room says nothing about those that have.
             let lasts = standing.full && demand.cost <= demand.rate.quota && !demand.limit.may_return();
@@ -120,8 +120,8 @@ impl RefusedTable {
             let others = demands.iter().zip(decision.standings()).enumerate().filter(|(other, _)| *other != index);
             let others = others.map(|(_, (demand, standing))| (demand.limit.index, *standing)).collect();
             let refused = Refused {
-                since: now,
-                until: now + Duration::from_micros(standing.retry).min(LONGEST),
+                since: asked,
+                until: asked + Duration::from_micros(standing.retry).min(LONGEST),
                 cost: demand.cost,
                 quota: demand.rate.quota,
                 standing: *standing,
@@ -131,7 +131,7 @@ impl RefusedTable {
             let Some(shard) = self.shard(key) else { continue };
             let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(all) = shard.get_mut(key) {
-                refused.add(all, now);
+                refused.add(all, asked);
             } else {
                 shard.insert(key.into(), vec![refused]);
                 self.count.fetch_add(1, Ordering::Relaxed);

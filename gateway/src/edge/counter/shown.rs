@@ -125,7 +125,7 @@ impl SharedStore {
     async fn scan(&self, link: &Link, part: &[u8]) -> Result<Vec<Vec<u8>>, String> {
         let prefix = self.key_prefix();
         let mut pattern = prefix.clone().into_bytes();
-        pattern.extend_from_slice(b"?:*");
+        pattern.extend_from_slice(b"[wx]*:*");
         if !part.is_empty() {
             pattern.extend_from_slice(part);
             pattern.push(b'*');

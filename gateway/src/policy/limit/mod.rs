@@ -336,9 +336,12 @@ impl Limit {
         self.gives_back || self.counts == Counts::Failures || matches!(self.cost, Cost::Answer(_))
     }
 
-    /// Writes the name of a subject's window: `x:predict:principal=key%3Ateam-a`. The letter says how it remembers.
+    /// Writes the name of a subject's window: `x60:predict:principal=key%3Ateam-a`. The letter says how it remembers,
+    /// the number for how many seconds: one that remembers otherwise is another window.
     pub fn write_key(&self, subject: &Subject<'_>, key: &mut Vec<u8>) {
-        key.extend_from_slice(if self.rule.wide { b"w:" } else { b"x:" });
+        key.push(if self.rule.wide { b'w' } else { b'x' });
+        key.extend_from_slice(itoa::Buffer::new().format(self.rule.window / 1_000_000).as_bytes());
+        key.push(b':');
         key.extend_from_slice(self.name.as_bytes());
         self.scope.write(subject, key);
     }
