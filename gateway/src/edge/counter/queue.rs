@@ -32,7 +32,7 @@ pub const SCRIPT: &str = include_str!("windows.lua");
 const MOST_IN_CALL: usize = 128;
 /// How long a lost store is left alone before it is looked for the first time, and at most.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 /// How long a connection may take where no request waits for it.
 const LONGEST_OPENING: Duration = Duration::from_millis(250);
 /// Octets before the answers to what was asked: the time.

@@ -56,10 +56,24 @@ impl Address {
             {
                 let host = authority.host().trim_matches(['[', ']']);
                 let tls = scheme == "https";
+                // By hand: the crate takes a port that is too large for none, and 80 for it.
+                let port = match authority.as_str().strip_prefix(authority.host()).map(|rest| rest.strip_prefix(':')) {
+                    Some(None) => {
+                        if tls {
+                            443
+                        } else {
+                            80
+                        }
+                    }
+                    Some(Some(port)) => {
+                        port.parse().ok().filter(|port| *port != 0).ok_or("has no port from 1 to 65535")?
+                    }
+                    None => return Err("is not the URL of a worker".into()),
+                };
                 let tls_name = tls.then(|| ServerName::try_from(host.to_owned())).transpose();
                 Ok(Self::Tcp {
                     host: host.into(),
-                    port: authority.port_u16().unwrap_or(if tls { 443 } else { 80 }),
+                    port,
                     authority: authority.as_str().into(),
                     tls_name: tls_name.map_err(|_| "has no name that a certificate could have".to_owned())?,
                 })
@@ -96,6 +110,9 @@ mod tests {
             "http://u:p@worker",
             "unix:w.sock",
             "ftp://x",
+            "http://worker:99999",
+            "http://worker:0",
+            "http://worker:",
         ] {
             assert!(Address::parse(wrong).is_err(), "{wrong}");
         }
