@@ -10,6 +10,12 @@ use std::path::{Path, PathBuf};
 
 /// What a file inside `policy` or `edge` may use there beside the shared parts, and why.
 const EXCEPTIONS: &[(&str, &str, &str)] = &[
+    (
+        "edge::upstream",
+        "edge::tls",
+        "workers are reached over TLS with the one provider, and authorities are read alike",
+    ),
+    ("edge::counter", "edge::tls", "and so is Redis"),
     ("edge::keys", "edge::tls", "keys are fetched over TLS with the one provider of cryptography"),
     (
         "edge::grants",

@@ -4,7 +4,6 @@
 //! would add left out: a limit is full here only where the request costs more than it ever admits. Who asks is
 //! named, not proven, so no credential is needed. Pure: a policy, a request and a time in, steps out.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,8 +33,6 @@ pub struct Asked {
     pub headers: HeaderMap,
     /// Its body.
     pub body: Option<Vec<u8>>,
-    /// Where it comes from.
-    pub address: IpAddr,
     /// Who asks: [`Caller::parse`].
     pub caller: Caller,
     /// When.

@@ -6,12 +6,14 @@
 //!   → finish, whatever happened: earned headers, the answer, the record
 //! ```
 //!
+//! Where a limit counts what is in the body, all limits of the route come after it instead.
+//!
 //! Each stage's decision is pure and lives in `policy`; this file alone knows their order. A stage gives
 //! back evidence that the next one takes, or a [`Stop`] that ends the journey.
 
 use std::convert::Infallible;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
@@ -346,9 +348,10 @@ fn demands<'a>(limits: &'a [Arc<Limit>], principal: &Principal, size: Size) -> V
 }
 
 async fn charge_guess(exchange: &Exchange, route: &Route, path: &str, headers: Option<&HeaderMap>) -> Result<(), Stop> {
-    let nobody = Principal::nobody();
-    let asking = Asking { route, principal: &nobody, path, headers, user: "" };
-    let demands = demands(&route.limits.guesses, &nobody, Size::default());
+    static NOBODY: LazyLock<Principal> = LazyLock::new(Principal::nobody);
+    let nobody = &*NOBODY;
+    let asking = Asking { route, principal: nobody, path, headers, user: "" };
+    let demands = demands(&route.limits.guesses, nobody, Size::default());
     exchange.core.counter.admit(&demands, &asking.subject(exchange)).await.map(|_| ()).map_err(Stop::Limit)
 }
 

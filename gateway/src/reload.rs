@@ -164,7 +164,15 @@ impl Reloader {
         let load = Arc::clone(&self.source.load);
         // A disk that does not answer must not hold what else runs here.
         let loaded = tokio::task::spawn_blocking(move || load()).await;
-        let loaded = match loaded.unwrap_or_else(|_| Err(Vec::new())) {
+        let broken = |error: tokio::task::JoinError| {
+            vec![Mistake {
+                place: String::new(),
+                key: String::new(),
+                reason: format!("can't be read: {error}"),
+                remedy: "restart the gateway, and report this".into(),
+            }]
+        };
+        let loaded = match loaded.unwrap_or_else(|error| Err(broken(error))) {
             Ok(loaded) => loaded,
             Err(mistakes) => return self.keep(why, mistakes),
         };

@@ -2,7 +2,7 @@
 #![expect(clippy::print_stdout, reason = "printing is what commands are for")]
 
 use std::fmt::Write as _;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
@@ -33,9 +33,6 @@ pub(crate) struct Options {
     /// The host that is called.
     #[arg(long, default_value = "localhost")]
     host: String,
-    /// The client's address.
-    #[arg(long, default_value = "127.0.0.1")]
-    address: IpAddr,
     /// Ask the running gateway how much of the limits is used.
     #[arg(long)]
     live: bool,
@@ -58,7 +55,6 @@ pub(crate) fn run(options: &Options, files: &[ConfigFile]) -> Result<bool, Failu
         target: options.path.parse().map_err(|_| Failure::usage("the path is no path"))?,
         headers,
         body,
-        address: options.address,
         caller: Caller::parse(&options.caller),
         now: now(),
     };

@@ -144,22 +144,11 @@ impl Case {
         if let Err(wrong) = &headers {
             section.mistake("headers", wrong.clone(), "write each as \"Name: value\"");
         }
-        let address = section.or("address", "127.0.0.1".to_owned());
         let route = section.optional::<String>("route");
         let name = section.name().to_string();
-        let address =
-            address.parse().map_err(|_| section.mistake("address", "is no address", "write one such as \"192.0.2.7\""));
         section.finish();
         let (method, target) = line?;
-        let asked = Asked {
-            method,
-            target,
-            headers: headers.ok()?,
-            body,
-            address: address.ok()?,
-            caller,
-            now: at.unwrap_or_else(now),
-        };
+        let asked = Asked { method, target, headers: headers.ok()?, body, caller, now: at.unwrap_or_else(now) };
         Some(Self { name, asked, expected: expected?, reason, route })
     }
 

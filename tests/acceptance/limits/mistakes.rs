@@ -15,7 +15,7 @@ fn each_mistake_is_named_with_its_place() {
         (
             limit("x", &format!("{failures}\nby = [\"user\"]")) + "[routes.token]\nlimits = [\"x\"]\n",
             "limits.x.by",
-            "counts failed log-ins by user and not by address, so that anybody could lock a user out",
+            "counts log-ins by user and not by address, so that anybody could lock a user out",
         ),
         (
             limit("x", &format!("{failures}\nby = [\"address\"]")) + "[routes.known]\nlimits = [\"x\"]\n",
@@ -39,7 +39,7 @@ fn each_mistake_is_named_with_its_place() {
             "names \"x\", which counts by model, and this route names none",
         ),
         (
-            limit("x", "quota = 5\nby = [\"user\"]") + "[routes.known]\nlimits = [\"x\"]\n",
+            limit("x", "quota = 5\nby = [\"address\", \"user\"]") + "[routes.known]\nlimits = [\"x\"]\n",
             "routes.known.limits",
             "names \"x\", which counts by user, and only a token request names one",
         ),
@@ -89,7 +89,7 @@ fn each_mistake_is_named_with_its_place() {
         ),
         // Who has no place may not be told by a name that is not there yet.
         (
-            "[limits.x]\nin_flight = 5\nby = [\"user\"]\n[routes.token]\nlimits = [\"x\"]\n".into(),
+            "[limits.x]\nin_flight = 5\nby = [\"address\", \"user\"]\n[routes.token]\nlimits = [\"x\"]\n".into(),
             "limits.x.by",
             "in flight",
         ),

@@ -7,6 +7,7 @@
 mod certificate;
 mod client;
 mod ocsp;
+mod outgoing;
 mod reload;
 mod resolver;
 
@@ -24,6 +25,7 @@ use crate::settings::Section;
 use crate::types::{Name, Secret};
 use certificate::{Certificate, Material};
 use client::{ClientCertificates, Trust};
+pub use outgoing::towards;
 pub use reload::Event;
 use resolver::Resolver;
 

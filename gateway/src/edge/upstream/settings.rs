@@ -4,12 +4,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::{ClientConfig, RootCertStore};
+use rustls::ClientConfig;
 
 use super::address::{Address, is_private};
 use super::connect::Dial;
+use crate::edge::tls;
 use crate::settings::{ByteSize, Section};
 use crate::types::Name;
 
@@ -125,17 +124,7 @@ fn compile_tls(section: &Section<'_>, workers: &[Address]) -> Option<Arc<ClientC
         }
         return None;
     }
-    let pem = section.file("ca", "name a PEM file with the authority's certificate")?;
-    let mut roots = RootCertStore::empty();
-    let (added, _) = roots.add_parsable_certificates(CertificateDer::pem_slice_iter(&pem).flatten());
-    if added == 0 {
-        section.mistake(
-            "ca",
-            "names a file without a certificate in PEM",
-            "name the file that begins with -----BEGIN CERTIFICATE-----",
-        );
-        return None;
-    }
+    let builder = tls::towards(section)?;
     if !wanted {
         section.mistake(
             "ca",
@@ -143,9 +132,7 @@ fn compile_tls(section: &Section<'_>, workers: &[Address]) -> Option<Arc<ClientC
             "remove it, or write https://",
         );
     }
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().ok()?;
-    let mut config = builder.with_root_certificates(roots).with_no_client_auth();
+    let mut config = builder.with_no_client_auth();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Some(Arc::new(config))
 }

@@ -131,12 +131,6 @@ impl Window {
     pub fn used(&self) -> u64 {
         self.used
     }
-
-    /// When the last entry was made.
-    #[must_use]
-    pub fn last(&self) -> Option<u64> {
-        self.entries.back().map(|entry| entry.at)
-    }
 }
 
 #[cfg(test)]

@@ -5,12 +5,13 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
 
 use redis::Pipeline;
+use rustls::ClientConfig;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
 
 use super::address::{Place, Written};
 use super::dial::Members;
+use crate::edge::tls;
 use crate::settings::Section;
 use crate::types::Secret;
 
@@ -133,20 +134,7 @@ impl Tls {
             section.missing("ca", "name the PEM file of the authority that vouches for Redis: ca = \"redis-ca.pem\"");
             return None;
         }
-        let pem = section.file("ca", "name a PEM file with the authority's certificate")?;
-        let mut roots = RootCertStore::empty();
-        let (added, _) = roots.add_parsable_certificates(CertificateDer::pem_slice_iter(&pem).flatten());
-        if added == 0 {
-            section.mistake(
-                "ca",
-                "names a file without a certificate in PEM",
-                "name the file that begins with -----BEGIN CERTIFICATE-----",
-            );
-            return None;
-        }
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().ok()?;
-        let builder = builder.with_root_certificates(roots);
+        let builder = tls::towards(section)?;
         let config = match shown? {
             None => builder.with_no_client_auth(),
             Some((chain, key)) => match builder.with_client_auth_cert(chain, key) {
