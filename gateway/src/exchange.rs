@@ -268,7 +268,7 @@ impl Drop for Exchange {
             status: self.status,
             route: self.route.and_then(|id| policy.route(id)).map(|route| &*route.name),
             principal: self.principal.as_ref().map(|principal| &*principal.id),
-            role: self.role.map(|role| policy.roles.name(role)),
+            role: self.role.map(|role| policy.vocabulary.roles.name(role)),
             reason: reason.map(Reason::slug),
             cause: self.cause.as_deref(),
             security: reason.is_some_and(Reason::is_security),

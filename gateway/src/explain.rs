@@ -4,6 +4,7 @@
 //! would add left out: a limit is full here only where the request costs more than it ever admits. Who asks is
 //! named, not proven, so no credential is needed. Pure: a policy, a request and a time in, steps out.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,15 +13,16 @@ use http::{HeaderMap, HeaderValue, Method, Uri, Version, header};
 use crate::head;
 use crate::policy::authenticate::jwt::{Keys, Revocations, VerifyKey};
 use crate::policy::authenticate::seen::SeenTokens;
-use crate::policy::authenticate::{self, Authenticate, Known};
+use crate::policy::authenticate::{self, Authenticate, Known, Undecided};
 use crate::policy::authorize::Authorize;
 use crate::policy::body;
+use crate::policy::facts::Facts;
 use crate::policy::limit::cost::{self, Size};
 use crate::policy::limit::window::Standing;
 use crate::policy::limit::{Admission, Decision, Demand, WhenFull};
 use crate::policy::{Destination, Policy, Route, cors, path};
 use crate::problem::{Problem, Reason, Stop};
-use crate::types::{Principal, RoleSet, Timestamp, TokenId};
+use crate::types::{ClaimSet, Principal, RoleSet, Scheme, ScopeSet, Timestamp, TokenId};
 
 /// A request that nobody sends.
 #[derive(Clone, Debug)]
@@ -33,6 +35,8 @@ pub struct Asked {
     pub headers: HeaderMap,
     /// Its body.
     pub body: Option<Vec<u8>>,
+    /// The client's address.
+    pub address: IpAddr,
     /// Who asks: [`Caller::parse`].
     pub caller: Caller,
     /// When.
@@ -154,7 +158,16 @@ fn walk(policy: &Policy, asked: &Asked, out: &mut Explained) -> Result<(), Stop>
         out.note("cors", may, &["routes", name, "cors"]);
     }
 
-    let principal = who(policy, route, asked)?;
+    let facts = Facts {
+        method: &asked.method,
+        host,
+        path: &path,
+        query: asked.target.query(),
+        headers,
+        address: asked.address,
+        now: asked.now,
+    };
+    let principal = who(policy, route, asked, &facts)?;
     out.principal = Some(principal.id.to_string());
     out.note(
         "authenticate",
@@ -163,7 +176,7 @@ fn walk(policy: &Policy, asked: &Asked, out: &mut Explained) -> Result<(), Stop>
     );
     let permit = route.authorize.decide(&principal).map_err(Stop::Authorize)?;
     let opened = match permit.role() {
-        Some(role) => format!("the role {} opens it", policy.roles.name(role)),
+        Some(role) => format!("the role {} opens it", policy.vocabulary.roles.name(role)),
         None if matches!(route.authorize, Authorize::Anonymous) => "it is open to everybody".into(),
         None => "it is open to whoever has proven who they are".into(),
     };
@@ -183,8 +196,8 @@ fn walk(policy: &Policy, asked: &Asked, out: &mut Explained) -> Result<(), Stop>
 }
 
 /// Who it is: somebody named, held against what the route takes, or whom the headers prove.
-fn who(policy: &Policy, route: &Route, asked: &Asked) -> Result<Arc<Principal>, Stop> {
-    let (authenticator, roles) = (&policy.authenticator, &policy.roles);
+fn who(policy: &Policy, route: &Route, asked: &Asked, facts: &Facts<'_>) -> Result<Arc<Principal>, Stop> {
+    let (authenticator, words) = (&policy.authenticator, &policy.vocabulary);
     let refused = |refusal| {
         let challenges = authenticator.challenges(&route.authenticate, &refusal).collect();
         Stop::Authenticate(refusal, challenges)
@@ -196,24 +209,30 @@ fn who(policy: &Policy, route: &Route, asked: &Asked) -> Result<Arc<Principal>, 
         return Err(Stop::Internal("a route that asks for no credential"));
     };
     let missing = || refused(authenticate::Refusal::Missing);
+    let named = |id: &str, held| {
+        let principal = words.principal(Scheme::Jwt, id, held, ScopeSet::default(), ClaimSet::default());
+        principal.map(Arc::new).ok_or_else(missing)
+    };
     match &asked.caller {
         Caller::Headers => {
             let seen = SeenTokens::default();
             let known = Known { keys: &Nothing, revocations: &Nothing, seen: &seen };
-            let decided = authenticator.decide(&route.authenticate, &asked.headers, roles, known, asked.now);
-            decided.map_err(refused)
+            authenticator.decide(&route.authenticate, facts, words, known).map_err(|undecided| match undecided {
+                Undecided::Refused(refusal) => refused(refusal),
+                // What others keep is not asked for here.
+                Undecided::Wanting(_) => refused(authenticate::Refusal::IssuerUnavailable),
+            })
         }
         Caller::ApiKey(id) if api_key => {
             authenticator.holder(id, asked.now).map_err(|refusal| refused(authenticate::Refusal::ApiKey(refusal)))
         }
         Caller::User(name) if jwt => {
             let held = policy.issuer.as_ref().and_then(|issuer| issuer.roles_of(name)).ok_or_else(missing)?;
-            Ok(Arc::new(Principal::named("user", name, held, &roles.list(held))))
+            named(&format!("user:{name}"), held)
         }
-        Caller::Roles(names) => {
-            let held = names.iter().filter_map(|name| roles.find(name)).fold(RoleSet::default(), RoleSet::with);
-            let held = roles.close(held);
-            Ok(Arc::new(Principal::named("role", &names.join(","), held, &roles.list(held))))
+        Caller::Roles(list) => {
+            let held = list.iter().filter_map(|name| words.roles.find(name)).fold(RoleSet::default(), RoleSet::with);
+            named(&format!("role:{}", list.join(",")), held)
         }
         Caller::ApiKey(_) | Caller::User(_) => Err(missing()),
     }

@@ -24,12 +24,14 @@ use hyper::body::Incoming;
 
 use crate::activity::Busy;
 use crate::client_body::ClientBody;
+use crate::credentials;
 use crate::edge::counter::Denied;
 use crate::edge::upstream::{Call, ClientStream, Forwarded, Outgoing, Told, WorkerBody};
 use crate::exchange::{AnswerBody, Content, Core, Exchange};
 use crate::head;
 use crate::policy::body::{self, BodyRule};
 use crate::policy::cors::{self, Earned};
+use crate::policy::facts::Facts;
 use crate::policy::limit::cost::{self, Size};
 use crate::policy::limit::scope::{By, Subject};
 use crate::policy::limit::{Admission, Demand, Limit};
@@ -116,9 +118,9 @@ async fn travel(exchange: &mut Exchange, arrived: &Parts, body: &mut ClientBody)
     // Who, then whether: a refusal here is charged to the client's address, so that credentials can't be
     // guessed faster than the limit, and a right guess behind the limit looks like a wrong one.
     let now = timestamp(exchange.began);
-    let known = token_endpoint::known(&core);
-    let decided = policy.authenticator.decide(&route.authenticate, headers, &policy.roles, known, now);
-    let principal = match decided {
+    let facts =
+        Facts { method: &arrived.method, host, path: &path, query: arrived.uri.query(), headers, address: client, now };
+    let principal = match credentials::prove(&core, route, &facts).await {
         Ok(principal) => principal,
         Err(refusal) => {
             // Nobody guesses by sending what can't be checked for our own reasons.
@@ -253,7 +255,7 @@ impl Asking<'_> {
             api_key: &self.principal.id,
             // Where no role opens the route, those who hold the same share a window.
             role: match exchange.role {
-                Some(role) => policy.roles.name(role),
+                Some(role) => policy.vocabulary.roles.name(role),
                 None => self.principal.roles_header.to_str().unwrap_or_default(),
             },
             route: &self.route.name,

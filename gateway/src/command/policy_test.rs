@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::io::IsTerminal as _;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
 use gateway::config::{Config, ConfigFile, Places, read_file};
@@ -112,6 +113,7 @@ impl Case {
                 "remove it, or write expect = \"refused\"",
             );
         }
+        let address = section.or("from", IpAddr::from(Ipv4Addr::LOCALHOST));
         let at = section.optional::<String>("at").and_then(|text| {
             let instant = Timestamp::parse(&text);
             if instant.is_none() {
@@ -148,7 +150,8 @@ impl Case {
         let name = section.name().to_string();
         section.finish();
         let (method, target) = line?;
-        let asked = Asked { method, target, headers: headers.ok()?, body, caller, now: at.unwrap_or_else(now) };
+        let headers = headers.ok()?;
+        let asked = Asked { method, target, headers, body, address, caller, now: at.unwrap_or_else(now) };
         Some(Self { name, asked, expected: expected?, reason, route })
     }
 

@@ -44,7 +44,7 @@ fn who(policy: &Policy, route: &Route) -> String {
     match &route.authorize {
         Authorize::Anonymous => "everybody".into(),
         Authorize::Authenticated => "whoever is proven".into(),
-        Authorize::AnyOf(roles) => policy.roles.list(*roles).replace(',', ", "),
+        Authorize::AnyOf(roles) => policy.vocabulary.roles.list(*roles).replace(',', ", "),
     }
 }
 

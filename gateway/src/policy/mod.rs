@@ -8,6 +8,7 @@ pub mod authenticate;
 pub mod authorize;
 pub mod body;
 pub mod cors;
+pub mod facts;
 pub mod forwarded;
 pub mod json;
 pub mod limit;
@@ -25,7 +26,7 @@ use crate::settings::Section;
 use crate::types::Name;
 
 use authenticate::{Authenticate, Authenticator};
-use authorize::{Authorize, Roles};
+use authorize::{Authorize, Roles, Vocabulary};
 use body::BodyRule;
 use cors::Cors;
 use forwarded::TrustedProxies;
@@ -112,8 +113,8 @@ pub struct Policy {
     pub issuer: Option<TokenIssuer>,
     /// The gateway's public keys and metadata, as they are shown.
     pub documents: Documents,
-    /// The roles' names.
-    pub roles: Roles,
+    /// What roles, scopes and claims mean.
+    pub vocabulary: Vocabulary,
     /// Peers whose word about the client's address is taken.
     pub trusted_proxies: TrustedProxies,
     /// The limits, in their order.
@@ -128,12 +129,13 @@ impl Policy {
     /// Mistakes are noted in the section; `None` only says that there were some.
     #[must_use]
     pub fn compile(root: &Section<'_>, pools: &[Name]) -> Option<Self> {
-        let roles = Roles::compile(root);
-        let issuer = root.section("token").and_then(|section| TokenIssuer::compile(section, root, &roles));
+        let vocabulary = Vocabulary::compile(root);
+        let roles = &vocabulary.roles;
+        let issuer = root.section("token").and_then(|section| TokenIssuer::compile(section, root, roles));
         if !root.has("token") && root.has("clients") {
             root.mistake("clients", "stands here without [token], so no client could get a token", "define [token]");
         }
-        let authenticator = Authenticator::compile(root, &roles, issuer.as_ref());
+        let authenticator = Authenticator::compile(root, &vocabulary, issuer.as_ref());
         let schemas = body::Schemas::compile(root);
         let client_address = root.section_or_empty("client_address");
         let trusted_proxies = TrustedProxies::compile(&client_address);
@@ -149,7 +151,7 @@ impl Policy {
 
         let parts = Parts {
             pools,
-            roles: &roles,
+            roles,
             authenticator: &authenticator,
             limits: &limits,
             cors: &cors,
@@ -189,7 +191,7 @@ impl Policy {
                 |wanted| own_paths.iter().find(|(endpoint, _)| *endpoint == wanted).map(|(_, path)| path.clone());
             Documents { jwks: issuer.jwks().into(), metadata: issuer.metadata(path).into() }
         });
-        Some(Self { table, routes, authenticator, issuer, documents, roles, trusted_proxies, limits, pools })
+        Some(Self { table, routes, authenticator, issuer, documents, vocabulary, trusted_proxies, limits, pools })
     }
 
     /// The route of an id that this policy's table gave.

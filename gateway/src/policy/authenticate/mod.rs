@@ -12,7 +12,8 @@ use std::sync::Arc;
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::authorize::Roles;
+use super::authorize::Vocabulary;
+use super::facts::Facts;
 use super::token::TokenIssuer;
 use crate::settings::{Named, Section};
 use crate::types::{Principal, Timestamp};
@@ -120,7 +121,7 @@ pub struct Authenticator {
 impl Authenticator {
     /// Reads `[api_key]`, `[api_keys.ID]` and `[issuers.NAME]`.
     #[must_use]
-    pub fn compile(root: &Section<'_>, roles: &Roles, own: Option<&TokenIssuer>) -> Self {
+    pub fn compile(root: &Section<'_>, words: &Vocabulary, own: Option<&TokenIssuer>) -> Self {
         let settings = root.section_or_empty("api_key");
         let name = settings.or("header", "X-API-Key".to_owned());
         let header = HeaderName::from_bytes(name.as_bytes()).ok().filter(|header| {
@@ -145,7 +146,7 @@ impl Authenticator {
         Self {
             challenges: Challenges::new(&name),
             header,
-            api_keys: ApiKeys::compile(root, roles),
+            api_keys: ApiKeys::compile(root, words),
             issuers: Issuers::compile(root, own),
         }
     }
@@ -170,18 +171,18 @@ impl Authenticator {
         &self.issuers
     }
 
-    /// Decides. `now` is the wall clock.
+    /// Decides.
     ///
     /// # Errors
-    /// [`Refusal`].
+    /// [`Undecided`]: what is missing can be had, and the question asked again, or the request is refused.
     pub fn decide(
         &self,
         rule: &Authenticate,
-        headers: &HeaderMap,
-        roles: &Roles,
+        facts: &Facts<'_>,
+        words: &Vocabulary,
         known: Known<'_>,
-        now: Timestamp,
-    ) -> Result<Arc<Principal>, Refusal> {
+    ) -> Result<Arc<Principal>, Undecided> {
+        let Facts { headers, now, .. } = *facts;
         let (api_key, jwt) = match rule {
             Authenticate::Anonymous(principal) => return Ok(Arc::clone(principal)),
             Authenticate::Credential { api_key, jwt } => (*api_key, *jwt),
@@ -189,15 +190,15 @@ impl Authenticator {
         let key = if api_key { single(headers, &self.header)? } else { None };
         let bearer = if jwt { bearer(headers)? } else { None };
         match (key, bearer) {
-            (Some(_), Some(_)) => Err(Refusal::Several),
-            (Some(key), None) => self.api_keys.decide(key.as_bytes(), now).map_err(Refusal::ApiKey),
-            (None, Some(token)) => match self.issuers.decide(token, roles, known, now) {
+            (Some(_), Some(_)) => Err(Refusal::Several.into()),
+            (Some(key), None) => Ok(self.api_keys.decide(key.as_bytes(), now).map_err(Refusal::ApiKey)?),
+            (None, Some(token)) => match self.issuers.decide(token, words, known, now) {
                 Ok(principal) => Ok(principal),
-                Err(jwt::Refusal::NoKeys) => Err(Refusal::IssuerUnavailable),
-                Err(jwt::Refusal::RevocationUnknown) => Err(Refusal::RevocationUnknown),
-                Err(refusal) => Err(Refusal::Token(refusal)),
+                Err(jwt::Refusal::NoKeys) => Err(Refusal::IssuerUnavailable.into()),
+                Err(jwt::Refusal::RevocationUnknown) => Err(Refusal::RevocationUnknown.into()),
+                Err(refusal) => Err(Refusal::Token(refusal).into()),
             },
-            (None, None) => Err(Refusal::Missing),
+            (None, None) => Err(Refusal::Missing.into()),
         }
     }
 
@@ -259,6 +260,25 @@ fn bearer(headers: &HeaderMap) -> Result<Option<&[u8]>, Refusal> {
     }
     Ok(Some(token))
 }
+
+/// Why there is no principal yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Undecided {
+    /// Something that is kept elsewhere decides. Once it was looked for, the same question has an answer.
+    Wanting(Wanted),
+    /// There will be none.
+    Refused(Refusal),
+}
+
+impl From<Refusal> for Undecided {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+/// What a decision waits for, and `crate::credentials` fetches.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wanted {}
 
 /// Why no principal was proven.
 #[derive(Clone, Debug, PartialEq, Eq)]
