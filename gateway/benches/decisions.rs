@@ -388,7 +388,8 @@ fn authorize(bencher: Bencher<'_, '_>) {
     let route = route(&policy, "/predict");
     let (ring, seen) = (KeyRing::new(policy.authenticator.issuers()), SeenTokens::default());
     let headers = headers(&[("x-api-key", &key)]);
-    let principal = policy.authenticator.decide(&route.authenticate, &headers, &policy.vocabulary, known(&ring, &seen));
+    let principal =
+        policy.authenticator.decide(&route.authenticate, &facts(&headers), &policy.vocabulary, known(&ring, &seen));
     let principal = principal.expect("the key is good");
     bencher.bench(|| route.authorize.decide(black_box(&principal)).is_ok());
 }
@@ -474,7 +475,8 @@ fn headers_forwarded(bencher: Bencher<'_, '_>) {
     let route = route(&policy, "/predict");
     let (ring, seen) = (KeyRing::new(policy.authenticator.issuers()), SeenTokens::default());
     let headers = headers(&[("x-api-key", &key)]);
-    let principal = policy.authenticator.decide(&route.authenticate, &headers, &policy.vocabulary, known(&ring, &seen));
+    let principal =
+        policy.authenticator.decide(&route.authenticate, &facts(&headers), &policy.vocabulary, known(&ring, &seen));
     let principal = principal.expect("the key is good");
     let told = Told {
         credential: policy.api_key_header(),
