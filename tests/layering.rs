@@ -38,7 +38,7 @@ const EXCEPTIONS: &[(&str, &str, &str)] = &[
     ("policy::body", "policy::token", "the one bound for the form of the token endpoint"),
 ];
 /// What every stage may use.
-const SHARED: [&str; 3] = ["policy::path", "policy::json", "policy::facts"];
+const SHARED: [&str; 4] = ["policy::path", "policy::json", "policy::facts", "policy::shadow"];
 
 /// What pure decisions never name: the outside world, time and chance.
 const IMPURE: [&str; 14] = [

@@ -165,6 +165,15 @@ pub struct Exchange {
 }
 
 impl Exchange {
+    /// Notes what a rule that is only tried out would have done.
+    pub(crate) fn would_refuse(&mut self, what: &str) {
+        let said = self.would_refuse.get_or_insert_default();
+        if !said.is_empty() {
+            said.push_str(", ");
+        }
+        said.push_str(what);
+    }
+
     pub(crate) fn begin(core: Rc<Core>, peer: ClientAddress, busy: Busy, parts: &http::request::Parts) -> Box<Self> {
         Box::new(Self {
             id: core.ids.next(),

@@ -24,6 +24,7 @@ mod rate_limit;
 mod rbac;
 mod regression;
 mod reload;
+mod rights;
 mod secrets;
 mod shutdown;
 mod store_links;
