@@ -216,7 +216,7 @@ fn walk(policy: &Policy, asked: &Asked, out: &mut Explained) -> Result<(), Stop>
         None if route.authenticate.is_anonymous() => "it is open to everybody".into(),
         None => "it is open to whoever has proven who they are".into(),
     };
-    out.right = permit.right().map(|right| right.to_string());
+    out.right = permit.right().map(ToString::to_string);
     match permit.right() {
         Some(right) => out.note("authorize", format!("{opened}, by the right {right}"), &["rights", right]),
         None => out.note("authorize", opened, &["routes", name, "authorize"]),
