@@ -272,6 +272,7 @@ fn facts(headers: &HeaderMap) -> Facts<'_> {
         path: "/predict",
         query: None,
         headers,
+        certificate: None,
         address: CLIENT,
         now: NOW,
     }

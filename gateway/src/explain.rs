@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 use crate::head;
 use crate::policy::authenticate::jwt::{Keys, Revocations, VerifyKey};
 use crate::policy::authenticate::seen::SeenTokens;
-use crate::policy::authenticate::{self, Accepted, Authenticate, Known, Undecided};
+use crate::policy::authenticate::{self, Accepted, Authenticate, Known, Undecided, certificate};
 use crate::policy::authorize::{self, Permit};
 use crate::policy::body;
 use crate::policy::facts::Facts;
@@ -55,6 +55,8 @@ pub enum Caller {
     Headers,
     /// The holder of an API key, by its id.
     ApiKey(String),
+    /// Whoever a client certificate stands for, by the name of its entry.
+    Certificate(String),
     /// A user of the gateway's own tokens.
     User(String),
     /// Somebody with these roles.
@@ -62,13 +64,14 @@ pub enum Caller {
 }
 
 impl Caller {
-    /// Reads `team-a` or `key:team-a`, `user:alice`, `role:reader,admin`, or `anonymous`.
+    /// Reads `team-a` or `key:team-a`, `cert:ci`, `user:alice`, `role:reader,admin`, or `anonymous`.
     #[must_use]
     pub fn parse(text: &str) -> Self {
         match text.split_once(':') {
             Some(("user", name)) => Self::User(name.into()),
             Some(("role", names)) => Self::Roles(names.split(',').map(|name| name.trim().into()).collect()),
             Some(("key", id)) => Self::ApiKey(id.into()),
+            Some(("cert", name)) => Self::Certificate(name.into()),
             _ if text == "anonymous" => Self::Headers,
             _ => Self::ApiKey(text.into()),
         }
@@ -178,12 +181,17 @@ fn walk(policy: &Policy, asked: &Asked, out: &mut Explained) -> Result<(), Stop>
         out.note("cors", may, &["routes", name, "cors"]);
     }
 
+    let certificate = match &asked.caller {
+        Caller::Certificate(name) => policy.authenticator.certificates().example(name),
+        _ => None,
+    };
     let facts = Facts {
         method: &asked.method,
         host,
         path: &path,
         query: asked.target.query(),
         headers,
+        certificate: certificate.as_ref(),
         address: asked.address,
         now: asked.now,
     };
@@ -245,7 +253,8 @@ fn who(policy: &Policy, route: &Route, asked: &Asked, facts: &Facts<'_>) -> Resu
     if let Authenticate::Anonymous(principal) = &route.authenticate {
         return Ok(Arc::clone(principal));
     }
-    let (api_key, jwt) = (route.authenticate.takes(Accepted::ApiKey), route.authenticate.takes(Accepted::Jwt));
+    let [api_key, jwt, mtls] =
+        [Accepted::ApiKey, Accepted::Jwt, Accepted::Mtls].map(|scheme| route.authenticate.takes(scheme));
     let missing = || refused(authenticate::Refusal::Missing);
     let named = |id: &str, held| {
         let scopes = words.scopes.set(asked.scopes.iter().map(String::as_str));
@@ -265,6 +274,11 @@ fn who(policy: &Policy, route: &Route, asked: &Asked, facts: &Facts<'_>) -> Resu
         Caller::ApiKey(id) if api_key => {
             authenticator.holder(id, asked.now).map_err(|refusal| refused(authenticate::Refusal::ApiKey(refusal)))
         }
+        Caller::Certificate(_) if mtls => {
+            let refused = |refusal| refused(authenticate::Refusal::Certificate(refusal));
+            let shown = facts.certificate.ok_or_else(|| refused(certificate::Refusal::Unknown))?;
+            authenticator.certificates().decide(shown, asked.now).map_err(refused)
+        }
         Caller::User(name) if jwt => {
             let held = policy.issuer.as_ref().and_then(|issuer| issuer.roles_of(name)).ok_or_else(missing)?;
             named(&format!("user:{name}"), held)
@@ -273,7 +287,7 @@ fn who(policy: &Policy, route: &Route, asked: &Asked, facts: &Facts<'_>) -> Resu
             let held = list.iter().filter_map(|name| words.roles.find(name)).fold(RoleSet::default(), RoleSet::with);
             named(&format!("role:{}", list.join(",")), held)
         }
-        Caller::ApiKey(_) | Caller::User(_) => Err(missing()),
+        Caller::ApiKey(_) | Caller::Certificate(_) | Caller::User(_) => Err(missing()),
     }
 }
 

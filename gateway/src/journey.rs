@@ -41,7 +41,7 @@ use crate::policy::token::{self, Endpoint};
 use crate::policy::{Destination, Route, path};
 use crate::problem::{HeadFault, Problem, Reason, Stop};
 use crate::token_endpoint;
-use crate::types::{ClientAddress, Principal, Scheme, Timestamp};
+use crate::types::{ClientAddress, ClientCertificate, Principal, Scheme, Timestamp};
 
 static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 static X_NORMALIZED: HeaderName = HeaderName::from_static("x-normalized");
@@ -54,12 +54,14 @@ pub async fn serve(
     core: Rc<Core>,
     peer: ClientAddress,
     busy: Busy,
+    certificate: Option<Rc<ClientCertificate>>,
     is_last: bool,
     request: Request<Incoming>,
 ) -> Result<Response<AnswerBody>, Infallible> {
     let (parts, incoming) = request.into_parts();
     let mut exchange = Exchange::begin(core, peer, busy, &parts);
     exchange.is_last = is_last;
+    exchange.certificate = certificate;
     let mut body = ClientBody::new(incoming, Rc::clone(&exchange.bytes_in), parts.headers.contains_key(header::EXPECT));
     let outcome = travel(&mut exchange, &parts, &mut body).await;
     let outcome = match outcome {
@@ -125,8 +127,17 @@ async fn travel(exchange: &mut Exchange, arrived: &Parts, body: &mut ClientBody)
     // guessed faster than the limit, and a right guess behind the limit looks like a wrong one.
     let now = timestamp(exchange.began);
     let told = from_proxy.then_some(headers);
-    let facts =
-        Facts { method: &arrived.method, host, path: &path, query: arrived.uri.query(), headers, address: client, now };
+    let certificate = exchange.certificate.clone();
+    let facts = Facts {
+        method: &arrived.method,
+        host,
+        path: &path,
+        query: arrived.uri.query(),
+        headers,
+        certificate: certificate.as_deref(),
+        address: client,
+        now,
+    };
     let principal = match credentials::prove(&core, route, &facts).await {
         Ok(principal) => principal,
         Err(refusal) => Box::pin(unproven(exchange, route, refusal, &path, told)).await?,

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::edge::counter::Denied;
 use crate::edge::upstream::{ClientFault, Fault};
-use crate::policy::authenticate::{self, api_key, jwt};
+use crate::policy::authenticate::{self, api_key, certificate, jwt};
 use crate::policy::path::Ambiguous;
 use crate::policy::{authorize, body, cors, limit, route, token};
 use crate::types::RequestId;
@@ -68,6 +68,8 @@ reasons! {
     ApiKeyMistyped 401 "api-key-mistyped" "This is not an API key of this service";
     ApiKeyUnknown 401 "api-key-unknown" "The API key is not known";
     ApiKeyExpired 401 "api-key-expired" "The API key has expired";
+    CertificateUnknown 401 "certificate-unknown" "The client certificate is not known here";
+    CertificateExpired 401 "certificate-expired" "The client certificate has expired";
     TokenInvalid 401 "token-invalid" "The token is not good here";
     TokenExpired 401 "token-expired" "The token has expired";
     TokenRevoked 401 "token-revoked" "The token was taken back";
@@ -406,6 +408,10 @@ fn right(refusal: authorize::Refusal) -> Problem {
         R::Condition(Unmet::Time) => {
             (Reason::ConditionUnmet, "You may call this, but not at this time. Ask the operator when it is open.")
         }
+        R::Condition(Unmet::Certificate) => (
+            Reason::ConditionUnmet,
+            "You may call this, but only over a connection with a client certificate. Connect with yours.",
+        ),
         R::Condition(Unmet::Claims) => (
             Reason::ConditionUnmet,
             "Your roles may call this, but not with your token's claims. Ask the operator which it needs.",
@@ -445,6 +451,18 @@ fn credential(refusal: &authenticate::Refusal) -> Problem {
             "It has the form of a key and is not one of this service's. It may have been withdrawn.",
         ),
         R::ApiKey(api_key::Refusal::Expired) => Problem::new(Reason::ApiKeyExpired, "Ask the operator for a new one."),
+        R::Certificate(certificate::Refusal::Unknown) => Problem::new(
+            Reason::CertificateUnknown,
+            "The authority that issued it is trusted, but it stands for nobody here. Ask the operator to enter it.",
+        ),
+        R::Certificate(certificate::Refusal::Ambiguous(one, other)) => Problem::new(
+            Reason::CertificateUnknown,
+            "It could stand for more than one principal, so it stands for none. Ask the operator to tell them apart.",
+        )
+        .cause(format!("it is for certificates.{one} and certificates.{other}")),
+        R::Certificate(certificate::Refusal::Expired) => {
+            Problem::new(Reason::CertificateExpired, "Renew it and connect again.")
+        }
         R::IssuerUnavailable => {
             Problem::new(Reason::IssuerUnavailable, "The issuer's keys could not be fetched so far. Try again shortly.")
                 .header(header::RETRY_AFTER, "10")

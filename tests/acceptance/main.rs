@@ -17,6 +17,7 @@ mod jwt;
 mod limit_histories;
 mod limits;
 mod listener;
+mod mtls;
 mod oauth;
 mod problems;
 mod quickstart;

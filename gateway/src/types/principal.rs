@@ -15,6 +15,8 @@ pub enum Scheme {
     ApiKey,
     /// A signed token.
     Jwt,
+    /// A client certificate.
+    Certificate,
 }
 
 impl Scheme {
@@ -25,6 +27,7 @@ impl Scheme {
             Self::Anonymous => "anonymous",
             Self::ApiKey => "api_key",
             Self::Jwt => "jwt",
+            Self::Certificate => "mtls",
         }
     }
 }
@@ -34,7 +37,7 @@ impl Scheme {
 pub struct Principal {
     /// How it was proven.
     pub scheme: Scheme,
-    /// Unique among all principals: `key:<id>`, or `<issuer's name>:<subject>` (RFC 7519 §4.1.2: a
+    /// Unique among all principals: `key:<id>`, `cert:<name>`, or `<issuer's name>:<subject>` (RFC 7519 §4.1.2: a
     /// subject is unique only within its issuer).
     pub id: Name,
     /// The roles, with those that they include.

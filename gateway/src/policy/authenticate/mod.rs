@@ -4,6 +4,7 @@
 //! Source: RFC 9110 §11, RFC 6750 §3. Never reads a credential from a URL.
 
 pub mod api_key;
+pub mod certificate;
 pub mod jwt;
 pub mod seen;
 
@@ -16,9 +17,10 @@ use super::authorize::Vocabulary;
 use super::facts::Facts;
 use super::token::TokenIssuer;
 use crate::settings::{Named, Section};
-use crate::types::{Principal, Timestamp};
+use crate::types::{ClientCertificate, Principal, Timestamp};
 
 use api_key::ApiKeys;
+use certificate::Certificates;
 use jwt::{Issuers, Keys, Revocations};
 use seen::SeenTokens;
 
@@ -29,6 +31,8 @@ pub enum Accepted {
     ApiKey,
     /// A token, as `Authorization: Bearer`.
     Jwt,
+    /// The connection's client certificate.
+    Mtls,
 }
 
 impl Accepted {
@@ -38,8 +42,9 @@ impl Accepted {
 }
 
 impl Named for Accepted {
-    const SHAPE: &'static str = "\"api_key\" or \"jwt\"";
-    const NAMES: &'static [(&'static str, Self)] = &[("api_key", Self::ApiKey), ("jwt", Self::Jwt)];
+    const SHAPE: &'static str = "\"api_key\", \"jwt\" or \"mtls\"";
+    const NAMES: &'static [(&'static str, Self)] =
+        &[("api_key", Self::ApiKey), ("jwt", Self::Jwt), ("mtls", Self::Mtls)];
 }
 
 /// Which credentials a route takes.
@@ -86,6 +91,12 @@ impl Authenticate {
                 "takes only tokens, and no issuer of tokens is defined, so nobody could call it",
                 "define [token] or [issuers.NAME]",
             );
+        }
+        if schemes.iter().enumerate().any(|(index, scheme)| schemes.iter().take(index).any(|other| other == scheme)) {
+            section.mistake("authenticate", "names a scheme twice", "name each once");
+        }
+        if schemes.contains(&Accepted::Mtls) {
+            authenticator.certificates.check(section);
         }
         if schemes.is_empty() {
             section.mistake("authenticate", "names no scheme, so nobody could call it", remedy);
@@ -144,11 +155,12 @@ pub struct Authenticator {
     header: HeaderName,
     api_keys: ApiKeys,
     issuers: Issuers,
+    certificates: Certificates,
     challenges: Challenges,
 }
 
 impl Authenticator {
-    /// Reads `[api_key]`, `[api_keys.ID]` and `[issuers.NAME]`.
+    /// Reads `[api_key]`, `[api_keys.ID]`, `[issuers.NAME]` and `[certificates.NAME]`.
     #[must_use]
     pub fn compile(root: &Section<'_>, words: &Vocabulary, own: Option<&TokenIssuer>) -> Self {
         let settings = root.section_or_empty("api_key");
@@ -177,6 +189,7 @@ impl Authenticator {
             header,
             api_keys: ApiKeys::compile(root, words),
             issuers: Issuers::compile(root, own),
+            certificates: Certificates::compile(root, words),
         }
     }
 
@@ -192,6 +205,12 @@ impl Authenticator {
     /// [`api_key::Refusal`].
     pub fn holder(&self, id: &str, now: Timestamp) -> Result<Arc<Principal>, api_key::Refusal> {
         self.api_keys.holder(id, now)
+    }
+
+    /// Which certificates stand for whom.
+    #[must_use]
+    pub fn certificates(&self) -> &Certificates {
+        &self.certificates
     }
 
     /// The issuers of tokens that are trusted.
@@ -214,31 +233,48 @@ impl Authenticator {
         match rule {
             Authenticate::Anonymous(principal) => Ok(Arc::clone(principal)),
             Authenticate::AnyOf(schemes) => {
-                let mut shown = None;
+                // At most one in the headers, and the certificate, which comes with the connection and so is no sign
+                // that the other was not meant; in the order in which the route names them.
+                let mut shown: [Option<Shown<'_>>; 2] = [None, None];
+                let mut in_headers = false;
                 for &scheme in schemes {
+                    let Some(credential) = self.shown(scheme, facts)? else { continue };
+                    let is_certificate = matches!(credential, Shown::Certificate(_));
                     // Which of two is meant, nobody but the client knows.
-                    if let Some(credential) = self.shown(scheme, facts)?
-                        && shown.replace(credential).is_some()
-                    {
+                    if !is_certificate && std::mem::replace(&mut in_headers, true) {
                         return Err(Refusal::Several.into());
                     }
+                    shown.swap(0, 1);
+                    let [free, _] = &mut shown;
+                    *free = Some(credential);
                 }
-                self.judge(shown.ok_or(Refusal::Missing)?, facts, words, known)
+                self.prove(shown.into_iter().rev().flatten().map(Ok), facts, words, known)
             }
             Authenticate::AllOf(schemes) => {
-                let mut proven: Option<Arc<Principal>> = None;
-                for &scheme in schemes {
-                    let shown = self.shown(scheme, facts)?.ok_or(Refusal::Missing)?;
-                    let principal = self.judge(shown, facts, words, known)?;
-                    match &proven {
-                        Some(first) if first.id != principal.id => return Err(Refusal::Disagree.into()),
-                        Some(_) => {}
-                        None => proven = Some(principal),
-                    }
-                }
-                proven.ok_or(Undecided::Refused(Refusal::Missing))
+                let shown = schemes.iter().map(|&scheme| self.shown(scheme, facts)?.ok_or(Refusal::Missing));
+                self.prove(shown, facts, words, known)
             }
         }
+    }
+
+    /// Judges what is shown; all of it must name one principal, and the first says what it may do.
+    fn prove<'f>(
+        &self,
+        shown: impl Iterator<Item = Result<Shown<'f>, Refusal>>,
+        facts: &Facts<'_>,
+        words: &Vocabulary,
+        known: Known<'_>,
+    ) -> Result<Arc<Principal>, Undecided> {
+        let mut proven: Option<Arc<Principal>> = None;
+        for shown in shown {
+            let principal = self.judge(shown?, facts, words, known)?;
+            match &proven {
+                Some(first) if first.id != principal.id => return Err(Refusal::Disagree.into()),
+                Some(_) => {}
+                None => proven = Some(principal),
+            }
+        }
+        proven.ok_or(Undecided::Refused(Refusal::Missing))
     }
 
     /// The credential of a scheme, where the request shows one.
@@ -246,6 +282,7 @@ impl Authenticator {
         Ok(match scheme {
             Accepted::ApiKey => single(facts.headers, &self.header)?.map(|key| Shown::ApiKey(key.as_bytes())),
             Accepted::Jwt => bearer(facts.headers)?.map(Shown::Token),
+            Accepted::Mtls => facts.certificate.map(Shown::Certificate),
         })
     }
 
@@ -257,6 +294,9 @@ impl Authenticator {
         known: Known<'_>,
     ) -> Result<Arc<Principal>, Undecided> {
         match shown {
+            Shown::Certificate(shown) => {
+                Ok(self.certificates.decide(shown, facts.now).map_err(Refusal::Certificate)?)
+            }
             Shown::ApiKey(key) => Ok(self.api_keys.decide(key, facts.now).map_err(Refusal::ApiKey)?),
             Shown::Token(token) => match self.issuers.decide(token, words, known, facts.now) {
                 Ok(principal) => Ok(principal),
@@ -269,13 +309,16 @@ impl Authenticator {
 
     /// The `WWW-Authenticate` values for an answer with 401, one for each scheme that the route takes.
     pub fn challenges(&self, rule: &Authenticate, refusal: &Refusal) -> impl Iterator<Item = HeaderValue> {
-        let (api_key, jwt) = (rule.takes(Accepted::ApiKey), rule.takes(Accepted::Jwt));
+        let [api_key, jwt, mtls] = [Accepted::ApiKey, Accepted::Jwt, Accepted::Mtls].map(|scheme| rule.takes(scheme));
         let bearer = match refusal {
             Refusal::Token(_) => &self.challenges.bearer_invalid,
             Refusal::Several | Refusal::Disagree | Refusal::Malformed => &self.challenges.bearer_malformed,
             _ => &self.challenges.bearer,
         };
-        [jwt.then(|| bearer.clone()), api_key.then(|| self.challenges.api_key.clone())].into_iter().flatten()
+        // TLS has no scheme of HTTP, and an answer with 401 names one (RFC 9110 §15.5.2).
+        let certificate = mtls.then_some(HeaderValue::from_static("Certificate realm=\"modelgate\""));
+        let api_key = api_key.then(|| self.challenges.api_key.clone());
+        [jwt.then(|| bearer.clone()), api_key, certificate].into_iter().flatten()
     }
 }
 
@@ -284,6 +327,7 @@ impl Authenticator {
 enum Shown<'f> {
     ApiKey(&'f [u8]),
     Token(&'f [u8]),
+    Certificate(&'f ClientCertificate),
 }
 
 /// The values of `WWW-Authenticate`, made once.
@@ -362,6 +406,8 @@ pub enum Refusal {
     Malformed,
     /// The API key is not good.
     ApiKey(api_key::Refusal),
+    /// The client certificate stands for nobody.
+    Certificate(certificate::Refusal),
     /// The token is not good.
     Token(jwt::Refusal),
     /// The token's issuer is trusted and its keys could not be had so far.

@@ -234,6 +234,8 @@ pub enum Unmet {
     Network,
     /// It is another time of day, or another day.
     Time,
+    /// Its connection has no client certificate.
+    Certificate,
 }
 
 /// A refusal as it is told.
@@ -334,7 +336,7 @@ mod tests {
         let headers = HeaderMap::new();
         let now = Timestamp::from_secs(1_800_000_000);
         let (host, path, query, address) = ("", "/", None, IpAddr::from([192, 0, 2, 1]));
-        let facts = Facts { method, host, path, query, headers: &headers, address, now };
+        let facts = Facts { method, host, path, query, headers: &headers, certificate: None, address, now };
         rule.decide(who, &Asked { model, version, facts: &facts }).map(|permit| permit.right().cloned())
     }
 
