@@ -265,10 +265,12 @@ fn who(policy: &Policy, route: &Route, asked: &Asked, facts: &Facts<'_>) -> Resu
         Caller::Headers => {
             let seen = SeenTokens::default();
             let known = Known { keys: &Nothing, revocations: &Nothing, seen: &seen };
-            authenticator.decide(&route.authenticate, facts, words, known).map_err(|undecided| match undecided {
-                Undecided::Refused(refusal) => refused(refusal),
+            authenticator.decide(&route.authenticate, facts, words, known).or_else(|undecided| match undecided {
+                Undecided::Refused(refusal) => Err(refused(refusal)),
+                // Nobody has used it here.
+                Undecided::Once(unspent) => Ok(unspent.principal),
                 // What others keep is not asked for here.
-                Undecided::Wanting(_) => refused(authenticate::Refusal::IssuerUnavailable),
+                Undecided::Wanting(_) => Err(refused(authenticate::Refusal::IssuerUnavailable)),
             })
         }
         Caller::ApiKey(id) if api_key => {

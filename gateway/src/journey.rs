@@ -158,7 +158,7 @@ async fn travel(exchange: &mut Exchange, arrived: &Parts, body: &mut ClientBody)
     // The body last: it is the dearest to look at, and only now has the caller a right to our attention.
     match &route.destination {
         Destination::Own(endpoint) if endpoint.takes_form() => {
-            let form = Box::pin(own_form(exchange, &asking, early, *endpoint, headers, body, now));
+            let form = Box::pin(own_form(exchange, &asking, early, *endpoint, &facts, body));
             form.await.map(Answer::Own)
         }
         Destination::Own(endpoint) => {
@@ -210,12 +210,11 @@ async fn own_form(
     asking: &Asking<'_>,
     early: Option<Admission>,
     endpoint: Endpoint,
-    headers: &HeaderMap,
+    facts: &Facts<'_>,
     body: &mut ClientBody,
-    now: Timestamp,
 ) -> Result<Response<Bytes>, Stop> {
     let core = Rc::clone(&exchange.core);
-    let form = match body.form(headers, core.snapshot.body_pace).await {
+    let form = match body.form(facts.headers, core.snapshot.body_pace).await {
         Ok(form) => form,
         Err(stop) => return Err(asking.refused(exchange, early.as_ref(), stop.into_oauth()).await),
     };
@@ -225,7 +224,7 @@ async fn own_form(
         Some(admission) => admission,
         None => asking.admit(exchange, Size { bytes: form.len() as u64, rows: 1 }).await?,
     };
-    let asked = token_endpoint::Asked { core: &core, headers, form: &form, id: exchange.id, now };
+    let asked = token_endpoint::Asked { core: &core, facts, form: &form, id: exchange.id };
     let answer = token_endpoint::answer(endpoint, asked).await?;
     exchange.say(admission);
     Ok(answer)

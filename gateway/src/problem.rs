@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::edge::counter::Denied;
 use crate::edge::upstream::{ClientFault, Fault};
-use crate::policy::authenticate::{self, api_key, certificate, jwt};
+use crate::policy::authenticate::{self, api_key, binding, certificate, jwt};
 use crate::policy::path::Ambiguous;
 use crate::policy::{authorize, body, cors, limit, route, token};
 use crate::types::RequestId;
@@ -71,6 +71,10 @@ reasons! {
     CertificateUnknown 401 "certificate-unknown" "The client certificate is not known here";
     CertificateExpired 401 "certificate-expired" "The client certificate has expired";
     TokenInvalid 401 "token-invalid" "The token is not good here";
+    TokenBinding 401 "token-binding" "The token is bound to something that was not shown";
+    ProofInvalid 401 "proof-invalid" "The proof is not good";
+    ProofReplayed 401 "proof-replayed" "The proof was used before";
+    ReplayUnknown 503 "replay-unknown" "Whether the proof was used before can't be known just now";
     TokenExpired 401 "token-expired" "The token has expired";
     TokenRevoked 401 "token-revoked" "The token was taken back";
     RevocationUnknown 503 "revocation-unknown" "Whether the token was taken back can't be known just now";
@@ -463,6 +467,29 @@ fn credential(refusal: &authenticate::Refusal) -> Problem {
         R::Certificate(certificate::Refusal::Expired) => {
             Problem::new(Reason::CertificateExpired, "Renew it and connect again.")
         }
+        R::Binding(refusal) => Problem::new(
+            Reason::TokenBinding,
+            match refusal {
+                binding::Refusal::NoCertificate => {
+                    "It is bound to a client certificate. Connect with that certificate (RFC 8705 §3)."
+                }
+                binding::Refusal::OtherCertificate => {
+                    "It is bound to another client certificate than this connection's. Get one for this certificate."
+                }
+                binding::Refusal::NoProof => {
+                    "It is bound to a key. Send it as `Authorization: DPoP`, with a proof of that key (RFC 9449 §7.1)."
+                }
+                binding::Refusal::Unbound => {
+                    "It is bound to no key. Send it as `Authorization: Bearer`, or get one that is bound."
+                }
+            },
+        ),
+        R::Proof(refusal) => Problem::new(Reason::ProofInvalid, refusal.detail()),
+        R::Replayed => Problem::new(Reason::ProofReplayed, "Make a new one for each request."),
+        R::ReplayUnknown => {
+            let detail = "Which proofs were used can't be looked up. Try again shortly, with a new one.";
+            Problem::new(Reason::ReplayUnknown, detail).header(header::RETRY_AFTER, "1")
+        }
         R::IssuerUnavailable => {
             Problem::new(Reason::IssuerUnavailable, "The issuer's keys could not be fetched so far. Try again shortly.")
                 .header(header::RETRY_AFTER, "10")
@@ -484,6 +511,9 @@ fn credential(refusal: &authenticate::Refusal) -> Problem {
             jwt::Refusal::NoEnd => invalid("it has no exp"),
             jwt::Refusal::NotYet => invalid("it is not valid yet"),
             jwt::Refusal::Audience => invalid("its audience is not us"),
+            jwt::Refusal::Binding => {
+                invalid("it is bound to what can't be checked, or not bound as its issuer's must be")
+            }
             jwt::Refusal::Subject => invalid("its subject can't be used"),
         },
     }
@@ -595,6 +625,7 @@ fn refused_token(refusal: token::Refusal) -> Problem {
     use token::Refusal as R;
     match refusal {
         R::Request(why) => Problem::new(Reason::TokenRequest, why).oauth("invalid_request"),
+        R::Proof(why) => Problem::new(Reason::TokenRequest, why).oauth("invalid_dpop_proof"),
         R::GrantType => {
             Problem::new(Reason::TokenRequest, "this grant_type is not offered; the metadata lists those that are")
                 .oauth("unsupported_grant_type")

@@ -10,6 +10,7 @@ mod config_errors;
 mod conformance;
 mod cors;
 mod counter_model;
+mod dpop;
 mod forward;
 mod http2;
 mod issuer_keys;

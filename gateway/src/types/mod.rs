@@ -15,7 +15,7 @@ mod token_id;
 pub use address::{AddressBucket, ClientAddress, Network};
 pub use certificate::ClientCertificate;
 pub use digest::Sha256;
-pub use principal::{Principal, Scheme};
+pub use principal::{Binding, Principal, Scheme};
 pub use request_id::{RequestId, RequestIds};
 pub use secret::Secret;
 pub use set::{ClaimRule, ClaimSet, Role, RoleSet, Scope, ScopeSet};

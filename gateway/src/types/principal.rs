@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use http::HeaderValue;
 
-use super::{ClaimSet, Name, RoleSet, ScopeSet};
+use super::{ClaimSet, Name, RoleSet, ScopeSet, Sha256};
 
 /// How an identity was proven.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +32,15 @@ impl Scheme {
     }
 }
 
+/// What a token is bound to, so that nobody else can use it (RFC 7800).
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Binding {
+    /// The SHA-256 of a client certificate (RFC 8705 §3.1).
+    pub certificate: Option<Sha256>,
+    /// The thumbprint of a key that proofs are signed with (RFC 9449 §6.1).
+    pub key: Option<Sha256>,
+}
+
 /// The identity proven for one request. Made by `policy::authenticate` alone.
 #[derive(Clone, Debug)]
 pub struct Principal {
@@ -46,6 +55,8 @@ pub struct Principal {
     pub scopes: ScopeSet,
     /// The rights whose claims the credential has.
     pub claims: ClaimSet,
+    /// What the credential is bound to.
+    pub bound: Binding,
     /// `id` for the worker.
     pub header: HeaderValue,
     /// The roles' names, separated by commas, for the worker.
@@ -72,6 +83,7 @@ impl Principal {
             roles: RoleSet::default(),
             scopes: ScopeSet::default(),
             claims: ClaimSet::default(),
+            bound: Binding::default(),
             header: HeaderValue::from_static(id),
             roles_header: HeaderValue::from_static(""),
         }

@@ -14,6 +14,7 @@ use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey, DecodingKeyKind};
 use serde_json::{Map, Value};
 
 use super::Known;
+use super::binding::{self, Bound};
 use super::seen::Verified;
 use crate::policy::authorize::{Vocabulary, descend};
 use crate::policy::json;
@@ -47,7 +48,8 @@ impl Named for JwtAlgorithm {
 }
 
 impl JwtAlgorithm {
-    fn parse(name: &str) -> Option<Self> {
+    /// The one of that name, which a token says.
+    pub(super) fn parse(name: &str) -> Option<Self> {
         Self::NAMES.iter().find(|(known, _)| *known == name).map(|(_, algorithm)| *algorithm)
     }
 
@@ -159,6 +161,8 @@ struct Issuer {
     types: Box<[Box<str>]>,
     roles_claim: Box<str>,
     leeway: u64,
+    /// What its tokens must be bound to.
+    bound: Bound,
     keys: KeySource,
     /// Whether it is the gateway itself.
     is_own: bool,
@@ -185,6 +189,7 @@ impl Issuers {
             types: ["at+jwt".into()].into(),
             roles_claim: "roles".into(),
             leeway: 0,
+            bound: Bound::Any,
             keys: KeySource::Fixed(own.verify_keys().to_vec()),
             is_own: true,
         }));
@@ -316,7 +321,7 @@ struct Checked<'a> {
 impl Issuer {
     fn compile(section: &Section<'_>) -> Option<Self> {
         let name = section.name();
-        if matches!(&*name, "key" | "user" | "client" | "anonymous") {
+        if matches!(&*name, "key" | "user" | "client" | "cert" | "signer" | "anonymous") {
             section.mistake_here(
                 format!("is called {name:?}, which already means another kind of principal"),
                 "give it another name",
@@ -361,6 +366,7 @@ impl Issuer {
             types: types.into(),
             roles_claim: roles_claim.into(),
             leeway: leeway.as_secs(),
+            bound: section.or("bound", Bound::Any),
             keys: keys?,
             is_own: false,
         })
@@ -493,8 +499,9 @@ impl Issuer {
         let scopes = words.scopes.set(named_words(claims.get("scope").or_else(|| claims.get("scp"))));
         let is_client = self.is_own && claims.get("gty").and_then(Value::as_str) == Some(CLIENT_CREDENTIALS);
         let id = format!("{}:{subject}", if is_client { "client" } else { &*self.name });
+        let bound = binding::read(claims).filter(|bound| self.bound.is_met(bound)).ok_or(Refusal::Binding)?;
         let principal = words.principal(Scheme::Jwt, &id, held, scopes, words.claims.met(claims));
-        principal.map(Arc::new).ok_or(Refusal::Subject)
+        principal.map(|principal| Arc::new(Principal { bound, ..principal })).ok_or(Refusal::Subject)
     }
 }
 
@@ -575,15 +582,15 @@ pub fn strong_secret(secret: &[u8]) -> Result<(), String> {
 }
 
 /// A compact JWS, split and decoded, not verified.
-struct Parts<'t> {
-    header: Map<String, Value>,
-    claims: Map<String, Value>,
-    signed: &'t [u8],
-    signature: &'t str,
+pub(super) struct Parts<'t> {
+    pub(super) header: Map<String, Value>,
+    pub(super) claims: Map<String, Value>,
+    pub(super) signed: &'t [u8],
+    pub(super) signature: &'t str,
 }
 
 impl<'t> Parts<'t> {
-    fn read(token: &'t [u8]) -> Result<Self, Refusal> {
+    pub(super) fn read(token: &'t [u8]) -> Result<Self, Refusal> {
         if token.len() > MOST_TOKEN {
             return Err(Refusal::Malformed);
         }
@@ -636,6 +643,8 @@ pub enum Refusal {
     Audience,
     /// It names no usable subject.
     Subject,
+    /// It is bound to what can't be checked here, or not to what its issuer's tokens must be bound to.
+    Binding,
     /// It was taken back.
     Revoked,
     /// Whether it was taken back is not known.

@@ -4,8 +4,11 @@
 //! Source: RFC 9110 §11, RFC 6750 §3. Never reads a credential from a URL.
 
 pub mod api_key;
+pub mod binding;
 pub mod certificate;
+pub mod dpop;
 pub mod jwt;
+pub mod once;
 pub mod seen;
 
 use std::sync::Arc;
@@ -22,6 +25,7 @@ use crate::types::{ClientCertificate, Principal, Timestamp};
 use api_key::ApiKeys;
 use certificate::Certificates;
 use jwt::{Issuers, Keys, Revocations};
+use once::{Once, Proofs, Unspent};
 use seen::SeenTokens;
 
 /// A scheme that a route can name.
@@ -29,7 +33,7 @@ use seen::SeenTokens;
 pub enum Accepted {
     /// An API key, in its header.
     ApiKey,
-    /// A token, as `Authorization: Bearer`.
+    /// A token, as `Authorization: Bearer`, or with a proof as `Authorization: DPoP`.
     Jwt,
     /// The connection's client certificate.
     Mtls,
@@ -156,11 +160,12 @@ pub struct Authenticator {
     api_keys: ApiKeys,
     issuers: Issuers,
     certificates: Certificates,
+    proofs: Proofs,
     challenges: Challenges,
 }
 
 impl Authenticator {
-    /// Reads `[api_key]`, `[api_keys.ID]`, `[issuers.NAME]` and `[certificates.NAME]`.
+    /// Reads `[api_key]`, `[api_keys.ID]`, `[issuers.NAME]`, `[certificates.NAME]` and `[proofs]`.
     #[must_use]
     pub fn compile(root: &Section<'_>, words: &Vocabulary, own: Option<&TokenIssuer>) -> Self {
         let settings = root.section_or_empty("api_key");
@@ -185,11 +190,12 @@ impl Authenticator {
         settings.finish();
         let header = header.unwrap_or(HeaderName::from_static("x-api-key"));
         Self {
-            challenges: Challenges::new(&name),
+            challenges: Challenges::new(&name, root.has("proofs")),
             header,
             api_keys: ApiKeys::compile(root, words),
             issuers: Issuers::compile(root, own),
             certificates: Certificates::compile(root, words),
+            proofs: Proofs::compile(root),
         }
     }
 
@@ -211,6 +217,12 @@ impl Authenticator {
     #[must_use]
     pub fn certificates(&self) -> &Certificates {
         &self.certificates
+    }
+
+    /// What proofs are held to.
+    #[must_use]
+    pub fn proofs(&self) -> &Proofs {
+        &self.proofs
     }
 
     /// The issuers of tokens that are trusted.
@@ -266,22 +278,25 @@ impl Authenticator {
         known: Known<'_>,
     ) -> Result<Arc<Principal>, Undecided> {
         let mut proven: Option<Arc<Principal>> = None;
+        // Empty, it is not on the heap.
+        let mut once = Vec::new();
         for shown in shown {
-            let principal = self.judge(shown?, facts, words, known)?;
+            let principal = self.judge(shown?, facts, words, known, &mut once)?;
             match &proven {
                 Some(first) if first.id != principal.id => return Err(Refusal::Disagree.into()),
                 Some(_) => {}
                 None => proven = Some(principal),
             }
         }
-        proven.ok_or(Undecided::Refused(Refusal::Missing))
+        let principal = proven.ok_or(Refusal::Missing)?;
+        if once.is_empty() { Ok(principal) } else { Err(Undecided::Once(Unspent { principal, once })) }
     }
 
     /// The credential of a scheme, where the request shows one.
     fn shown<'f>(&self, scheme: Accepted, facts: &Facts<'f>) -> Result<Option<Shown<'f>>, Refusal> {
         Ok(match scheme {
             Accepted::ApiKey => single(facts.headers, &self.header)?.map(|key| Shown::ApiKey(key.as_bytes())),
-            Accepted::Jwt => bearer(facts.headers)?.map(Shown::Token),
+            Accepted::Jwt => token(facts.headers)?.map(|(token, how)| Shown::Token(token, how)),
             Accepted::Mtls => facts.certificate.map(Shown::Certificate),
         })
     }
@@ -292,14 +307,21 @@ impl Authenticator {
         facts: &Facts<'_>,
         words: &Vocabulary,
         known: Known<'_>,
+        once: &mut Vec<Once>,
     ) -> Result<Arc<Principal>, Undecided> {
         match shown {
             Shown::Certificate(shown) => {
                 Ok(self.certificates.decide(shown, facts.now).map_err(Refusal::Certificate)?)
             }
             Shown::ApiKey(key) => Ok(self.api_keys.decide(key, facts.now).map_err(Refusal::ApiKey)?),
-            Shown::Token(token) => match self.issuers.decide(token, words, known, facts.now) {
-                Ok(principal) => Ok(principal),
+            Shown::Token(token, how) => match self.issuers.decide(token, words, known, facts.now) {
+                Ok(principal) => {
+                    if let Some(key) = binding::decide(&principal.bound, how, facts).map_err(Refusal::Binding)? {
+                        let proven = dpop::decide(&self.proofs, facts, Some((token, &key))).map_err(Refusal::Proof)?;
+                        once.push(proven.once);
+                    }
+                    Ok(principal)
+                }
                 Err(jwt::Refusal::NoKeys) => Err(Refusal::IssuerUnavailable.into()),
                 Err(jwt::Refusal::RevocationUnknown) => Err(Refusal::RevocationUnknown.into()),
                 Err(refusal) => Err(Refusal::Token(refusal).into()),
@@ -311,14 +333,20 @@ impl Authenticator {
     pub fn challenges(&self, rule: &Authenticate, refusal: &Refusal) -> impl Iterator<Item = HeaderValue> {
         let [api_key, jwt, mtls] = [Accepted::ApiKey, Accepted::Jwt, Accepted::Mtls].map(|scheme| rule.takes(scheme));
         let bearer = match refusal {
-            Refusal::Token(_) => &self.challenges.bearer_invalid,
+            Refusal::Token(_) | Refusal::Binding(_) => &self.challenges.bearer_invalid,
             Refusal::Several | Refusal::Disagree | Refusal::Malformed => &self.challenges.bearer_malformed,
             _ => &self.challenges.bearer,
         };
+        let dpop = match refusal {
+            Refusal::Proof(_) | Refusal::Replayed => Some(&self.challenges.dpop_proof),
+            Refusal::Binding(_) => Some(&self.challenges.dpop_token),
+            _ => self.challenges.dpop.as_ref(),
+        };
+        let dpop = dpop.filter(|_| jwt).cloned();
         // TLS has no scheme of HTTP, and an answer with 401 names one (RFC 9110 §15.5.2).
         let certificate = mtls.then_some(HeaderValue::from_static("Certificate realm=\"modelgate\""));
         let api_key = api_key.then(|| self.challenges.api_key.clone());
-        [jwt.then(|| bearer.clone()), api_key, certificate].into_iter().flatten()
+        [jwt.then(|| bearer.clone()), dpop, api_key, certificate].into_iter().flatten()
     }
 }
 
@@ -326,7 +354,7 @@ impl Authenticator {
 #[derive(Clone, Copy)]
 enum Shown<'f> {
     ApiKey(&'f [u8]),
-    Token(&'f [u8]),
+    Token(&'f [u8], binding::Shown),
     Certificate(&'f ClientCertificate),
 }
 
@@ -337,11 +365,24 @@ struct Challenges {
     bearer_invalid: HeaderValue,
     bearer_malformed: HeaderValue,
     api_key: HeaderValue,
+    /// Where the policy speaks of proofs.
+    dpop: Option<HeaderValue>,
+    dpop_token: HeaderValue,
+    dpop_proof: HeaderValue,
 }
 
 impl Challenges {
-    fn new(header: &str) -> Self {
+    fn new(header: &str, proofs: bool) -> Self {
+        let algorithms = dpop::algorithms().collect::<Vec<_>>().join(" ");
+        // RFC 9449 §7.1.
+        let dpop = |error: &str| {
+            let text = format!("DPoP realm=\"modelgate\", algs=\"{algorithms}\"{error}");
+            HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("DPoP"))
+        };
         Self {
+            dpop: proofs.then(|| dpop("")),
+            dpop_token: dpop(", error=\"invalid_token\""),
+            dpop_proof: dpop(", error=\"invalid_dpop_proof\""),
             bearer: HeaderValue::from_static("Bearer realm=\"modelgate\""),
             bearer_invalid: HeaderValue::from_static("Bearer realm=\"modelgate\", error=\"invalid_token\""),
             bearer_malformed: HeaderValue::from_static("Bearer realm=\"modelgate\", error=\"invalid_request\""),
@@ -359,19 +400,23 @@ fn single<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<Option<&'h He
     }
 }
 
-/// The token of `Authorization: Bearer`. Another scheme there is not ours to judge.
-fn bearer(headers: &HeaderMap) -> Result<Option<&[u8]>, Refusal> {
+/// The token of `Authorization: Bearer` or `DPoP`. Another scheme there is not ours to judge.
+fn token(headers: &HeaderMap) -> Result<Option<(&[u8], binding::Shown)>, Refusal> {
     let Some(value) = single(headers, &AUTHORIZATION)? else { return Ok(None) };
     let value = value.as_bytes();
     let (scheme, rest) = value.split_at(value.iter().position(|&b| b == b' ').unwrap_or(value.len()));
-    if !scheme.eq_ignore_ascii_case(b"Bearer") {
+    let how = if scheme.eq_ignore_ascii_case(b"Bearer") {
+        binding::Shown::Bearer
+    } else if scheme.eq_ignore_ascii_case(b"DPoP") {
+        binding::Shown::Dpop
+    } else {
         return Ok(None);
-    }
+    };
     let token = rest.trim_ascii_start();
     if token.is_empty() || token.contains(&b' ') {
         return Err(Refusal::Malformed);
     }
-    Ok(Some(token))
+    Ok(Some((token, how)))
 }
 
 /// Why there is no principal yet.
@@ -379,6 +424,8 @@ fn bearer(headers: &HeaderMap) -> Result<Option<&[u8]>, Refusal> {
 pub enum Undecided {
     /// Something that is kept elsewhere decides. Once it was looked for, the same question has an answer.
     Wanting(Wanted),
+    /// Somebody is proven, if nobody has shown the same proof before. That is the last question.
+    Once(Unspent),
     /// There will be none.
     Refused(Refusal),
 }
@@ -402,7 +449,7 @@ pub enum Refusal {
     Several,
     /// All are good, and name different principals.
     Disagree,
-    /// `Authorization: Bearer` without one token behind it.
+    /// `Authorization: Bearer` or `DPoP` without one token behind it.
     Malformed,
     /// The API key is not good.
     ApiKey(api_key::Refusal),
@@ -410,6 +457,14 @@ pub enum Refusal {
     Certificate(certificate::Refusal),
     /// The token is not good.
     Token(jwt::Refusal),
+    /// The token is good, and not from this client.
+    Binding(binding::Refusal),
+    /// The token's proof is not good.
+    Proof(dpop::Refusal),
+    /// The proof is good, and was shown before.
+    Replayed,
+    /// Whether it was shown before can't be known just now.
+    ReplayUnknown,
     /// The token's issuer is trusted and its keys could not be had so far.
     IssuerUnavailable,
     /// The token is ours, and whether it was taken back can't be known just now.
@@ -420,6 +475,6 @@ impl Refusal {
     /// Whether it is for reasons of our own, so that nobody guesses by it.
     #[must_use]
     pub fn is_ours(&self) -> bool {
-        matches!(self, Self::IssuerUnavailable | Self::RevocationUnknown)
+        matches!(self, Self::IssuerUnavailable | Self::RevocationUnknown | Self::ReplayUnknown)
     }
 }

@@ -10,6 +10,7 @@ use http::HeaderMap;
 use super::form::{Form, Presented};
 use super::users::Users;
 use super::{MOST_LIFETIME, Refusal};
+use crate::policy::authenticate::binding::Bound;
 use crate::policy::authorize::Roles;
 use crate::settings::{Named, Section};
 use crate::types::{Name, RoleSet, Sha256};
@@ -71,6 +72,8 @@ pub struct Client {
     pub(super) lifetime: Option<Duration>,
     /// Whether it may ask about, and revoke, what others were given.
     pub all_tokens: bool,
+    /// What its tokens are bound to.
+    pub bound: Bound,
 }
 
 impl Client {
@@ -209,6 +212,7 @@ impl Client {
             grants: grants.into(),
             lifetime,
             all_tokens,
+            bound: section.or("bound", Bound::Any),
         })
     }
 }
