@@ -270,6 +270,7 @@ fn facts(headers: &HeaderMap) -> Facts<'_> {
         method: &Method::POST,
         host: "localhost",
         path: "/predict",
+        sent_path: "/predict",
         query: None,
         headers,
         certificate: None,

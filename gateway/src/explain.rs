@@ -57,6 +57,8 @@ pub enum Caller {
     ApiKey(String),
     /// Whoever a client certificate stands for, by the name of its entry.
     Certificate(String),
+    /// Whoever signs with a key, by its id.
+    Signer(String),
     /// A user of the gateway's own tokens.
     User(String),
     /// Somebody with these roles.
@@ -64,7 +66,7 @@ pub enum Caller {
 }
 
 impl Caller {
-    /// Reads `team-a` or `key:team-a`, `cert:ci`, `user:alice`, `role:reader,admin`, or `anonymous`.
+    /// Reads `team-a` or `key:team-a`, `cert:ci`, `signer:batch`, `user:alice`, `role:reader,admin`, or `anonymous`.
     #[must_use]
     pub fn parse(text: &str) -> Self {
         match text.split_once(':') {
@@ -72,6 +74,7 @@ impl Caller {
             Some(("role", names)) => Self::Roles(names.split(',').map(|name| name.trim().into()).collect()),
             Some(("key", id)) => Self::ApiKey(id.into()),
             Some(("cert", name)) => Self::Certificate(name.into()),
+            Some(("signer", id)) => Self::Signer(id.into()),
             _ if text == "anonymous" => Self::Headers,
             _ => Self::ApiKey(text.into()),
         }
@@ -189,6 +192,7 @@ fn walk(policy: &Policy, asked: &Asked, out: &mut Explained) -> Result<(), Stop>
         method: &asked.method,
         host,
         path: &path,
+        sent_path: asked.target.path(),
         query: asked.target.query(),
         headers,
         certificate: certificate.as_ref(),
@@ -281,6 +285,10 @@ fn who(policy: &Policy, route: &Route, asked: &Asked, facts: &Facts<'_>) -> Resu
             let shown = facts.certificate.ok_or_else(|| refused(certificate::Refusal::Unknown))?;
             authenticator.certificates().decide(shown, asked.now).map_err(refused)
         }
+        Caller::Signer(id) if route.authenticate.takes(Accepted::Signature) => {
+            let holder = authenticator.signers().holder(id, asked.now);
+            holder.map_err(|refusal| refused(authenticate::Refusal::Signature(refusal)))
+        }
         Caller::User(name) if jwt => {
             let held = policy.issuer.as_ref().and_then(|issuer| issuer.roles_of(name)).ok_or_else(missing)?;
             named(&format!("user:{name}"), held)
@@ -289,7 +297,7 @@ fn who(policy: &Policy, route: &Route, asked: &Asked, facts: &Facts<'_>) -> Resu
             let held = list.iter().filter_map(|name| words.roles.find(name)).fold(RoleSet::default(), RoleSet::with);
             named(&format!("role:{}", list.join(",")), held)
         }
-        Caller::ApiKey(_) | Caller::Certificate(_) | Caller::User(_) => Err(missing()),
+        Caller::ApiKey(_) | Caller::Certificate(_) | Caller::Signer(_) | Caller::User(_) => Err(missing()),
     }
 }
 

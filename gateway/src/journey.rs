@@ -29,7 +29,7 @@ use crate::edge::counter::Denied;
 use crate::edge::upstream::{Call, ClientStream, Forwarded, Outgoing, Told, WorkerBody};
 use crate::exchange::{AnswerBody, Content, Core, Exchange};
 use crate::head;
-use crate::policy::authenticate;
+use crate::policy::authenticate::{self, Accepted, signature};
 use crate::policy::authorize::{self, Asked, Permit};
 use crate::policy::body::{self, BodyRule};
 use crate::policy::cors::{self, Earned};
@@ -132,6 +132,7 @@ async fn travel(exchange: &mut Exchange, arrived: &Parts, body: &mut ClientBody)
         method: &arrived.method,
         host,
         path: &path,
+        sent_path: arrived.uri.path(),
         query: arrived.uri.query(),
         headers,
         certificate: certificate.as_deref(),
@@ -413,6 +414,11 @@ async fn read_body(
     body: &mut ClientBody,
 ) -> Result<(Outgoing, Size), Stop> {
     let pace = exchange.core.snapshot.body_pace;
+    // Who signed has signed the body's digest, which only the whole body can be held to.
+    let signed = route.authenticate.takes(Accepted::Signature) && signature::is_shown(&arrived.headers);
+    if signed && body.is_empty() {
+        held(exchange, route, arrived, b"")?;
+    }
     let nothing = Ok((Outgoing::Empty, Size::default()));
     let Some(rule) = &route.body else {
         let empty = body.is_empty() || !exchange.http1 && Box::pin(body.ends_empty(pace)).await;
@@ -428,16 +434,33 @@ async fn read_body(
         }
         exchange.would_refuse(Problem::from(Stop::Body(refusal)).reason.slug());
         let whole = body.whole(rule.max(), pace).await?;
+        if signed {
+            held(exchange, route, arrived, &whole)?;
+        }
         let size = Size { bytes: whole.len() as u64, rows: 1 };
         return Ok((Outgoing::Whole(Some(whole)), size));
     }
-    if !rule.needs_whole() && !route.limits.needs_body {
+    if !rule.needs_whole() && !route.limits.needs_body && !signed {
         let Some(incoming) = body.take() else { return nothing };
         let stream = ClientStream::new(incoming, rule.max(), pace, Rc::clone(&exchange.bytes_in));
         return Ok((Outgoing::Stream(stream), Size::default()));
     }
     let whole = body.whole(rule.max(), pace).await?;
+    if signed {
+        held(exchange, route, arrived, &whole)?;
+    }
     judge(exchange, rule, route, whole)
+}
+
+/// Holds a body to the digest that was signed with its request.
+fn held(exchange: &mut Exchange, route: &Route, arrived: &Parts, body: &[u8]) -> Result<(), Stop> {
+    let Err(refusal) = signature::check_body(&arrived.headers, body) else { return Ok(()) };
+    let stop = Stop::Authenticate(authenticate::Refusal::Signature(refusal), Vec::new());
+    if !route.shadow.authenticate {
+        return Err(stop);
+    }
+    exchange.would_refuse(Problem::from(stop).reason.slug());
+    Ok(())
 }
 
 fn judge(exchange: &mut Exchange, rule: &BodyRule, route: &Route, whole: Bytes) -> Result<(Outgoing, Size), Stop> {

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::edge::counter::Denied;
 use crate::edge::upstream::{ClientFault, Fault};
-use crate::policy::authenticate::{self, api_key, binding, certificate, jwt};
+use crate::policy::authenticate::{self, api_key, binding, certificate, jwt, signature};
 use crate::policy::path::Ambiguous;
 use crate::policy::{authorize, body, cors, limit, route, token};
 use crate::types::RequestId;
@@ -70,6 +70,10 @@ reasons! {
     ApiKeyExpired 401 "api-key-expired" "The API key has expired";
     CertificateUnknown 401 "certificate-unknown" "The client certificate is not known here";
     CertificateExpired 401 "certificate-expired" "The client certificate has expired";
+    SignatureMalformed 400 "signature-malformed" "The signature can't be read, or leaves too much open";
+    SignatureInvalid 401 "signature-invalid" "The signature is not good here";
+    SignerEnded 401 "signer-ended" "The signing key is not good at this time";
+    BodyDigest 400 "body-digest" "The body is not the one that was signed";
     TokenInvalid 401 "token-invalid" "The token is not good here";
     TokenBinding 401 "token-binding" "The token is bound to something that was not shown";
     ProofInvalid 401 "proof-invalid" "The proof is not good";
@@ -490,6 +494,22 @@ fn credential(refusal: &authenticate::Refusal) -> Problem {
             let detail = "Which proofs were used can't be looked up. Try again shortly, with a new one.";
             Problem::new(Reason::ReplayUnknown, detail).header(header::RETRY_AFTER, "1")
         }
+        R::Signature(signature::Refusal::Malformed(why)) => {
+            Problem::new(Reason::SignatureMalformed, format!("The signature is refused because: {why} (RFC 9421)."))
+        }
+        R::Signature(signature::Refusal::Invalid(cause)) => Problem::new(
+            Reason::SignatureInvalid,
+            "It is not by a known key over this very request, or not from now. Check key, clock and what was signed.",
+        )
+        .cause(*cause),
+        R::Signature(signature::Refusal::Ended) => Problem::new(
+            Reason::SignerEnded,
+            "The key has expired, or is not in use yet. Ask the operator for another.",
+        ),
+        R::Signature(signature::Refusal::Digest) => Problem::new(
+            Reason::BodyDigest,
+            "Send Content-Digest with sha-256 of the body as it is sent (RFC 9530), and sign it.",
+        ),
         R::IssuerUnavailable => {
             Problem::new(Reason::IssuerUnavailable, "The issuer's keys could not be fetched so far. Try again shortly.")
                 .header(header::RETRY_AFTER, "10")

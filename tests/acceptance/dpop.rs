@@ -6,8 +6,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use gateway::types::Sha256;
 use harness::identity::{ISSUER, base64url, change, clients, now, part};
-use harness::redis::Redis;
-use harness::{Answer, Client, Gateway, GatewayBuilder, Recorder, Request, Signer, TestCa};
+use harness::{Answer, Client, Gateway, GatewayBuilder, Recorder, Redis, Request, Signer, TestCa};
 use serde_json::{Value, json};
 
 const POLICY: &str =
@@ -285,9 +284,7 @@ async fn a_proof_that_one_gateway_has_seen_is_refused_by_the_other() {
     let worker = Recorder::start();
     let start = async || Gateway::builder().worker(&worker).policy(POLICY).redis(&redis).start().await;
     let (one, two) = (start().await, start().await);
-    let origin = "[proofs]";
     let token = one.signer().token(&json!({ "cnf": { "jkt": thumbprint(key()) } }));
-    let _ = origin;
     // Both are called by the same name, as behind one balancer.
     let proof = proof_with(key(), "https://api.example.com/known", &token, &json!({}), &json!({}));
     let ask = |gateway: &Gateway| shown(&gateway.client(), &token, &proof).header("host", "api.example.com");

@@ -29,6 +29,7 @@ mod reload;
 mod rights;
 mod secrets;
 mod shutdown;
+mod signatures;
 mod store_links;
 mod store_lost;
 mod stores;

@@ -15,6 +15,8 @@ pub struct Facts<'a> {
     pub host: &'a str,
     /// The path in its normal form.
     pub path: &'a str,
+    /// The path as it was sent.
+    pub sent_path: &'a str,
     /// The query, as it was sent.
     pub query: Option<&'a str>,
     /// The headers.

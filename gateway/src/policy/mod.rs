@@ -26,7 +26,7 @@ use http::HeaderName;
 use crate::settings::Section;
 use crate::types::Name;
 
-use authenticate::{Authenticate, Authenticator};
+use authenticate::{Accepted, Authenticate, Authenticator};
 use authorize::{Authorize, Rights, Vocabulary};
 use body::BodyRule;
 use cors::Cors;
@@ -275,6 +275,14 @@ impl Parts<'_> {
             section.mistake("limits", reason, "use a limit by \"address\" or \"route\"");
         }
         let body = section.section("body").and_then(|body| BodyRule::compile(body, self.schemas));
+        if authenticate.as_ref().is_some_and(|it| it.takes(Accepted::Signature)) {
+            let is_form = matches!(&destination, Some(Destination::Own(endpoint)) if endpoint.takes_form());
+            if is_form || body.as_ref().is_some_and(|body| body.max() > body::MOST_WHOLE) {
+                let reason =
+                    "takes signed requests, and the body here is never held in memory whole, as its digest needs";
+                section.mistake("authenticate", reason, "lower the body's `max` to 16MiB, or take other credentials");
+            }
+        }
         let (model, version) = (named(section, "model"), named(section, "version"));
         if authorize.as_ref().is_some_and(Authorize::needs_model) && matches!(model, Model::Unnamed) {
             let reason = "names one that is for some models, and this route names none";

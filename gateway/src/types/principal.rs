@@ -17,6 +17,8 @@ pub enum Scheme {
     Jwt,
     /// A client certificate.
     Certificate,
+    /// A signed request.
+    Signature,
 }
 
 impl Scheme {
@@ -28,6 +30,7 @@ impl Scheme {
             Self::ApiKey => "api_key",
             Self::Jwt => "jwt",
             Self::Certificate => "mtls",
+            Self::Signature => "signature",
         }
     }
 }

@@ -357,6 +357,7 @@ impl Issuer {
                 "write at most \"60s\"",
             );
         }
+        let bound = section.or("bound", Bound::Any);
         let keys = Self::compile_keys(section, &algorithms);
         Some(Self {
             name,
@@ -366,7 +367,7 @@ impl Issuer {
             types: types.into(),
             roles_claim: roles_claim.into(),
             leeway: leeway.as_secs(),
-            bound: section.or("bound", Bound::Any),
+            bound,
             keys: keys?,
             is_own: false,
         })

@@ -10,6 +10,7 @@ pub mod dpop;
 pub mod jwt;
 pub mod once;
 pub mod seen;
+pub mod signature;
 
 use std::sync::Arc;
 
@@ -27,6 +28,7 @@ use certificate::Certificates;
 use jwt::{Issuers, Keys, Revocations};
 use once::{Once, Proofs, Unspent};
 use seen::SeenTokens;
+use signature::Signers;
 
 /// A scheme that a route can name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +39,8 @@ pub enum Accepted {
     Jwt,
     /// The connection's client certificate.
     Mtls,
+    /// A signature of the request (RFC 9421).
+    Signature,
 }
 
 impl Accepted {
@@ -46,9 +50,9 @@ impl Accepted {
 }
 
 impl Named for Accepted {
-    const SHAPE: &'static str = "\"api_key\", \"jwt\" or \"mtls\"";
+    const SHAPE: &'static str = "\"api_key\", \"jwt\", \"mtls\" or \"signature\"";
     const NAMES: &'static [(&'static str, Self)] =
-        &[("api_key", Self::ApiKey), ("jwt", Self::Jwt), ("mtls", Self::Mtls)];
+        &[("api_key", Self::ApiKey), ("jwt", Self::Jwt), ("mtls", Self::Mtls), ("signature", Self::Signature)];
 }
 
 /// Which credentials a route takes.
@@ -98,6 +102,10 @@ impl Authenticate {
         }
         if schemes.iter().enumerate().any(|(index, scheme)| schemes.iter().take(index).any(|other| other == scheme)) {
             section.mistake("authenticate", "names a scheme twice", "name each once");
+        }
+        if schemes.contains(&Accepted::Signature) && authenticator.signers.is_empty() {
+            let reason = "takes signed requests, and no key is known, so nobody could call it with one";
+            section.mistake("authenticate", reason, "define [signing_keys.ID]");
         }
         if schemes.contains(&Accepted::Mtls) {
             authenticator.certificates.check(section);
@@ -160,12 +168,14 @@ pub struct Authenticator {
     api_keys: ApiKeys,
     issuers: Issuers,
     certificates: Certificates,
+    signers: Signers,
     proofs: Proofs,
     challenges: Challenges,
 }
 
 impl Authenticator {
-    /// Reads `[api_key]`, `[api_keys.ID]`, `[issuers.NAME]`, `[certificates.NAME]` and `[proofs]`.
+    /// Reads `[api_key]`, `[api_keys.ID]`, `[issuers.NAME]`, `[certificates.NAME]`, `[signing_keys.ID]` and
+    /// `[proofs]`.
     #[must_use]
     pub fn compile(root: &Section<'_>, words: &Vocabulary, own: Option<&TokenIssuer>) -> Self {
         let settings = root.section_or_empty("api_key");
@@ -195,6 +205,7 @@ impl Authenticator {
             api_keys: ApiKeys::compile(root, words),
             issuers: Issuers::compile(root, own),
             certificates: Certificates::compile(root, words),
+            signers: Signers::compile(root, words),
             proofs: Proofs::compile(root),
         }
     }
@@ -217,6 +228,12 @@ impl Authenticator {
     #[must_use]
     pub fn certificates(&self) -> &Certificates {
         &self.certificates
+    }
+
+    /// The keys that requests are signed with.
+    #[must_use]
+    pub fn signers(&self) -> &Signers {
+        &self.signers
     }
 
     /// What proofs are held to.
@@ -298,6 +315,7 @@ impl Authenticator {
             Accepted::ApiKey => single(facts.headers, &self.header)?.map(|key| Shown::ApiKey(key.as_bytes())),
             Accepted::Jwt => token(facts.headers)?.map(|(token, how)| Shown::Token(token, how)),
             Accepted::Mtls => facts.certificate.map(Shown::Certificate),
+            Accepted::Signature => signature::is_shown(facts.headers).then_some(Shown::Signature),
         })
     }
 
@@ -312,6 +330,11 @@ impl Authenticator {
         match shown {
             Shown::Certificate(shown) => {
                 Ok(self.certificates.decide(shown, facts.now).map_err(Refusal::Certificate)?)
+            }
+            Shown::Signature => {
+                let (principal, used) = self.signers.decide(facts, &self.proofs).map_err(Refusal::Signature)?;
+                once.push(used);
+                Ok(principal)
             }
             Shown::ApiKey(key) => Ok(self.api_keys.decide(key, facts.now).map_err(Refusal::ApiKey)?),
             Shown::Token(token, how) => match self.issuers.decide(token, words, known, facts.now) {
@@ -345,8 +368,10 @@ impl Authenticator {
         let dpop = dpop.filter(|_| jwt).cloned();
         // TLS has no scheme of HTTP, and an answer with 401 names one (RFC 9110 §15.5.2).
         let certificate = mtls.then_some(HeaderValue::from_static("Certificate realm=\"modelgate\""));
+        let signed = rule.takes(Accepted::Signature);
+        let signature = signed.then_some(HeaderValue::from_static("Signature realm=\"modelgate\""));
         let api_key = api_key.then(|| self.challenges.api_key.clone());
-        [jwt.then(|| bearer.clone()), dpop, api_key, certificate].into_iter().flatten()
+        [jwt.then(|| bearer.clone()), dpop, api_key, certificate, signature].into_iter().flatten()
     }
 }
 
@@ -356,6 +381,7 @@ enum Shown<'f> {
     ApiKey(&'f [u8]),
     Token(&'f [u8], binding::Shown),
     Certificate(&'f ClientCertificate),
+    Signature,
 }
 
 /// The values of `WWW-Authenticate`, made once.
@@ -455,6 +481,8 @@ pub enum Refusal {
     ApiKey(api_key::Refusal),
     /// The client certificate stands for nobody.
     Certificate(certificate::Refusal),
+    /// The request's signature is not good.
+    Signature(signature::Refusal),
     /// The token is not good.
     Token(jwt::Refusal),
     /// The token is good, and not from this client.

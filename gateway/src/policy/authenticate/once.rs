@@ -91,8 +91,13 @@ impl Proofs {
     /// Whether an authority is the one that this request called, as its client sees it.
     #[must_use]
     pub fn is_authority(&self, authority: &str, facts: &Facts<'_>) -> bool {
-        let called = self.authority.as_deref().map_or_else(|| normal(facts.host), ToOwned::to_owned);
-        normal(authority) == called
+        normal(authority) == self.authority(facts)
+    }
+
+    /// The authority that this request called, as its client sees it, in its normal form.
+    #[must_use]
+    pub fn authority(&self, facts: &Facts<'_>) -> String {
+        self.authority.as_deref().map_or_else(|| normal(facts.host), ToOwned::to_owned)
     }
 
     /// What something with these names, made at a time, is remembered by and for how long: gateways' clocks may differ

@@ -161,6 +161,7 @@ mod tests {
             method: &method,
             host: "",
             path: "/",
+            sent_path: "/",
             query: None,
             headers: &headers,
             certificate: None,

@@ -337,7 +337,8 @@ mod tests {
         let headers = HeaderMap::new();
         let now = Timestamp::from_secs(1_800_000_000);
         let (host, path, query, address) = ("", "/", None, IpAddr::from([192, 0, 2, 1]));
-        let facts = Facts { method, host, path, query, headers: &headers, certificate: None, address, now };
+        let facts =
+            Facts { method, host, path, sent_path: path, query, headers: &headers, certificate: None, address, now };
         rule.decide(who, &Asked { model, version, facts: &facts }).map(|permit| permit.right().cloned())
     }
 

@@ -204,6 +204,7 @@ impl Client {
         if lifetime.is_some_and(|lifetime| lifetime > MOST_LIFETIME || lifetime < Duration::from_secs(1)) {
             section.mistake("lifetime", "is not between a second and a day", "write at most \"1d\"");
         }
+        let bound = section.or("bound", Bound::Any);
         Some(Self {
             name,
             digest: digest?,
@@ -212,7 +213,7 @@ impl Client {
             grants: grants.into(),
             lifetime,
             all_tokens,
-            bound: section.or("bound", Bound::Any),
+            bound,
         })
     }
 }
