@@ -488,6 +488,7 @@ fn headers_forwarded(bencher: Bencher<'_, '_>) {
         http2: false,
         id: RequestIds::new([1; 16]).next(),
         principal: &principal,
+        assertion: None,
         route: &route.name,
         is_read_here: false,
     };

@@ -22,6 +22,7 @@ use crate::edge::log::{BatchLog, Record};
 use crate::edge::metrics::{Metrics, RouteSeries};
 use crate::edge::upstream::{Pool, PoolSettings, WorkerBody};
 use crate::policy::Policy;
+use crate::policy::assertion::Assertions;
 use crate::policy::authenticate::seen::SeenTokens;
 use crate::policy::cors::Earned;
 use crate::policy::limit::headers::RateHeaders;
@@ -93,6 +94,8 @@ pub struct Core {
     pub thread: usize,
     /// Tokens that were verified on this thread.
     pub seen_tokens: SeenTokens,
+    /// What this thread's workers were told of callers.
+    pub assertions: Assertions,
     /// What was granted and taken back.
     pub grants: Grants,
     /// Names for requests.

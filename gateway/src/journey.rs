@@ -164,6 +164,9 @@ async fn travel(exchange: &mut Exchange, arrived: &Parts, body: &mut ClientBody)
                 Some(admission) => admission,
                 None => Box::pin(asking.admit_and_say(exchange, size)).await?,
             };
+            let words = &policy.vocabulary;
+            let assertion = core.assertions.of(policy.assertion.as_ref(), *position, &principal, words, now);
+            let assertion = assertion.map_err(|_| Stop::Internal("an assertion that can't be signed"))?;
             let told = Told {
                 credential: policy.api_key_header(),
                 client: &exchange.client.text,
@@ -171,6 +174,7 @@ async fn travel(exchange: &mut Exchange, arrived: &Parts, body: &mut ClientBody)
                 http2: arrived.version == Version::HTTP_2,
                 id: exchange.id,
                 principal: &principal,
+                assertion: assertion.as_ref(),
                 route: &route.name,
                 is_read_here: exchange.counts_answer(),
             };

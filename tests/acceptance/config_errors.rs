@@ -86,7 +86,7 @@ a = 1
 
   2.toml:1:2  plugins
     is not a key that is known here
-    help: remove it; known here: admin, api_key, api_keys, client_address, clients, cors, defaults, issuers, limits, listener, log, pools, reload, rights, roles, routes, schemas, store, token, users
+    help: remove it; known here: admin, api_key, api_keys, assertion, client_address, clients, cors, defaults, issuers, limits, listener, log, pools, reload, rights, roles, routes, schemas, store, token, users
 ",
     ),
 ];
@@ -811,6 +811,37 @@ fn anonymous_is_written_out_on_both_sides_or_not_at_all() {
 }
 
 const CONTRADICTIONS: &[Case] = &[
+    (
+        "assertions",
+        r#"[assertion]
+algorithm = "HS256"
+signing_key = "b58c1f0a7d9e4463a2c87b1e5f90d3c46e8a1b7295cd40f3"
+lifetime = "1h"
+pools = { modles = "model-worker" }
+"#,
+        r#"error: 5 mistakes in the configuration
+
+  2.toml:1:2  assertion.issuer
+    is missing
+    help: write the name by which workers know this gateway
+
+  2.toml:4:1  assertion.lifetime
+    is shorter than clocks differ, or longer than a stolen assertion should work
+    help: write one from "10s" to "5m"
+
+  2.toml:5:11  assertion.pools.modles
+    names the pool "modles", which is not defined
+    help: did you mean "models"?
+
+  2.toml:2:1  assertion.algorithm
+    is HMAC, with which whoever can check an assertion can make one
+    help: write one such as "ES256" or "EdDSA"
+
+  2.toml:3:1  assertion.signing_key
+    is written out, and a secret must only be referred to
+    help: write { env = "NAME" } or { file = "path" }; a secret itself never stands here
+"#,
+    ),
     (
         "rights",
         r#"[rights.good]

@@ -4,6 +4,7 @@
 mod admin;
 mod api_key;
 mod ask;
+mod assertion;
 mod bodies;
 mod certificates;
 mod config_errors;

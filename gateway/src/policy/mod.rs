@@ -4,6 +4,7 @@
 //! answers one question, reads top-down (what people write, how it is compiled, how it decides, what
 //! it refuses) and knows no other stage. `journey` alone knows their order.
 
+pub mod assertion;
 pub mod authenticate;
 pub mod authorize;
 pub mod body;
@@ -26,6 +27,7 @@ use http::HeaderName;
 use crate::settings::Section;
 use crate::types::Name;
 
+use assertion::Assertion;
 use authenticate::{Authenticate, Authenticator};
 use authorize::{Authorize, Rights, Vocabulary};
 use body::BodyRule;
@@ -117,6 +119,8 @@ pub struct Policy {
     pub authenticator: Authenticator,
     /// The gateway's own tokens, where it issues any.
     pub issuer: Option<TokenIssuer>,
+    /// What workers are told of callers with a signature, where they are.
+    pub assertion: Option<Assertion>,
     /// The gateway's public keys and metadata, as they are shown.
     pub documents: Documents,
     /// What roles, scopes and claims mean.
@@ -142,6 +146,11 @@ impl Policy {
             root.mistake("clients", "stands here without [token], so no client could get a token", "define [token]");
         }
         let authenticator = Authenticator::compile(root, &vocabulary, issuer.as_ref());
+        let assertion = root.section("assertion").and_then(|section| {
+            let assertion = Assertion::compile(&section, pools);
+            section.finish();
+            assertion
+        });
         let rights = Rights::compile(root, &vocabulary);
         let schemas = body::Schemas::compile(root);
         let client_address = root.section_or_empty("client_address");
@@ -199,7 +208,18 @@ impl Policy {
                 |wanted| own_paths.iter().find(|(endpoint, _)| *endpoint == wanted).map(|(_, path)| path.clone());
             Documents { jwks: issuer.jwks().into(), metadata: issuer.metadata(path).into() }
         });
-        Some(Self { table, routes, authenticator, issuer, documents, vocabulary, trusted_proxies, limits, pools })
+        Some(Self {
+            table,
+            routes,
+            authenticator,
+            issuer,
+            assertion,
+            documents,
+            vocabulary,
+            trusted_proxies,
+            limits,
+            pools,
+        })
     }
 
     /// The route of an id that this policy's table gave.
