@@ -4,6 +4,7 @@
 //! answers one question, reads top-down (what people write, how it is compiled, how it decides, what
 //! it refuses) and knows no other stage. `journey` alone knows their order.
 
+pub mod answer;
 pub mod assertion;
 pub mod authenticate;
 pub mod authorize;
@@ -27,6 +28,7 @@ use http::HeaderName;
 use crate::settings::Section;
 use crate::types::Name;
 
+use answer::{AnswerRules, Answers};
 use assertion::Assertion;
 use authenticate::{Authenticate, Authenticator};
 use authorize::{Authorize, Rights, Vocabulary};
@@ -72,6 +74,8 @@ pub struct Route {
     pub version: Model,
     /// Which bodies it takes; none where absent.
     pub body: Option<BodyRule>,
+    /// How much of the answer is shown to whom.
+    pub answers: Answers,
     /// Which of these rules are only tried out.
     pub shadow: Shadow,
 }
@@ -152,6 +156,7 @@ impl Policy {
             assertion
         });
         let rights = Rights::compile(root, &vocabulary);
+        let answers = AnswerRules::compile(root);
         let schemas = body::Schemas::compile(root);
         let client_address = root.section_or_empty("client_address");
         let trusted_proxies = TrustedProxies::compile(&client_address);
@@ -169,6 +174,7 @@ impl Policy {
             pools,
             words: &vocabulary,
             rights: &rights,
+            answers: &answers,
             authenticator: &authenticator,
             limits: &limits,
             cors: &cors,
@@ -240,6 +246,7 @@ struct Parts<'a> {
     pools: &'a [Name],
     words: &'a Vocabulary,
     rights: &'a Rights,
+    answers: &'a AnswerRules,
     authenticator: &'a Authenticator,
     limits: &'a Limits,
     cors: &'a HashMap<Name, Arc<Cors>>,
@@ -311,6 +318,12 @@ impl Parts<'_> {
                 format!("names {:?} and {:?}, which count rows in different places", &*first.name, &*other.name);
             section.mistake("limits", reason, "write the same `rows_at` in both");
         }
+        if section.has("answers")
+            && let Some(limit) = limits.iter().find(|limit| matches!(limit.cost, Cost::Answer(_)))
+        {
+            let reason = format!("stands beside the limit {:?}, which counts what the answer names", &*limit.name);
+            section.mistake("answers", reason, "keep one of them: what is shaped may no longer name it");
+        }
         Some(Route {
             name: section.name(),
             destination: destination?,
@@ -322,6 +335,7 @@ impl Parts<'_> {
             model,
             version,
             body,
+            answers: Answers::compile(section, self.answers, &self.words.roles),
             shadow: Shadow::compile(section),
         })
     }
