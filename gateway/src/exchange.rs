@@ -22,6 +22,7 @@ use crate::edge::log::{BatchLog, Record};
 use crate::edge::metrics::{Metrics, RouteSeries};
 use crate::edge::upstream::{Pool, PoolSettings, WorkerBody};
 use crate::policy::Policy;
+use crate::policy::assertion::Assertions;
 use crate::policy::authenticate::seen::SeenTokens;
 use crate::policy::cors::Earned;
 use crate::policy::limit::headers::RateHeaders;
@@ -93,6 +94,8 @@ pub struct Core {
     pub thread: usize,
     /// Tokens that were verified on this thread.
     pub seen_tokens: SeenTokens,
+    /// What this thread's workers were told of callers.
+    pub assertions: Assertions,
     /// What was granted and taken back.
     pub grants: Grants,
     /// Names for requests.
@@ -156,6 +159,8 @@ pub struct Exchange {
     pub(crate) answer: Option<Vec<u8>>,
     /// The limits that are only tried out and would have refused.
     pub(crate) would_refuse: Option<String>,
+    /// Features with values that the model does not know.
+    pub(crate) flagged: Option<String>,
     pub(crate) normalized: Option<String>,
     pub(crate) status: u16,
     pub(crate) reason: Option<Reason>,
@@ -197,6 +202,7 @@ impl Exchange {
             charge: None,
             answer: None,
             would_refuse: None,
+            flagged: None,
             normalized: None,
             // What stands in the record if the client leaves before there is an answer (nginx's number).
             status: 499,
@@ -290,6 +296,7 @@ impl Drop for Exchange {
             worker_took: self.worker_took,
             normalized: self.normalized.as_deref(),
             would_refuse: self.would_refuse.as_deref(),
+            flagged: self.flagged.as_deref(),
         });
     }
 }

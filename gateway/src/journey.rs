@@ -29,6 +29,7 @@ use crate::edge::counter::Denied;
 use crate::edge::upstream::{Call, ClientStream, Forwarded, Outgoing, Told, WorkerBody};
 use crate::exchange::{AnswerBody, Content, Core, Exchange};
 use crate::head;
+use crate::policy::answer::AnswerRule;
 use crate::policy::authenticate::{self, Accepted, signature};
 use crate::policy::authorize::{self, Asked, Permit};
 use crate::policy::body::{self, BodyRule};
@@ -44,6 +45,7 @@ use crate::token_endpoint;
 use crate::types::{ClientAddress, ClientCertificate, Principal, Scheme, Timestamp};
 
 static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+static X_OUT_OF_RANGE: HeaderName = HeaderName::from_static("x-out-of-range");
 static X_NORMALIZED: HeaderName = HeaderName::from_static("x-normalized");
 
 /// One request on one connection, which `is_last` says ends with it. Always gives an answer.
@@ -167,7 +169,6 @@ async fn travel(exchange: &mut Exchange, arrived: &Parts, body: &mut ClientBody)
             Ok(Answer::Own(token_endpoint::document(&policy.documents, *endpoint)))
         }
         Destination::Pool(position) => {
-            let pool = core.pools.get(*position).ok_or(Stop::Internal("a route without a pool"))?;
             let (outgoing, size) = match read_body(exchange, route, arrived, body).await {
                 Ok(read) => read,
                 Err(stop) => return Err(asking.refused(exchange, early.as_ref(), stop).await),
@@ -176,33 +177,74 @@ async fn travel(exchange: &mut Exchange, arrived: &Parts, body: &mut ClientBody)
                 Some(admission) => admission,
                 None => Box::pin(asking.admit_and_say(exchange, size)).await?,
             };
-            let told = Told {
-                credential: policy.api_key_header(),
-                client: &exchange.client.text,
-                authority: arrived.uri.authority(),
-                http2: arrived.version == Version::HTTP_2,
-                id: exchange.id,
-                principal: &principal,
-                route: &route.name,
-                is_read_here: exchange.counts_answer(),
-            };
-            let call = Call {
-                method: &arrived.method,
-                path: route.worker_path.as_deref().unwrap_or(&path),
-                query: arrived.uri.query(),
-                headers: Forwarded::new(headers, told).ok_or(Stop::Head(HeadFault::Connection))?,
-            };
-            let tally = core.metrics.tally(core.thread);
-            let sent = Instant::now();
-            let answer = pool.forward(&call, outgoing, permit, admission, || tally.upstream_connected()).await;
-            let answer = answer.map_err(Stop::Upstream)?;
-            exchange.worker_took = Some(sent.elapsed());
-            exchange.worker = Some(answer.worker);
-            exchange.is_last |= answer.early;
-            exchange.answer = exchange.counts_answer().then(Vec::new);
-            Ok(Answer::Worker(answer.response))
+            let cleared = Cleared { route, principal: &principal, path: &path, permit, admission };
+            forward(exchange, arrived, *position, cleared, outgoing).await
         }
     }
+}
+
+/// A request that nothing stands against.
+struct Cleared<'a> {
+    route: &'a Route,
+    principal: &'a Principal,
+    path: &'a str,
+    permit: Permit,
+    admission: Admission,
+}
+
+/// Brings the request to a worker of the pool at the position, and the answer back.
+async fn forward(
+    exchange: &mut Exchange,
+    arrived: &Parts,
+    position: usize,
+    cleared: Cleared<'_>,
+    outgoing: Outgoing,
+) -> Result<Answer, Stop> {
+    let core = Rc::clone(&exchange.core);
+    let policy = &core.snapshot.policy;
+    let Cleared { route, principal, path, permit, admission } = cleared;
+    let pool = core.pools.get(position).ok_or(Stop::Internal("a route without a pool"))?;
+    let now = timestamp(exchange.began);
+    let assertion = core.assertions.of(policy.assertion.as_ref(), position, principal, &policy.vocabulary, now);
+    let assertion = assertion.map_err(|_| Stop::Internal("an assertion that can't be signed"))?;
+    let shaped = route.answers.rule(principal).filter(|_| arrived.method != Method::HEAD);
+    let told = Told {
+        credential: policy.api_key_header(),
+        client: &exchange.client.text,
+        authority: arrived.uri.authority(),
+        http2: arrived.version == Version::HTTP_2,
+        id: exchange.id,
+        principal,
+        assertion: assertion.as_ref(),
+        route: &route.name,
+        is_read_here: exchange.counts_answer() || shaped.is_some(),
+    };
+    let call = Call {
+        method: &arrived.method,
+        path: route.worker_path.as_deref().unwrap_or(path),
+        query: arrived.uri.query(),
+        headers: Forwarded::new(&arrived.headers, told).ok_or(Stop::Head(HeadFault::Connection))?,
+    };
+    let tally = core.metrics.tally(core.thread);
+    let sent = Instant::now();
+    let answer = pool.forward(&call, outgoing, permit, admission, || tally.upstream_connected()).await;
+    let answer = answer.map_err(Stop::Upstream)?;
+    exchange.worker_took = Some(sent.elapsed());
+    exchange.worker = Some(answer.worker);
+    exchange.is_last |= answer.early;
+    exchange.answer = exchange.counts_answer().then(Vec::new);
+    match shaped.filter(|_| answer.response.status().is_success()) {
+        Some(rule) => Box::pin(shape(rule, answer.response)).await.map(Answer::Own),
+        None => Ok(Answer::Worker(answer.response)),
+    }
+}
+
+/// Takes what is not for the caller out of a worker's answer.
+async fn shape(rule: &AnswerRule, answer: Response<WorkerBody>) -> Result<Response<Bytes>, Stop> {
+    let (mut head, body) = answer.into_parts();
+    let whole = body.whole(rule.max()).await.map_err(Stop::Upstream)?;
+    let shaped = rule.apply(head.status, &mut head.headers, &whole).map_err(Stop::Undeclared)?;
+    Ok(Response::from_parts(head, shaped.into()))
 }
 
 /// Answers a form at one of the gateway's own endpoints.
@@ -449,7 +491,7 @@ async fn read_body(
     if signed {
         held(exchange, route, arrived, &whole)?;
     }
-    judge(exchange, rule, route, whole)
+    judge(exchange, rule, route, &arrived.headers, whole)
 }
 
 /// Holds a body to the digest that was signed with its request.
@@ -463,15 +505,24 @@ fn held(exchange: &mut Exchange, route: &Route, arrived: &Parts, body: &[u8]) ->
     Ok(())
 }
 
-fn judge(exchange: &mut Exchange, rule: &BodyRule, route: &Route, whole: Bytes) -> Result<(Outgoing, Size), Stop> {
+fn judge(
+    exchange: &mut Exchange,
+    rule: &BodyRule,
+    route: &Route,
+    headers: &HeaderMap,
+    whole: Bytes,
+) -> Result<(Outgoing, Size), Stop> {
     let mut size = Size { bytes: whole.len() as u64, rows: 1 };
     let look = |body: &serde_json::Value| {
         if route.limits.needs_body {
             size.rows = cost::rows(body, route.limits.rows_at.as_deref());
         }
     };
-    let rewritten = match rule.decide_and_look(&whole, look) {
-        Ok(checked) => checked.into_rewritten(),
+    let rewritten = match rule.decide_and_look(headers, &whole, look) {
+        Ok(checked) => {
+            exchange.flagged = checked.flagged().map(str::to_owned);
+            checked.into_rewritten()
+        }
         Err(refusal) if route.shadow.body => {
             exchange.would_refuse(Problem::from(Stop::Body(refusal)).reason.slug());
             None
@@ -520,6 +571,9 @@ fn finish(mut exchange: Box<Exchange>, outcome: Result<Answer, Problem>) -> Resp
     }
     if let Some(note) = exchange.normalized.as_deref().and_then(|note| HeaderValue::from_str(note).ok()) {
         headers.insert(&X_NORMALIZED, note);
+    }
+    if let Some(flagged) = exchange.flagged.as_deref().and_then(|names| HeaderValue::from_str(names).ok()) {
+        headers.insert(&X_OUT_OF_RANGE, flagged);
     }
     if let Some(earned) = exchange.earned.take() {
         earned.apply(headers);

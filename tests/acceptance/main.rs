@@ -2,8 +2,10 @@
 #![expect(clippy::expect_used, clippy::indexing_slicing, reason = "a test that can't go on has failed")]
 
 mod admin;
+mod answers;
 mod api_key;
 mod ask;
+mod assertion;
 mod bodies;
 mod certificates;
 mod config_errors;
@@ -12,6 +14,7 @@ mod cors;
 mod counter_model;
 mod dpop;
 mod forward;
+mod guards;
 mod http2;
 mod issuer_keys;
 mod jwt;

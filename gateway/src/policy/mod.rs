@@ -4,6 +4,8 @@
 //! answers one question, reads top-down (what people write, how it is compiled, how it decides, what
 //! it refuses) and knows no other stage. `journey` alone knows their order.
 
+pub mod answer;
+pub mod assertion;
 pub mod authenticate;
 pub mod authorize;
 pub mod body;
@@ -26,6 +28,8 @@ use http::HeaderName;
 use crate::settings::Section;
 use crate::types::Name;
 
+use answer::{AnswerRules, Answers};
+use assertion::Assertion;
 use authenticate::{Accepted, Authenticate, Authenticator};
 use authorize::{Authorize, Rights, Vocabulary};
 use body::BodyRule;
@@ -70,6 +74,8 @@ pub struct Route {
     pub version: Model,
     /// Which bodies it takes; none where absent.
     pub body: Option<BodyRule>,
+    /// How much of the answer is shown to whom.
+    pub answers: Answers,
     /// Which of these rules are only tried out.
     pub shadow: Shadow,
 }
@@ -117,6 +123,8 @@ pub struct Policy {
     pub authenticator: Authenticator,
     /// The gateway's own tokens, where it issues any.
     pub issuer: Option<TokenIssuer>,
+    /// What workers are told of callers with a signature, where they are.
+    pub assertion: Option<Assertion>,
     /// The gateway's public keys and metadata, as they are shown.
     pub documents: Documents,
     /// What roles, scopes and claims mean.
@@ -142,8 +150,15 @@ impl Policy {
             root.mistake("clients", "stands here without [token], so no client could get a token", "define [token]");
         }
         let authenticator = Authenticator::compile(root, &vocabulary, issuer.as_ref());
+        let assertion = root.section("assertion").and_then(|section| {
+            let assertion = Assertion::compile(&section, pools);
+            section.finish();
+            assertion
+        });
         let rights = Rights::compile(root, &vocabulary);
+        let answers = AnswerRules::compile(root);
         let schemas = body::Schemas::compile(root);
+        let guards = body::Guards::compile(root);
         let client_address = root.section_or_empty("client_address");
         let trusted_proxies = TrustedProxies::compile(&client_address);
         client_address.finish();
@@ -160,10 +175,12 @@ impl Policy {
             pools,
             words: &vocabulary,
             rights: &rights,
+            answers: &answers,
             authenticator: &authenticator,
             limits: &limits,
             cors: &cors,
             schemas: &schemas,
+            guards: &guards,
             tokens: root.has("token"),
             issuer: issuer.as_ref(),
             default_authenticate,
@@ -199,7 +216,18 @@ impl Policy {
                 |wanted| own_paths.iter().find(|(endpoint, _)| *endpoint == wanted).map(|(_, path)| path.clone());
             Documents { jwks: issuer.jwks().into(), metadata: issuer.metadata(path).into() }
         });
-        Some(Self { table, routes, authenticator, issuer, documents, vocabulary, trusted_proxies, limits, pools })
+        Some(Self {
+            table,
+            routes,
+            authenticator,
+            issuer,
+            assertion,
+            documents,
+            vocabulary,
+            trusted_proxies,
+            limits,
+            pools,
+        })
     }
 
     /// The route of an id that this policy's table gave.
@@ -220,10 +248,12 @@ struct Parts<'a> {
     pools: &'a [Name],
     words: &'a Vocabulary,
     rights: &'a Rights,
+    answers: &'a AnswerRules,
     authenticator: &'a Authenticator,
     limits: &'a Limits,
     cors: &'a HashMap<Name, Arc<Cors>>,
     schemas: &'a body::Schemas,
+    guards: &'a body::Guards,
     tokens: bool,
     issuer: Option<&'a TokenIssuer>,
     default_authenticate: Option<Authenticate>,
@@ -274,7 +304,7 @@ impl Parts<'_> {
             let reason = format!("names {:?}, which counts by {by}, and this route proves none", &*limit.name);
             section.mistake("limits", reason, "use a limit by \"address\" or \"route\"");
         }
-        let body = section.section("body").and_then(|body| BodyRule::compile(body, self.schemas));
+        let body = section.section("body").and_then(|body| BodyRule::compile(body, self.schemas, self.guards));
         if authenticate.as_ref().is_some_and(|it| it.takes(Accepted::Signature)) {
             let is_form = matches!(&destination, Some(Destination::Own(endpoint)) if endpoint.takes_form());
             if is_form || body.as_ref().is_some_and(|body| body.max() > body::MOST_WHOLE) {
@@ -299,6 +329,12 @@ impl Parts<'_> {
                 format!("names {:?} and {:?}, which count rows in different places", &*first.name, &*other.name);
             section.mistake("limits", reason, "write the same `rows_at` in both");
         }
+        if section.has("answers")
+            && let Some(limit) = limits.iter().find(|limit| matches!(limit.cost, Cost::Answer(_)))
+        {
+            let reason = format!("stands beside the limit {:?}, which counts what the answer names", &*limit.name);
+            section.mistake("answers", reason, "keep one of them: what is shaped may no longer name it");
+        }
         Some(Route {
             name: section.name(),
             destination: destination?,
@@ -310,6 +346,7 @@ impl Parts<'_> {
             model,
             version,
             body,
+            answers: Answers::compile(section, self.answers, &self.words.roles),
             shadow: Shadow::compile(section),
         })
     }
