@@ -473,57 +473,15 @@ fn credential(refusal: &authenticate::Refusal) -> Problem {
             "It has the form of a key and is not one of this service's. It may have been withdrawn.",
         ),
         R::ApiKey(api_key::Refusal::Expired) => Problem::new(Reason::ApiKeyExpired, "Ask the operator for a new one."),
-        R::Certificate(certificate::Refusal::Unknown) => Problem::new(
-            Reason::CertificateUnknown,
-            "The authority that issued it is trusted, but it stands for nobody here. Ask the operator to enter it.",
-        ),
-        R::Certificate(certificate::Refusal::Ambiguous(one, other)) => Problem::new(
-            Reason::CertificateUnknown,
-            "It could stand for more than one principal, so it stands for none. Ask the operator to tell them apart.",
-        )
-        .cause(format!("it is for certificates.{one} and certificates.{other}")),
-        R::Certificate(certificate::Refusal::Expired) => {
-            Problem::new(Reason::CertificateExpired, "Renew it and connect again.")
-        }
-        R::Binding(refusal) => Problem::new(
-            Reason::TokenBinding,
-            match refusal {
-                binding::Refusal::NoCertificate => {
-                    "It is bound to a client certificate. Connect with that certificate (RFC 8705 §3)."
-                }
-                binding::Refusal::OtherCertificate => {
-                    "It is bound to another client certificate than this connection's. Get one for this certificate."
-                }
-                binding::Refusal::NoProof => {
-                    "It is bound to a key. Send it as `Authorization: DPoP`, with a proof of that key (RFC 9449 §7.1)."
-                }
-                binding::Refusal::Unbound => {
-                    "It is bound to no key. Send it as `Authorization: Bearer`, or get one that is bound."
-                }
-            },
-        ),
+        R::Certificate(refusal) => bad_certificate(refusal),
+        R::Signature(refusal) => bad_signature(refusal),
+        R::Binding(refusal) => Problem::new(Reason::TokenBinding, unbound(*refusal)),
         R::Proof(refusal) => Problem::new(Reason::ProofInvalid, refusal.detail()),
         R::Replayed => Problem::new(Reason::ProofReplayed, "Make a new one for each request."),
         R::ReplayUnknown => {
             let detail = "Which proofs were used can't be looked up. Try again shortly, with a new one.";
             Problem::new(Reason::ReplayUnknown, detail).header(header::RETRY_AFTER, "1")
         }
-        R::Signature(signature::Refusal::Malformed(why)) => {
-            Problem::new(Reason::SignatureMalformed, format!("The signature is refused because: {why} (RFC 9421)."))
-        }
-        R::Signature(signature::Refusal::Invalid(cause)) => Problem::new(
-            Reason::SignatureInvalid,
-            "It is not by a known key over this very request, or not from now. Check key, clock and what was signed.",
-        )
-        .cause(*cause),
-        R::Signature(signature::Refusal::Ended) => Problem::new(
-            Reason::SignerEnded,
-            "The key has expired, or is not in use yet. Ask the operator for another.",
-        ),
-        R::Signature(signature::Refusal::Digest) => Problem::new(
-            Reason::BodyDigest,
-            "Send Content-Digest with sha-256 of the body as it is sent (RFC 9530), and sign it.",
-        ),
         R::IssuerUnavailable => {
             Problem::new(Reason::IssuerUnavailable, "The issuer's keys could not be fetched so far. Try again shortly.")
                 .header(header::RETRY_AFTER, "10")
@@ -550,6 +508,58 @@ fn credential(refusal: &authenticate::Refusal) -> Problem {
             }
             jwt::Refusal::Subject => invalid("its subject can't be used"),
         },
+    }
+}
+
+fn bad_certificate(refusal: &certificate::Refusal) -> Problem {
+    use certificate::Refusal as R;
+    match refusal {
+        R::Unknown => Problem::new(
+            Reason::CertificateUnknown,
+            "The authority that issued it is trusted, but it stands for nobody here. Ask the operator to enter it.",
+        ),
+        R::Ambiguous(one, other) => Problem::new(
+            Reason::CertificateUnknown,
+            "It could stand for more than one principal, so it stands for none. Ask the operator to tell them apart.",
+        )
+        .cause(format!("it is for certificates.{one} and certificates.{other}")),
+        R::Expired => Problem::new(Reason::CertificateExpired, "Renew it and connect again."),
+    }
+}
+
+fn bad_signature(refusal: &signature::Refusal) -> Problem {
+    use signature::Refusal as R;
+    match refusal {
+        R::Malformed(why) => {
+            Problem::new(Reason::SignatureMalformed, format!("The signature is refused because: {why} (RFC 9421)."))
+        }
+        R::Invalid(cause) => Problem::new(
+            Reason::SignatureInvalid,
+            "It is not by a known key over this very request, or not from now. Check key, clock and what was signed.",
+        )
+        .cause(*cause),
+        R::Ended => Problem::new(
+            Reason::SignerEnded,
+            "The key has expired, or is not in use yet. Ask the operator for another.",
+        ),
+        R::Digest => Problem::new(
+            Reason::BodyDigest,
+            "Send Content-Digest with sha-256 of the body as it is sent (RFC 9530), and sign it.",
+        ),
+    }
+}
+
+fn unbound(refusal: binding::Refusal) -> &'static str {
+    use binding::Refusal as R;
+    match refusal {
+        R::NoCertificate => "It is bound to a client certificate. Connect with that certificate (RFC 8705 §3).",
+        R::OtherCertificate => {
+            "It is bound to another client certificate than this connection's. Get one for this certificate."
+        }
+        R::NoProof => {
+            "It is bound to a key. Send it as `Authorization: DPoP`, with a proof of that key (RFC 9449 §7.1)."
+        }
+        R::Unbound => "It is bound to no key. Send it as `Authorization: Bearer`, or get one that is bound.",
     }
 }
 

@@ -87,9 +87,9 @@ impl Signing {
                 "content-type" => "application/json".into(),
                 _ => "a value".into(),
             };
-            base += &format!("\"{name}\": {value}\n");
+            base.extend(["\"", name, "\": ", &value, "\n"]);
         }
-        base += &format!("\"@signature-params\": {list}");
+        base.extend(["\"@signature-params\": ", &list]);
         let key = hmac::Key::new(hmac::HMAC_SHA256, self.secret.as_bytes());
         (list, BASE64_STANDARD.encode(hmac::sign(&key, base.as_bytes())))
     }

@@ -122,8 +122,12 @@ impl SharedGrants {
     }
 
     fn family_key(&self, family: &Sha256) -> Vec<u8> {
-        let mut key = self.store.key("refresh:").into_bytes();
-        key.extend(family.to_string().into_bytes().split_off("sha256:".len()));
+        self.digest_key("refresh:", family)
+    }
+
+    fn digest_key(&self, kind: &str, digest: &Sha256) -> Vec<u8> {
+        let mut key = self.store.key(kind).into_bytes();
+        key.extend(digest.to_string().into_bytes().split_off("sha256:".len()));
         key
     }
 }
@@ -170,8 +174,7 @@ impl Grants {
     pub async fn spend(&self, once: &Once, by: RequestId, local: bool, now: Timestamp) -> Result<bool, StoreLost> {
         let life = once.until.micros().saturating_sub(now.micros()) / 1000;
         if self.shared.store.is_redis() {
-            let mut key = self.shared.store.key("once:").into_bytes();
-            key.extend_from_slice(&once.name.as_bytes()[..]);
+            let key = self.shared.digest_key("once:", &once.name);
             let mut command = redis::cmd("EVAL");
             command.arg(SPEND).arg(1).arg(key).arg(by.as_str()).arg(life.max(1));
             match self.call(&command).await {

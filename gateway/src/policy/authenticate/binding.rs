@@ -18,7 +18,7 @@ pub enum Bound {
     Any,
     /// A client certificate.
     Certificate,
-    /// A key that DPoP proofs are signed with.
+    /// A key that `DPoP` proofs are signed with.
     Dpop,
 }
 

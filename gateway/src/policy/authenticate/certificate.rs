@@ -153,9 +153,9 @@ impl Certificates {
             return Err(Refusal::Expired);
         }
         let subject = certificate.subject.as_slice();
-        let names = [&*certificate.dns, &*certificate.uris, &*certificate.emails, subject];
-        let named = self.named.iter().zip(names);
-        let mut found = named
+        let shown = [&*certificate.dns, &*certificate.uris, &*certificate.emails, subject];
+        let kinds = self.named.iter().zip(shown);
+        let mut found = kinds
             .flat_map(|(entries, names)| names.iter().filter_map(|name| entries.get(name)))
             .chain(self.by_fingerprint.get(certificate.thumbprint.as_bytes()));
         let first = found.next().ok_or(Refusal::Unknown)?;

@@ -1,4 +1,4 @@
-//! DPoP proofs: does who shows a token hold the key that it is bound to, for this request, now, and once?
+//! `DPoP` proofs: does who shows a token hold the key that it is bound to, for this request, now, and once?
 //!
 //! Source: RFC 9449 §4.3, each of whose checks is here; RFC 7638 for thumbprints. Whether a proof was used before is
 //! asked of the store, after everything else holds. Never takes a key from anywhere but the proof itself, whose

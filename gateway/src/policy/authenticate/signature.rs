@@ -36,7 +36,7 @@ const MOST_NONCE: usize = 256;
 
 /// What a signature is verified with.
 enum Key {
-    Hmac(hmac::Key),
+    Hmac(Box<hmac::Key>),
     Ed25519(DecodingKey),
 }
 
@@ -54,7 +54,7 @@ impl Key {
                 if let Err(reason) = strong_secret(secret.expose()) {
                     section.mistake("secret", reason, "use 32 random bytes or more");
                 }
-                Some(Self::Hmac(hmac::Key::new(hmac::HMAC_SHA256, secret.expose())))
+                Some(Self::hmac(secret.expose()))
             }
             (false, true) => {
                 let pem = section.file("public_key", "name a PEM file with an Ed25519 public key")?;
@@ -68,6 +68,10 @@ impl Key {
                 None
             }
         }
+    }
+
+    fn hmac(secret: &[u8]) -> Self {
+        Self::Hmac(Box::new(hmac::Key::new(hmac::HMAC_SHA256, secret)))
     }
 
     /// Its name (RFC 9421 §6.2.2).
@@ -148,7 +152,7 @@ impl Signers {
             let (Some(key), Some(_), Some(principal)) = (key, owner, principal) else { continue };
             signers.insert(Box::from(&*id), Signer { key, not_before, expires, principal: Arc::new(principal) });
         }
-        Self { signers, nobody: Key::Hmac(hmac::Key::new(hmac::HMAC_SHA256, &[0; 32])) }
+        Self { signers, nobody: Key::hmac(&[0; 32]) }
     }
 
     /// Whether there is none.
@@ -170,24 +174,24 @@ impl Signers {
     /// # Errors
     /// [`Refusal`].
     pub fn decide(&self, facts: &Facts<'_>, proofs: &Proofs) -> Result<(Arc<Principal>, Once), Refusal> {
-        let signed = Signed::read(facts.headers)?;
-        signed.check_coverage(facts)?;
-        if !proofs.is_recent(signed.created, facts.now) {
+        let shown = Signed::read(facts.headers)?;
+        shown.check_coverage(facts)?;
+        if !proofs.is_recent(shown.created, facts.now) {
             return Err(Refusal::Invalid("`created` is too old or in the future"));
         }
-        if signed.expires.is_some_and(|expires| expires <= facts.now.secs()) {
+        if shown.expires.is_some_and(|expires| expires <= facts.now.secs()) {
             return Err(Refusal::Invalid("`expires` has passed"));
         }
-        let base = signed.base(facts, proofs)?;
-        let signer = self.signers.get(&*signed.key_id);
+        let base = shown.base(facts, proofs)?;
+        let signer = self.signers.get(&*shown.key_id);
         let key = signer.map_or(&self.nobody, |signer| &signer.key);
-        let holds = key.verifies(base.as_bytes(), &signed.signature);
+        let holds = key.verifies(base.as_bytes(), &shown.signature);
         let signer = signer.filter(|_| holds).ok_or(Refusal::Invalid("no known key has made it over this request"))?;
-        if signed.algorithm.as_deref().is_some_and(|named| named != signer.key.algorithm()) {
+        if shown.algorithm.as_deref().is_some_and(|named| named != signer.key.algorithm()) {
             return Err(Refusal::Invalid("`alg` is not its key's"));
         }
         let principal = signer.holder(facts.now)?;
-        Ok((principal, proofs.once(&["signature", &signed.key_id, &signed.nonce], signed.created)))
+        Ok((principal, proofs.once(&["signature", &shown.key_id, &shown.nonce], shown.created)))
     }
 }
 
