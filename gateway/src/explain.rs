@@ -233,7 +233,9 @@ fn walk(policy: &Policy, asked: &Asked, out: &mut Explained) -> Result<(), Stop>
             }
             out.note("forward", format!("to the pool {pool}, as {} {seen}", asked.method), &["routes", name, "pool"]);
         }
-        Destination::Own(_) => out.note("answer", "the gateway itself", &["routes", name, "builtin"]),
+        Destination::Own(_) | Destination::Fernet(_) => {
+            out.note("answer", "the gateway itself", &["routes", name, "builtin"]);
+        }
     }
     Ok(())
 }

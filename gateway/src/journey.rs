@@ -28,6 +28,7 @@ use crate::credentials;
 use crate::edge::counter::Denied;
 use crate::edge::upstream::{Call, ClientStream, Forwarded, Outgoing, Told, WorkerBody};
 use crate::exchange::{AnswerBody, Content, Core, Exchange};
+use crate::fernet_endpoint;
 use crate::head;
 use crate::policy::answer::AnswerRule;
 use crate::policy::authenticate;
@@ -155,6 +156,13 @@ async fn travel(exchange: &mut Exchange, arrived: &Parts, body: &mut ClientBody)
         Destination::Own(endpoint) => {
             read_body(exchange, route, arrived, body).await?;
             Ok(Answer::Own(token_endpoint::document(&policy.documents, *endpoint)))
+        }
+        Destination::Fernet(direction) => {
+            let (outgoing, _) = match read_body(exchange, route, arrived, body).await {
+                Ok(read) => read,
+                Err(stop) => return Err(asking.refused(exchange, early.as_ref(), stop).await),
+            };
+            fernet_endpoint::answer(policy, *direction, outgoing, now).map(Answer::Own)
         }
         Destination::Pool(position) => {
             let (outgoing, size) = match read_body(exchange, route, arrived, body).await {
@@ -286,7 +294,7 @@ impl Asking<'_> {
         let policy = &exchange.core.snapshot.policy;
         let pool = match self.route.destination {
             Destination::Pool(position) => policy.pools.get(position).map_or("", |name| name),
-            Destination::Own(_) => "",
+            Destination::Own(_) | Destination::Fernet(_) => "",
         };
         Subject {
             address: exchange.client.ip,
@@ -337,7 +345,7 @@ impl Asking<'_> {
                 self.admit(exchange, Size::default()).await.map(Some)
             }
             // Other clients learn it, whatever becomes of the rest.
-            Destination::Own(Endpoint::Jwks | Endpoint::Metadata) | Destination::Pool(_) => {
+            Destination::Own(Endpoint::Jwks | Endpoint::Metadata) | Destination::Fernet(_) | Destination::Pool(_) => {
                 self.admit_and_say(exchange, Size::default()).await.map(Some)
             }
         }
@@ -363,7 +371,9 @@ impl Asking<'_> {
         }
         let admitted = match self.route.destination {
             Destination::Own(_) => Box::pin(self.admit(exchange, Size::default())).await,
-            Destination::Pool(_) => Box::pin(self.admit_and_say(exchange, Size::default())).await,
+            Destination::Fernet(_) | Destination::Pool(_) => {
+                Box::pin(self.admit_and_say(exchange, Size::default())).await
+            }
         };
         admitted.err().unwrap_or(stop)
     }

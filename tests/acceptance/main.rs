@@ -12,6 +12,7 @@ mod config_errors;
 mod conformance;
 mod cors;
 mod counter_model;
+mod fernet;
 mod forward;
 mod guards;
 mod http2;

@@ -140,7 +140,7 @@ pub enum Signer {
     Es256(EcdsaKeyPair),
     /// With RS256.
     Rs256(RsaKeyPair),
-    /// With EdDSA.
+    /// With `EdDSA`.
     EdDsa(Ed25519KeyPair),
 }
 

@@ -11,6 +11,7 @@ pub mod authorize;
 pub mod body;
 pub mod cors;
 pub mod facts;
+pub mod fernet;
 pub mod forwarded;
 pub mod json;
 pub mod limit;
@@ -23,9 +24,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use figment::value::Value;
 use http::HeaderName;
 
-use crate::settings::Section;
+use crate::settings::{Section, Setting};
 use crate::types::Name;
 
 use answer::{AnswerRules, Answers};
@@ -49,6 +51,8 @@ pub enum Destination {
     Pool(usize),
     /// To one of the gateway's own OAuth2 endpoints.
     Own(Endpoint),
+    /// To the gateway's own sealing and opening of texts.
+    Fernet(fernet::Direction),
 }
 
 /// One route, compiled.
@@ -123,6 +127,8 @@ pub struct Policy {
     pub authenticator: Authenticator,
     /// The gateway's own tokens, where it issues any.
     pub issuer: Option<TokenIssuer>,
+    /// What texts are sealed with, where they are.
+    pub fernet: Option<fernet::Fernet>,
     /// What workers are told of callers with a signature, where they are.
     pub assertion: Option<Assertion>,
     /// The gateway's public keys and metadata, as they are shown.
@@ -155,6 +161,11 @@ impl Policy {
             section.finish();
             assertion
         });
+        let fernet = root.section("fernet").and_then(|section| {
+            let fernet = fernet::Fernet::compile(&section);
+            section.finish();
+            fernet
+        });
         let rights = Rights::compile(root, &vocabulary);
         let answers = AnswerRules::compile(root);
         let schemas = body::Schemas::compile(root);
@@ -182,6 +193,7 @@ impl Policy {
             schemas: &schemas,
             guards: &guards,
             tokens: root.has("token"),
+            fernet: root.has("fernet"),
             issuer: issuer.as_ref(),
             default_authenticate,
             default_limits,
@@ -221,6 +233,7 @@ impl Policy {
             routes,
             authenticator,
             issuer,
+            fernet,
             assertion,
             documents,
             vocabulary,
@@ -243,6 +256,23 @@ impl Policy {
     }
 }
 
+/// What a route can name in place of a pool.
+#[derive(Clone, Copy)]
+enum Builtin {
+    Own(Endpoint),
+    Fernet(fernet::Direction),
+}
+
+impl Setting for Builtin {
+    const SHAPE: &'static str =
+        "\"token\", \"revoke\", \"introspect\", \"jwks\", \"metadata\", \"encrypt\" or \"decrypt\"";
+
+    fn read(value: &Value) -> Result<Self, String> {
+        let direction = fernet::Direction::read(value).map(Self::Fernet);
+        direction.or_else(|_| Endpoint::read(value).map(Self::Own))
+    }
+}
+
 /// What a route may name, while it is compiled.
 struct Parts<'a> {
     pools: &'a [Name],
@@ -255,6 +285,7 @@ struct Parts<'a> {
     schemas: &'a body::Schemas,
     guards: &'a body::Guards,
     tokens: bool,
+    fernet: bool,
     issuer: Option<&'a TokenIssuer>,
     default_authenticate: Option<Authenticate>,
     default_limits: Option<Vec<Arc<Limit>>>,
@@ -304,7 +335,10 @@ impl Parts<'_> {
             let reason = format!("names {:?}, which counts by {by}, and this route proves none", &*limit.name);
             section.mistake("limits", reason, "use a limit by \"address\" or \"route\"");
         }
-        let body = section.section("body").and_then(|body| BodyRule::compile(body, self.schemas, self.guards));
+        let body = match destination {
+            Some(Destination::Fernet(_)) => Some(BodyRule::small()),
+            _ => section.section("body").and_then(|body| BodyRule::compile(body, self.schemas, self.guards)),
+        };
         let (model, version) = (named(section, "model"), named(section, "version"));
         if authorize.as_ref().is_some_and(Authorize::needs_model) && matches!(model, Model::Unnamed) {
             let reason = "names one that is for some models, and this route names none";
@@ -344,7 +378,7 @@ impl Parts<'_> {
     }
 
     fn destination(&self, section: &Section<'_>) -> Option<Destination> {
-        let (pool, builtin) = (section.optional::<String>("pool"), section.optional::<Endpoint>("builtin"));
+        let (pool, builtin) = (section.optional::<String>("pool"), section.optional::<Builtin>("builtin"));
         match (pool, builtin) {
             (Some(name), None) => {
                 let found = self.pools.iter().position(|pool| **pool == *name);
@@ -354,9 +388,22 @@ impl Parts<'_> {
                 }
                 found.map(Destination::Pool)
             }
-            (None, Some(endpoint)) => {
+            (None, Some(Builtin::Own(endpoint))) => {
                 self.check_endpoint(section, endpoint);
                 Some(Destination::Own(endpoint))
+            }
+            (None, Some(Builtin::Fernet(direction))) => {
+                if !self.fernet {
+                    section.mistake(
+                        "builtin",
+                        "needs a key, and no [fernet] is defined",
+                        "define [fernet], or remove the route",
+                    );
+                }
+                for key in ["worker_path", "body"].into_iter().filter(|key| section.has(key)) {
+                    section.mistake(key, "stands beside a builtin that has its own", "remove it");
+                }
+                Some(Destination::Fernet(direction))
             }
             (None, None) => {
                 if !section.has("pool") && !section.has("builtin") {
@@ -417,7 +464,7 @@ fn check(
     model: &Model,
 ) {
     let is_token = matches!(destination, Some(Destination::Own(Endpoint::Token)));
-    let is_own = matches!(destination, Some(Destination::Own(_)));
+    let is_own = matches!(destination, Some(Destination::Own(_) | Destination::Fernet(_)));
     let has_form = matches!(destination, Some(Destination::Own(endpoint)) if endpoint.takes_form());
     let scope = &limit.scope;
     let wrong = if scope.has(&By::User) && !is_token {
