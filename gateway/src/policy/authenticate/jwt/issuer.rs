@@ -1,18 +1,17 @@
-//! One trusted issuer: what it must be told of, and what its tokens must say.
+//! One trusted issuer: what its tokens must say, and whom they stand for.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jsonwebtoken::{AlgorithmFamily, DecodingKey};
 use serde_json::{Map, Value};
 
 use super::Refusal;
 use super::algorithm::JwtAlgorithm;
-use super::key::{VerifyKey, public_key, strong_secret};
+use super::key::VerifyKey;
 use crate::policy::authorize::{Vocabulary, descend};
 use crate::policy::token::{CLIENT_CREDENTIALS, TokenIssuer};
-use crate::settings::Section;
-use crate::types::{Name, Principal, RoleSet, Scheme, Timestamp};
+use crate::types::{Name, Principal, RoleSet, Scheme, Secret, Timestamp};
 
 /// The longest `kid`, in bytes.
 const MOST_KID: usize = 128;
@@ -24,10 +23,49 @@ const LAST_DATE: u64 = 253_402_300_799;
 /// Where an issuer's keys come from.
 #[derive(Debug)]
 pub(super) enum KeySource {
+    /// It has none here: all its tokens are introspected.
+    None,
     /// Known when the policy was compiled.
     Fixed(Vec<VerifyKey>),
-    /// A JWK Set at this URL, fetched by `edge::keys`; `ca` is who vouches for its host, in PEM.
-    Url { url: Box<str>, ca: Option<Box<[u8]>> },
+    /// Fetched by `edge::keys`.
+    Published(Publication),
+}
+
+/// Where a JWK Set is found, and for how long the last good one serves.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Publication {
+    /// Where.
+    pub place: Place,
+    /// For how long the last good keys serve while there are no others.
+    pub kept: Duration,
+}
+
+/// Where an issuer's JWK Set is.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Place {
+    /// At this URL.
+    Set(Box<str>),
+    /// Where the issuer's metadata says, which is at the first of these URLs that has it.
+    Metadata(Box<[Box<str>]>),
+}
+
+/// How an issuer is asked about a token (RFC 7662).
+#[derive(Debug)]
+pub struct Introspection {
+    /// Its endpoint.
+    pub url: Box<str>,
+    /// What the gateway is called there.
+    pub client_id: Box<str>,
+    /// What proves it.
+    pub client_secret: Secret,
+    /// For how long an answer counts, at most.
+    pub cache_for: Duration,
+    /// How many questions a second, at most.
+    pub rate: u32,
+    /// Whether JWTs of this issuer are asked about too.
+    pub(super) all_tokens: bool,
+    /// Whether a token that names no audience is taken.
+    pub(super) any_audience: bool,
 }
 
 /// One trusted issuer.
@@ -35,12 +73,20 @@ pub(super) enum KeySource {
 pub(super) struct Issuer {
     pub(super) name: Name,
     pub(super) iss: Box<str>,
-    audiences: Box<[Box<str>]>,
+    pub(super) audiences: Box<[Box<str>]>,
     pub(super) algorithms: Box<[JwtAlgorithm]>,
-    types: Box<[Box<str>]>,
-    roles_claim: Box<str>,
-    leeway: u64,
+    pub(super) types: Box<[Box<str>]>,
+    pub(super) principal_claim: Box<str>,
+    pub(super) roles_claim: Box<str>,
+    /// What its words for roles mean here; where absent, they are ours.
+    pub(super) roles_map: Option<HashMap<Box<str>, RoleSet>>,
+    /// `scope`, or `scp` where there is none, if absent.
+    pub(super) scopes_claim: Option<Box<str>>,
+    pub(super) leeway: u64,
     pub(super) keys: KeySource,
+    /// Who vouches for its hosts, in PEM; the system's authorities where absent.
+    pub(super) ca: Option<Box<[u8]>>,
+    pub(super) introspection: Option<Introspection>,
     /// Whether it is the gateway itself.
     pub(super) is_own: bool,
 }
@@ -54,120 +100,15 @@ impl Issuer {
             audiences: [own.audience().into()].into(),
             algorithms: own.verify_keys().iter().map(|key| key.algorithm).collect(),
             types: ["at+jwt".into()].into(),
+            principal_claim: "sub".into(),
             roles_claim: "roles".into(),
+            roles_map: None,
+            scopes_claim: None,
             leeway: 0,
             keys: KeySource::Fixed(own.verify_keys().to_vec()),
+            ca: None,
+            introspection: None,
             is_own: true,
-        }
-    }
-
-    pub(super) fn compile(section: &Section<'_>) -> Option<Self> {
-        let name = section.name();
-        if matches!(&*name, "key" | "user" | "client" | "anonymous") {
-            section.mistake_here(
-                format!("is called {name:?}, which already means another kind of principal"),
-                "give it another name",
-            );
-        }
-        if name.is_empty() || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_') {
-            section.mistake_here(
-                "has a name in which principals could not be told apart",
-                "use letters, digits, - and _: its principals are called NAME:SUBJECT",
-            );
-        }
-        let iss: Option<String> = section.required("issuer", "write the `iss` of its tokens, to the letter");
-        let audiences: Vec<Box<str>> = match section.word("audience") {
-            Some(audience) => vec![audience.into()],
-            None => section.all::<String>("audience").into_iter().map(Into::into).collect(),
-        };
-        if audiences.is_empty() || audiences.iter().any(|audience| audience.is_empty()) {
-            section.missing("audience", "write the `aud` that means us; a token for somebody else must not work here");
-        }
-        let algorithms = section.all::<JwtAlgorithm>("algorithms");
-        if algorithms.is_empty() {
-            section.missing("algorithms", "list the algorithms that it signs with: algorithms = [\"RS256\"]");
-        }
-        let types: Vec<Box<str>> =
-            section.all::<String>("token_types").into_iter().map(|t| t.to_ascii_lowercase().into()).collect();
-        let types = if types.is_empty() { vec!["at+jwt".into()] } else { types };
-        let roles_claim = section.or("roles_claim", "roles".to_owned());
-        let leeway = section.or("leeway", Duration::from_secs(30));
-        if leeway > Duration::from_mins(1) {
-            section.mistake(
-                "leeway",
-                "is more than a minute, in which a token that has ended would still work",
-                "write at most \"60s\"",
-            );
-        }
-        let keys = Self::compile_keys(section, &algorithms);
-        Some(Self {
-            name,
-            iss: iss?.into(),
-            audiences: audiences.into(),
-            algorithms: algorithms.into(),
-            types: types.into(),
-            roles_claim: roles_claim.into(),
-            leeway: leeway.as_secs(),
-            keys: keys?,
-            is_own: false,
-        })
-    }
-
-    fn compile_keys(section: &Section<'_>, algorithms: &[JwtAlgorithm]) -> Option<KeySource> {
-        match (section.has("jwks_url"), section.has("public_key"), section.has("secret")) {
-            (true, false, false) => {
-                let url: String = section.optional("jwks_url")?;
-                if !url.starts_with("https://") {
-                    section.mistake(
-                        "jwks_url",
-                        "does not begin with https://, so anybody on the way could put keys there",
-                        "use https",
-                    );
-                }
-                if algorithms.iter().any(|a| a.family() == AlgorithmFamily::Hmac) {
-                    section.mistake(
-                        "algorithms",
-                        "has an HMAC algorithm beside published keys, and what is published is no secret",
-                        "list the issuer's asymmetric algorithms",
-                    );
-                }
-                let ca = section.has("ca").then(|| section.file("ca", "name a PEM file")).flatten();
-                Some(KeySource::Url { url: url.into(), ca: ca.map(Into::into) })
-            }
-            (false, true, false) => {
-                let pem = section.file("public_key", "name a PEM file with the issuer's public key")?;
-                let keys = algorithms.iter().filter_map(|&algorithm| match public_key(algorithm, &pem) {
-                    Ok(key) => Some(VerifyKey { kid: None, algorithm, key }),
-                    Err(reason) => {
-                        section.mistake("public_key", reason, "check that the key is of the algorithm's kind");
-                        None
-                    }
-                });
-                Some(KeySource::Fixed(keys.collect()))
-            }
-            (false, false, true) => {
-                let secret = section.secret("secret")?;
-                if let Err(reason) = strong_secret(secret.expose()) {
-                    section.mistake("secret", reason, "use 32 random bytes or more");
-                }
-                if algorithms.iter().any(|a| a.family() != AlgorithmFamily::Hmac) {
-                    section.mistake(
-                        "algorithms",
-                        "has an asymmetric algorithm beside `secret`",
-                        "use `public_key` or `jwks_url`, or HS256 alone",
-                    );
-                }
-                let key = DecodingKey::from_secret(secret.expose());
-                let keys = algorithms.iter().map(|&algorithm| VerifyKey { kid: None, algorithm, key: key.clone() });
-                Some(KeySource::Fixed(keys.collect()))
-            }
-            _ => {
-                section.missing(
-                    "jwks_url",
-                    "write exactly one of jwks_url, public_key (a PEM file) and secret ({ env } or { file })",
-                );
-                None
-            }
         }
     }
 
@@ -198,55 +139,91 @@ impl Issuer {
         claims: &Map<String, Value>,
         now: Timestamp,
     ) -> Result<(Timestamp, Timestamp), Refusal> {
-        let now = now.secs();
-        let date = |name: &str| match claims.get(name) {
-            None => Ok(None),
-            // A NumericDate may have a fraction (RFC 7519 §2); it is cut.
-            Some(value) => {
-                let seconds = value.as_u64().or_else(|| {
-                    #[expect(
-                        clippy::cast_possible_truncation,
-                        clippy::cast_sign_loss,
-                        reason = "inside the bounds just tested"
-                    )]
-                    value.as_f64().filter(|f| (0.0..1e12).contains(f)).map(|f| f as u64)
-                });
-                seconds.filter(|&seconds| seconds <= LAST_DATE).map(Some).ok_or(Refusal::Malformed)
-            }
-        };
-        let ends = date("exp")?.ok_or(Refusal::NoEnd)?;
-        let ends = ends.saturating_add(self.leeway);
-        if ends <= now {
+        let ends = date(claims, "exp")?.ok_or(Refusal::NoEnd)?;
+        let holds = self.check_dates(claims, Some(ends), now)?;
+        if self.is_for_us(claims) { Ok(holds) } else { Err(Refusal::Audience) }
+    }
+
+    /// Holds what the issuer itself said of a token against the same rules. It need not say everything (RFC 7662 §2.2).
+    pub(super) fn check_said(
+        &self,
+        claims: &Map<String, Value>,
+        any_audience: bool,
+        now: Timestamp,
+    ) -> Result<(Timestamp, Timestamp), Refusal> {
+        match claims.get("active") {
+            Some(Value::Bool(true)) => {}
+            _ => return Err(Refusal::Inactive),
+        }
+        if claims.get("iss").is_some_and(|iss| iss.as_str() != Some(&self.iss)) {
+            return Err(Refusal::Issuer);
+        }
+        let holds = self.check_dates(claims, date(claims, "exp")?, now)?;
+        if self.is_for_us(claims) || any_audience && !claims.contains_key("aud") {
+            Ok(holds)
+        } else {
+            Err(Refusal::Audience)
+        }
+    }
+
+    fn check_dates(
+        &self,
+        claims: &Map<String, Value>,
+        ends: Option<u64>,
+        now: Timestamp,
+    ) -> Result<(Timestamp, Timestamp), Refusal> {
+        let ends = ends.unwrap_or(LAST_DATE).saturating_add(self.leeway);
+        if ends <= now.secs() {
             return Err(Refusal::Expired);
         }
         // Our own tokens have no leeway at their end, yet gateways' clocks differ at their beginning.
-        let begins = date("nbf")?.max(date("iat")?).unwrap_or(0).saturating_sub(self.leeway.max(30));
-        if begins > now {
+        let begins = date(claims, "nbf")?.max(date(claims, "iat")?).unwrap_or(0).saturating_sub(self.leeway.max(30));
+        if begins > now.secs() {
             return Err(Refusal::NotYet);
         }
-        let holds = (Timestamp::from_secs(begins), Timestamp::from_secs(ends));
-        let for_us =
+        Ok((Timestamp::from_secs(begins), Timestamp::from_secs(ends)))
+    }
+
+    fn is_for_us(&self, claims: &Map<String, Value>) -> bool {
+        let is_ours =
             |audience: &Value| audience.as_str().is_some_and(|aud| self.audiences.iter().any(|ours| **ours == *aud));
         match claims.get("aud") {
-            Some(Value::Array(many)) if many.iter().any(for_us) => Ok(holds),
-            Some(one) if for_us(one) => Ok(holds),
-            _ => Err(Refusal::Audience),
+            Some(Value::Array(many)) => many.iter().any(is_ours),
+            Some(one) => is_ours(one),
+            None => false,
         }
     }
 
     pub(super) fn principal(&self, claims: &Map<String, Value>, words: &Vocabulary) -> Result<Arc<Principal>, Refusal> {
-        let subject = claims.get("sub").and_then(Value::as_str).unwrap_or_default();
+        let subject = descend(claims, &self.principal_claim).and_then(Value::as_str).unwrap_or_default();
         if subject.is_empty() || subject.len() > MOST_SUBJECT || !subject.bytes().all(|b| b.is_ascii_graphic()) {
             return Err(Refusal::Subject);
         }
-        let named = descend(claims, &self.roles_claim);
-        let held = named_words(named).filter_map(|name| words.roles.find(name)).fold(RoleSet::default(), RoleSet::with);
-        let scopes = words.scopes.set(named_words(claims.get("scope").or_else(|| claims.get("scp"))));
+        let named = named_words(descend(claims, &self.roles_claim));
+        let held = match &self.roles_map {
+            Some(map) => named.filter_map(|name| map.get(name)).fold(RoleSet::default(), |sum, set| sum.union(*set)),
+            None => named.filter_map(|name| words.roles.find(name)).fold(RoleSet::default(), RoleSet::with),
+        };
+        let scopes = match &self.scopes_claim {
+            Some(path) => descend(claims, path),
+            None => claims.get("scope").or_else(|| claims.get("scp")),
+        };
+        let scopes = words.scopes.set(named_words(scopes));
         let is_client = self.is_own && claims.get("gty").and_then(Value::as_str) == Some(CLIENT_CREDENTIALS);
         let id = format!("{}:{subject}", if is_client { "client" } else { &*self.name });
         let principal = words.principal(Scheme::Jwt, &id, held, scopes, words.claims.met(claims));
         principal.map(Arc::new).ok_or(Refusal::Subject)
     }
+}
+
+/// A `NumericDate`, in seconds. It may have a fraction (RFC 7519 §2); it is cut.
+fn date(claims: &Map<String, Value>, name: &str) -> Result<Option<u64>, Refusal> {
+    let Some(value) = claims.get(name) else { return Ok(None) };
+    let seconds = value.as_u64().or_else(|| {
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "inside the bounds just tested")]
+        value.as_f64().filter(|f| (0.0..1e12).contains(f)).map(|f| f as u64)
+    });
+    seconds.filter(|&seconds| seconds <= LAST_DATE).map(Some).ok_or(Refusal::Malformed)
 }
 
 /// The words of a claim: a list of them, or one string with spaces between them (RFC 6749 §3.3).

@@ -3,10 +3,13 @@
 //! Source: RFC 7519, RFC 8725, RFC 9068. `jsonwebtoken` verifies signatures and reads keys; form, header
 //! and claims are held to the stricter rules here, on JSON without repeated members. The header chooses
 //! nothing: the issuer's configuration says which algorithms there are, each key has exactly one, and
-//! `jku`, `x5u`, `jwk` and `x5c` are never followed.
+//! `jku`, `x5u`, `jwk` and `x5c` are never followed. Where an issuer is asked about tokens instead (RFC 7662), its answer
+//! is held to the same rules as claims under its signature.
 
 mod algorithm;
+mod compile;
 mod issuer;
+mod jwk;
 mod key;
 mod own;
 mod parts;
@@ -16,14 +19,16 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-use super::Known;
 use super::seen::{KeySet, Verified};
+use super::{Known, Undecided, Wanted};
 use crate::policy::authorize::Vocabulary;
 use crate::policy::token::TokenIssuer;
 use crate::settings::Section;
-use crate::types::{Name, Principal, Sha256, Timestamp};
+use crate::types::{Name, Principal, Secret, Sha256, Timestamp};
 
 pub use algorithm::JwtAlgorithm;
+pub use issuer::{Introspection, Place, Publication};
+pub use jwk::key_set;
 pub use key::{VerifyKey, fits, public_key, strong_secret};
 pub use own::{OwnToken, Revocations};
 
@@ -35,8 +40,27 @@ const MOST_TOKEN: usize = 8 << 10;
 
 /// Where the keys of issuers that publish them are found; `edge::keys` keeps them fresh.
 pub trait Keys {
-    /// The last good keys of the issuer at this position, if there were any yet.
+    /// The last good keys of the issuer at this position, if there are any.
     fn of(&self, issuer: usize) -> Option<Arc<Vec<VerifyKey>>>;
+    /// Whether the issuer may be asked now for a key that is not among them.
+    fn may_refetch(&self, issuer: usize) -> bool;
+}
+
+/// What issuers said of tokens; `edge::introspection` asks them.
+pub trait Introspections {
+    /// What the issuer at this position said of the token with this digest, while it still counts.
+    fn said(&self, issuer: usize, token: &Sha256, now: Timestamp) -> Option<Result<Proven, Refusal>>;
+}
+
+/// Whom an introspected token stands for, and for how long.
+#[derive(Clone, Debug)]
+pub struct Proven {
+    /// Whom.
+    pub principal: Arc<Principal>,
+    /// From when, leeway included.
+    pub from: Timestamp,
+    /// Until when, leeway included.
+    pub until: Timestamp,
 }
 
 /// An issuer whose keys are fetched.
@@ -46,18 +70,44 @@ pub struct Published<'a> {
     pub position: usize,
     /// Its name in TOML.
     pub name: &'a Name,
+    /// The `iss` of its tokens.
+    pub issuer: &'a str,
     /// Where its JWK Set is.
-    pub url: &'a str,
-    /// Who vouches for that host, in PEM; the system's authorities where absent.
+    pub publication: &'a Publication,
+    /// Who vouches for its hosts, in PEM; the system's authorities where absent.
     pub ca: Option<&'a [u8]>,
     /// The algorithms that its keys may have.
     pub algorithms: &'a [JwtAlgorithm],
+}
+
+impl Published<'_> {
+    /// Whether the same keys are fetched in the same way, whatever else the policy says of it.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        let of = |it: &Self| (it.name, it.issuer, it.publication, it.ca, it.algorithms);
+        of(self) == of(other)
+    }
+}
+
+/// An issuer that is asked about tokens.
+#[derive(Clone, Copy, Debug)]
+pub struct Introspected<'a> {
+    /// Its position.
+    pub position: usize,
+    /// Its name in TOML.
+    pub name: &'a Name,
+    /// How.
+    pub introspection: &'a Introspection,
+    /// Who vouches for its host, in PEM; the system's authorities where absent.
+    pub ca: Option<&'a [u8]>,
 }
 
 /// All trusted issuers.
 #[derive(Debug, Default)]
 pub struct Issuers {
     issuers: Vec<Issuer>,
+    /// The position of the one that is asked about tokens of no known form.
+    opaque: Option<usize>,
     /// After how long without knowing what was revoked our own tokens are refused.
     unknown_after: Option<Duration>,
 }
@@ -65,11 +115,11 @@ pub struct Issuers {
 impl Issuers {
     /// Reads every `[issuers.NAME]`, and takes the gateway's own tokens in where it issues any.
     #[must_use]
-    pub fn compile(root: &Section<'_>, own: Option<&TokenIssuer>) -> Self {
+    pub fn compile(root: &Section<'_>, words: &Vocabulary, own: Option<&TokenIssuer>) -> Self {
         let mut issuers = Vec::new();
         issuers.extend(own.map(Issuer::own));
         for section in root.sections("issuers") {
-            let issuer = Issuer::compile(&section);
+            let issuer = Issuer::compile(&section, words);
             section.finish();
             if let Some(issuer) = issuer {
                 if issuers.iter().any(|other: &Issuer| other.iss == issuer.iss) {
@@ -78,7 +128,17 @@ impl Issuers {
                 issuers.push(issuer);
             }
         }
-        Self { issuers, unknown_after: own.and_then(TokenIssuer::unknown_after) }
+        let mut asked = issuers.iter().enumerate().filter(|(_, issuer)| issuer.introspection.is_some());
+        let opaque = asked.next();
+        if let (Some((_, one)), Some((_, other))) = (opaque, asked.next()) {
+            let reason = format!(
+                "{:?} and {:?} both have [introspection], and an opaque token does not say which of them to ask",
+                &*one.name, &*other.name
+            );
+            root.mistake("issuers", reason, "keep one of them; the other's tokens can be JWTs");
+        }
+        let opaque = opaque.map(|(position, _)| position);
+        Self { issuers, opaque, unknown_after: own.and_then(TokenIssuer::unknown_after) }
     }
 
     /// Whether no token could ever be good.
@@ -90,34 +150,60 @@ impl Issuers {
     /// The issuers that publish their keys.
     pub fn published(&self) -> impl Iterator<Item = Published<'_>> {
         self.issuers.iter().enumerate().filter_map(|(position, issuer)| match &issuer.keys {
-            KeySource::Url { url, ca } => {
-                let (name, algorithms) = (&issuer.name, &*issuer.algorithms);
-                Some(Published { position, name, url, ca: ca.as_deref(), algorithms })
-            }
-            KeySource::Fixed(_) => None,
+            KeySource::Published(publication) => Some(Published {
+                position,
+                name: &issuer.name,
+                issuer: &issuer.iss,
+                publication,
+                ca: issuer.ca.as_deref(),
+                algorithms: &issuer.algorithms,
+            }),
+            KeySource::Fixed(_) | KeySource::None => None,
+        })
+    }
+
+    /// The issuers that are asked about tokens.
+    pub fn introspected(&self) -> impl Iterator<Item = Introspected<'_>> {
+        self.issuers.iter().enumerate().filter_map(|(position, issuer)| {
+            let introspection = issuer.introspection.as_ref()?;
+            Some(Introspected { position, name: &issuer.name, introspection, ca: issuer.ca.as_deref() })
         })
     }
 
     /// Decides.
     ///
     /// # Errors
-    /// [`Refusal`].
+    /// [`Undecided`].
     pub fn decide(
         &self,
         token: &[u8],
         words: &Vocabulary,
         known: Known<'_>,
         now: Timestamp,
-    ) -> Result<Arc<Principal>, Refusal> {
+    ) -> Result<Arc<Principal>, Undecided> {
         if token.len() > MOST_TOKEN {
-            return Err(Refusal::Malformed);
+            return Err(Refusal::Malformed.into());
         }
         let digest = Sha256::of(token);
         let proven = known.seen.find(&digest, |issuer| known.keys.of(issuer), now);
         let (principal, own) = if let Some(proven) = proven {
             proven
         } else {
-            let verified = self.verify(token, words, known.keys, now)?;
+            let verified = match self.verify(token, words, known.keys, now) {
+                Ok(verified) => verified,
+                Err(Unproven::Refused(refusal)) => return Err(refusal.into()),
+                Err(Unproven::Keys(issuer)) => return Err(Undecided::Wanting(Wanted::Keys { issuer })),
+                Err(Unproven::Introspection(issuer)) => match known.introspections.said(issuer, &digest, now) {
+                    Some(said) => {
+                        let Proven { principal, from, until } = said?;
+                        Verified { principal, own: None, from, until, issuer, keys: known.keys.of(issuer) }
+                    }
+                    None => {
+                        let token = Secret::new(token);
+                        return Err(Undecided::Wanting(Wanted::Introspection { issuer, token }));
+                    }
+                },
+            };
             let proven = (Arc::clone(&verified.principal), verified.own);
             known.seen.remember(&digest, verified);
             proven
@@ -129,13 +215,34 @@ impl Issuers {
         Ok(principal)
     }
 
+    /// Whom a token stands for of which its issuer said this (RFC 7662 §2.2).
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub fn judge(
+        &self,
+        position: usize,
+        said: &Map<String, Value>,
+        words: &Vocabulary,
+        now: Timestamp,
+    ) -> Result<Proven, Refusal> {
+        let issuer = self.issuers.get(position).ok_or(Refusal::Issuer)?;
+        let introspection = issuer.introspection.as_ref().ok_or(Refusal::Issuer)?;
+        let (from, until) = issuer.check_said(said, introspection.any_audience, now)?;
+        let last = Timestamp::from_micros(now.micros().saturating_add(micros(introspection.cache_for)));
+        Ok(Proven { principal: issuer.principal(said, words)?, from, until: until.min(last) })
+    }
+
     /// What a token of our own says, where it is good.
     ///
     /// # Errors
     /// [`Refusal`]; every token of another issuer is [`Refusal::Issuer`].
     pub fn inspect(&self, token: &[u8], keys: &dyn Keys, now: Timestamp) -> Result<Map<String, Value>, Refusal> {
-        let checked = self.check(token, keys, now)?;
-        if checked.issuer.is_own { Ok(checked.claims) } else { Err(Refusal::Issuer) }
+        match self.check(token, keys, now) {
+            Ok(checked) if checked.issuer.is_own => Ok(checked.claims),
+            Err(Unproven::Refused(refusal)) => Err(refusal),
+            _ => Err(Refusal::Issuer),
+        }
     }
 
     /// Whether what [`Issuers::inspect`] said was taken back; gives back what it can be taken back by.
@@ -147,7 +254,7 @@ impl Issuers {
         own.check(revocations, self.unknown_after).map(|()| own)
     }
 
-    fn verify(&self, token: &[u8], words: &Vocabulary, keys: &dyn Keys, now: Timestamp) -> Result<Verified, Refusal> {
+    fn verify(&self, token: &[u8], words: &Vocabulary, keys: &dyn Keys, now: Timestamp) -> Result<Verified, Unproven> {
         let checked = self.check(token, keys, now)?;
         let principal = checked.issuer.principal(&checked.claims, words)?;
         let own = checked.issuer.is_own.then(|| OwnToken::of(&checked.claims));
@@ -155,18 +262,25 @@ impl Issuers {
         Ok(Verified { principal, own, from, until, issuer: checked.position, keys: checked.keys })
     }
 
-    fn check(&self, token: &[u8], keys: &dyn Keys, now: Timestamp) -> Result<Checked<'_>, Refusal> {
+    fn check(&self, token: &[u8], keys: &dyn Keys, now: Timestamp) -> Result<Checked<'_>, Unproven> {
+        if let Some(issuer) = self.opaque.filter(|_| is_opaque(token)) {
+            return Err(Unproven::Introspection(issuer));
+        }
         let parts = Parts::read(token)?;
-        // Nothing in the token counts before its signature holds; `iss` only says whose keys to try.
+        // Nothing in the token counts before its signature holds; `iss` only says whose keys to try, or whom to ask.
         let named = parts.claims.get("iss").and_then(Value::as_str).ok_or(Refusal::Issuer)?;
         let (position, issuer) =
             self.issuers.iter().enumerate().find(|(_, issuer)| *issuer.iss == *named).ok_or(Refusal::Issuer)?;
+        if issuer.introspection.as_ref().is_some_and(|introspection| introspection.all_tokens) {
+            return Err(Unproven::Introspection(position));
+        }
         let algorithm = issuer.check_header(&parts.header)?;
         let kid = parts.header.get("kid").and_then(Value::as_str);
         let fetched = keys.of(position);
         let candidates = match &issuer.keys {
+            KeySource::None => return Err(Refusal::Algorithm.into()),
             KeySource::Fixed(keys) => keys,
-            KeySource::Url { .. } => &**fetched.as_ref().ok_or(Refusal::NoKeys)?,
+            KeySource::Published(_) => &**fetched.as_ref().ok_or(Refusal::NoKeys)?,
         };
         let verified = candidates
             .iter()
@@ -177,10 +291,45 @@ impl Issuers {
                 jsonwebtoken::crypto::verify(parts.signature, parts.signed, &key.key, algorithm.0).unwrap_or(false)
             });
         if !verified {
-            return Err(Refusal::Signature);
+            // A key that was added since the set was fetched; whoever makes names up is told from that by asking, and
+            // the issuer is asked now and then only.
+            let is_new = kid.is_some() && !candidates.iter().any(|key| key.kid.as_deref() == kid);
+            return Err(match issuer.keys {
+                KeySource::Published(_) if is_new && keys.may_refetch(position) => Unproven::Keys(position),
+                _ if is_new => Refusal::UnknownKey.into(),
+                _ => Refusal::Signature.into(),
+            });
         }
         let holds = issuer.check_claims(&parts.claims, now)?;
         Ok(Checked { position, issuer, claims: parts.claims, holds, keys: fetched })
+    }
+}
+
+/// Whether it may be a token of another form than JWS: `b64token` (RFC 6750 §2.1) that is not in three parts. What has
+/// the form of our own API keys (`mgk_`), refresh tokens (`mgr_`) and client secrets (`mgs_`) is not for others to see.
+fn is_opaque(token: &[u8]) -> bool {
+    let is_b64token = token.iter().all(|b| b.is_ascii_alphanumeric() || b"-._~+/=".contains(b));
+    let is_ours = matches!(token, [b'm', b'g', kind, b'_', ..] if kind.is_ascii_lowercase());
+    is_b64token && !is_ours && token.iter().filter(|b| **b == b'.').count() != 2
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// Why a token is not proven.
+enum Unproven {
+    /// It is not good.
+    Refused(Refusal),
+    /// This issuer may have a new key.
+    Keys(usize),
+    /// This issuer knows.
+    Introspection(usize),
+}
+
+impl From<Refusal> for Unproven {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
     }
 }
 
@@ -208,6 +357,10 @@ pub enum Refusal {
     NoKeys,
     /// Not signed by one of the issuer's keys.
     Signature,
+    /// None of the issuer's keys has the name that it gives.
+    UnknownKey,
+    /// Its issuer says that it does not stand, or no longer.
+    Inactive,
     /// It never ends.
     NoEnd,
     /// It has ended.
