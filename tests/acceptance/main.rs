@@ -13,6 +13,7 @@ mod counter_model;
 mod forward;
 mod http2;
 mod issuer_keys;
+mod issuers;
 mod jwt;
 mod limit_histories;
 mod limits;
