@@ -3,6 +3,7 @@
 mod claims;
 mod introspection;
 mod mistakes;
+mod provider;
 
 use harness::client::flower;
 use harness::{Answer, Gateway};
