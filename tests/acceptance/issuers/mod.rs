@@ -2,6 +2,7 @@
 
 mod claims;
 mod introspection;
+mod libraries;
 mod mistakes;
 mod provider;
 
