@@ -11,6 +11,7 @@ mod conformance;
 mod cors;
 mod counter_model;
 mod forward;
+mod hostile_tokens;
 mod http2;
 mod issuer_keys;
 mod issuers;

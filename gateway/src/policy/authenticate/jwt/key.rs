@@ -41,12 +41,17 @@ pub fn public_key(algorithm: JwtAlgorithm, pem: &[u8]) -> Result<DecodingKey, St
 /// # Errors
 /// Why not.
 pub fn fits(algorithm: JwtAlgorithm, key: &DecodingKey) -> Result<(), String> {
-    let length = match key.kind() {
-        DecodingKeyKind::RsaModulusExponent { n, .. } => n.len(),
+    let (bytes, length) = match key.kind() {
+        DecodingKeyKind::RsaModulusExponent { n, .. } => (&[][..], n.len()),
         // RFC 8017 §A.1.1 in DER: the modulus with 14 octets around it.
-        DecodingKeyKind::SecretOrDer(der) if algorithm.family() == AlgorithmFamily::Rsa => der.len().saturating_sub(14),
-        DecodingKeyKind::SecretOrDer(bytes) => bytes.len(),
+        DecodingKeyKind::SecretOrDer(der) if algorithm.family() == AlgorithmFamily::Rsa => {
+            (&[][..], der.len().saturating_sub(14))
+        }
+        DecodingKeyKind::SecretOrDer(bytes) => (bytes.as_slice(), bytes.len()),
     };
+    if algorithm.0 == Algorithm::EdDSA && is_of_small_order(bytes) {
+        return Err("is a point of small order, with which everything could be signed".into());
+    }
     // Elliptic keys are uncompressed points: one octet and two coordinates (SEC 1 §2.3.3).
     let right = match algorithm.0 {
         Algorithm::ES256 => length == 65,
@@ -59,6 +64,28 @@ pub fn fits(algorithm: JwtAlgorithm, key: &DecodingKey) -> Result<(), String> {
         Ok(())
     } else {
         Err(format!("has a size that {:?} does not take (RSA: 2048 bits at least)", algorithm.0))
+    }
+}
+
+/// Whether it is one of the encodings of the eight points whose order divides the cofactor of Ed25519 (RFC 8032 §5.1),
+/// the sign apart: y is 0, 1, -1, 0 and 1 with p added, or one of two of order 8.
+fn is_of_small_order(point: &[u8]) -> bool {
+    const ORDER_8: [[u8; 32]; 2] = [
+        [
+            0x26, 0xe8, 0x95, 0x8f, 0xc2, 0xb2, 0x27, 0xb0, 0x45, 0xc3, 0xf4, 0x89, 0xf2, 0xef, 0x98, 0xf0, 0xd5, 0xdf,
+            0xac, 0x05, 0xd3, 0xc6, 0x33, 0x39, 0xb1, 0x38, 0x02, 0x88, 0x6d, 0x53, 0xfc, 0x05,
+        ],
+        [
+            0xc7, 0x17, 0x6a, 0x70, 0x3d, 0x4d, 0xd8, 0x4f, 0xba, 0x3c, 0x0b, 0x76, 0x0d, 0x10, 0x67, 0x0f, 0x2a, 0x20,
+            0x53, 0xfa, 0x2c, 0x39, 0xcc, 0xc6, 0x4e, 0xc7, 0xfd, 0x77, 0x92, 0xac, 0x03, 0x7a,
+        ],
+    ];
+    let [first, middle @ .., last] = point else { return false };
+    let last = last & 0x7f;
+    match (first, last) {
+        (0 | 1, 0) => middle.iter().all(|b| *b == 0),
+        (0xec..=0xee, 0x7f) => middle.iter().all(|b| *b == 0xff),
+        _ => ORDER_8.iter().any(|[it @ .., end]| *end == last && point.starts_with(it)),
     }
 }
 
