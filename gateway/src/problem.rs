@@ -407,7 +407,7 @@ fn credential(refusal: &authenticate::Refusal) -> Problem {
         ),
         R::ApiKey(api_key::Refusal::Expired) => Problem::new(Reason::ApiKeyExpired, "Ask the operator for a new one."),
         R::IssuerUnavailable => {
-            Problem::new(Reason::IssuerUnavailable, "The issuer does not answer. Try again shortly.")
+            Problem::new(Reason::IssuerUnavailable, "The token's issuer can't be asked. Try again shortly.")
                 .header(header::RETRY_AFTER, "10")
         }
         R::RevocationUnknown => {

@@ -48,7 +48,7 @@ pub struct Fetched {
 /// # Errors
 /// A reason, without the URL.
 pub async fn fetch(request: reqwest::RequestBuilder, most: usize) -> Result<Fetched, String> {
-    let answer = request.send().await.map_err(|error| cause(error))?;
+    let answer = request.send().await.map_err(cause)?;
     if !answer.status().is_success() {
         return Err(format!("it answered {}", answer.status()));
     }
@@ -57,7 +57,7 @@ pub async fn fetch(request: reqwest::RequestBuilder, most: usize) -> Result<Fetc
     let mut body = Vec::new();
     let mut stream = reqwest::Body::from(answer);
     while let Some(frame) = stream.frame().await {
-        let frame = frame.map_err(|error| cause(error))?;
+        let frame = frame.map_err(cause)?;
         body.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
         if body.len() > most {
             return Err(format!("its answer is larger than {most} bytes"));

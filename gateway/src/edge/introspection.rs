@@ -30,8 +30,8 @@ const MOST_WAITING: usize = 1024;
 const GENERATION: usize = 4096;
 /// For how long a token stays refused.
 const REFUSED: Duration = Duration::from_secs(10);
-/// For how long nobody is asked after a failure.
-const PAUSE: Duration = Duration::from_secs(1);
+/// How often failures are told, at most.
+const TOLD: Duration = Duration::from_secs(10);
 
 /// Asks every issuer that introspects, by its position.
 #[derive(Debug, Default)]
@@ -73,7 +73,7 @@ impl Introspector {
     }
 
     /// Asks about a token on behalf of this address, or waits for who does. What `judge` makes of the answer is kept;
-    /// `failed` is told the issuer's name and why there is none, once until there is one again.
+    /// `failed` is told the issuer's name and why there is none, now and then.
     ///
     /// # Errors
     /// [`Unanswered`].
@@ -111,7 +111,7 @@ impl Introspector {
         let _place = Waiting(asker);
         let outcome = timeout(2 * TIMEOUT, answered.wait_for(Option::is_some)).await;
         match outcome {
-            Ok(Ok(answer)) => answer.clone().unwrap_or(Err(Unanswered)),
+            Ok(Ok(answer)) => answer.unwrap_or(Err(Unanswered)),
             _ => Err(Unanswered),
         }
     }
@@ -146,8 +146,8 @@ struct Book {
     second: Option<Instant>,
     asked: u32,
     asked_for: HashMap<AddressBucket, u32>,
-    /// When the last question failed.
-    failed: Option<Instant>,
+    /// When a failure was told last.
+    told: Option<Instant>,
 }
 
 /// A question that is under way.
@@ -159,9 +159,6 @@ struct Running {
 impl Book {
     /// Counts one more question, where there may be one.
     fn may_begin(&mut self, address: AddressBucket, rate: u32) -> Result<(), Unanswered> {
-        if self.failed.is_some_and(|failed| failed.elapsed() < PAUSE) {
-            return Err(Unanswered);
-        }
         if self.second.is_none_or(|second| second.elapsed() >= Duration::from_secs(1)) {
             self.second = Some(Instant::now());
             self.asked = 0;
@@ -248,18 +245,17 @@ impl Question {
         let outcome = match judged {
             Ok(Ok(proven)) => {
                 book.good.insert(*self.digest.as_bytes(), proven);
-                book.failed = None;
                 Ok(())
             }
             Ok(Err(refusal)) => {
                 let until = Timestamp::from_micros(now.micros() + u64::try_from(REFUSED.as_micros()).unwrap_or(0));
                 book.good.remove(self.digest.as_bytes());
                 book.refused.insert(*self.digest.as_bytes(), (refusal, until));
-                book.failed = None;
                 Ok(())
             }
             Err(cause) => {
-                if book.failed.replace(Instant::now()).is_none() {
+                if book.told.is_none_or(|told| told.elapsed() >= TOLD) {
+                    book.told = Some(Instant::now());
                     failed(&self.asker.name, &cause);
                 }
                 Err(Unanswered)

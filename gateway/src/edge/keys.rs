@@ -41,11 +41,11 @@ const MOST_WAITING: usize = 1024;
 
 /// The last good keys of every issuer that publishes them, by the issuer's position.
 #[derive(Debug, Default)]
-pub struct KeyRing(Vec<(usize, Arc<Shelf>)>);
+pub struct KeyRing(Vec<(usize, Arc<IssuerKeys>)>);
 
 /// The keys of one issuer, and when to fetch them again.
 #[derive(Debug)]
-struct Shelf {
+struct IssuerKeys {
     keys: ArcSwapOption<Vec<VerifyKey>>,
     plan: Mutex<Plan>,
     /// Wakes who fetches.
@@ -86,12 +86,12 @@ pub enum Outcome {
 
 impl Keys for KeyRing {
     fn of(&self, issuer: usize) -> Option<Arc<Vec<VerifyKey>>> {
-        self.shelf(issuer).and_then(|shelf| shelf.keys.load_full())
+        self.place(issuer).and_then(|found| found.keys.load_full())
     }
 
     fn may_refetch(&self, issuer: usize) -> bool {
-        self.shelf(issuer).is_some_and(|shelf| {
-            let plan = shelf.plan();
+        self.place(issuer).is_some_and(|found| {
+            let plan = found.plan();
             plan.asked || plan.askable <= Instant::now()
         })
     }
@@ -108,7 +108,7 @@ impl KeyRing {
     #[must_use]
     pub fn keeping(mut self, issuers: &Issuers, other: &Self, others: &Issuers) -> Self {
         for issuer in issuers.published() {
-            let same = others.published().find(|old| old.is_same(&issuer)).and_then(|old| other.shelf(old.position));
+            let same = others.published().find(|old| old.is_same(&issuer)).and_then(|old| other.place(old.position));
             let place = self.0.iter_mut().find(|(position, _)| *position == issuer.position);
             if let (Some(same), Some((_, place))) = (same, place) {
                 *place = Arc::clone(same);
@@ -117,8 +117,8 @@ impl KeyRing {
         self
     }
 
-    fn shelf(&self, issuer: usize) -> Option<&Arc<Shelf>> {
-        self.0.iter().find(|(position, _)| *position == issuer).map(|(_, shelf)| shelf)
+    fn place(&self, issuer: usize) -> Option<&Arc<IssuerKeys>> {
+        self.0.iter().find(|(position, _)| *position == issuer).map(|(_, found)| found)
     }
 
     /// The issuers, by name, whose keys are not there.
@@ -131,10 +131,10 @@ impl KeyRing {
     /// Waits for a fetch of the issuer's keys that begins after now, if there may be one. `false` where too many wait,
     /// or nobody fetches.
     pub async fn refetch(&self, issuer: usize) -> bool {
-        let Some(shelf) = self.shelf(issuer) else { return true };
-        let Some(_place) = Waiting::begin(&shelf.waiting) else { return false };
+        let Some(found) = self.place(issuer) else { return true };
+        let Some(_place) = Waiting::begin(&found.waiting) else { return false };
         let mut fetched = {
-            let mut plan = shelf.plan();
+            let mut plan = found.plan();
             let now = Instant::now();
             if !plan.asked {
                 if plan.askable > now {
@@ -142,9 +142,9 @@ impl KeyRing {
                 }
                 plan.asked = true;
                 plan.askable = now + ASKED;
-                shelf.wanted.notify_one();
+                found.wanted.notify_one();
             }
-            shelf.fetched.subscribe()
+            found.fetched.subscribe()
         };
         // A fetch that has begun may have to end first.
         timeout(2 * TIMEOUT, fetched.changed()).await.is_ok()
@@ -154,8 +154,8 @@ impl KeyRing {
     /// otherwise than the one before.
     pub async fn refresh(&self, issuers: &Issuers, changed: impl Fn(&Name, &Outcome)) {
         let fetches = issuers.published().filter_map(|issuer| {
-            let shelf = self.shelf(issuer.position)?;
-            Some(shelf.refresh(issuer, &changed))
+            let found = self.place(issuer.position)?;
+            Some(found.refresh(issuer, &changed))
         });
         futures_util::future::join_all(fetches).await;
     }
@@ -177,7 +177,7 @@ impl Drop for Waiting<'_> {
     }
 }
 
-impl Default for Shelf {
+impl Default for IssuerKeys {
     fn default() -> Self {
         let now = Instant::now();
         let plan = Plan { due: now, askable: now, asked: false, good: None, failures: 0, found: None, told: None };
@@ -191,7 +191,7 @@ impl Default for Shelf {
     }
 }
 
-impl Shelf {
+impl IssuerKeys {
     fn plan(&self) -> MutexGuard<'_, Plan> {
         self.plan.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -267,13 +267,12 @@ impl Shelf {
             Place::Set(url) => url.to_string(),
             Place::Metadata(urls) => {
                 let found = self.plan().found.clone();
-                match found.filter(|(at, _)| at.elapsed() < DISCOVERED) {
-                    Some((_, url)) => url,
-                    None => {
-                        let url = discover(&client, urls, issuer.issuer).await?;
-                        self.plan().found = Some((Instant::now(), url.clone()));
-                        url
-                    }
+                if let Some((_, url)) = found.filter(|(at, _)| at.elapsed() < DISCOVERED) {
+                    url
+                } else {
+                    let url = discover(&client, urls, issuer.issuer).await?;
+                    self.plan().found = Some((Instant::now(), url.clone()));
+                    url
                 }
             }
         };

@@ -61,6 +61,8 @@ async fn a_token_counts_in_one_authorization_header_alone() {
     for (what, request, slug) in malformed {
         let answer = request.send().await;
         assert_eq!((answer.status, answer.problem().as_str()), (400, slug), "{what}: {}", answer.text());
+        let challenge = answer.header("www-authenticate");
+        assert!(challenge.starts_with("Bearer realm=\"modelgate\", error=\"invalid_request\""), "{what}: {challenge}");
     }
     world.worker.assert_untouched();
     for scheme in ["Bearer", "bearer", "BEARER", "bEaReR"] {

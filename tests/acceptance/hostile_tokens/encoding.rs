@@ -8,13 +8,18 @@ use serde_json::json;
 use super::{Hostile, Signers, World, claims_of, hostile};
 
 pub(super) fn tokens(signers: &Signers) -> Vec<Hostile> {
+    [parts(signers), spellings(signers), changes(signers)].into_iter().flatten().collect()
+}
+
+/// Signs what stands before the last dot, as it stands.
+fn sign(signers: &Signers, signed: &str) -> String {
+    format!("{signed}.{}", base64url(signers.own.signature(signed.as_bytes())))
+}
+
+fn parts(signers: &Signers) -> Vec<Hostile> {
     let [header, claims, signature] = signers.good();
     let mut all = Vec::new();
-    let sign = |signed: String| {
-        let signature = base64url(signers.own.signature(signed.as_bytes()));
-        format!("{signed}.{signature}")
-    };
-
+    let sign = |signed: String| sign(signers, &signed);
     for (what, token) in [
         ("one part", header.clone()),
         ("one part and a dot", format!("{header}.")),
@@ -49,6 +54,13 @@ pub(super) fn tokens(signers: &Signers) -> Vec<Hostile> {
         all.push(hostile(what, token));
     }
 
+    all
+}
+
+fn spellings(signers: &Signers) -> Vec<Hostile> {
+    let [header, claims, signature] = signers.good();
+    let sign = |signed: String| sign(signers, &signed);
+    let mut all = Vec::new();
     // The same octets in other spellings, signed as they stand.
     let octets = claims_of("own", &json!({ "x": "????>>>>" })).to_string();
     let odd = (0..3).map(|count| octets.clone() + &" ".repeat(count)).find(|text| text.len() % 3 == 1);
@@ -66,7 +78,7 @@ pub(super) fn tokens(signers: &Signers) -> Vec<Hostile> {
         ("a single character more", format!("{}A", base64url(&odd))),
         ("a character that is none", format!("{}*", &claims[..claims.len() - 1])),
         ("a percent sign", format!("{}%3D", base64url(&odd))),
-        ("in base16", odd.bytes().map(|b| format!("{b:02x}")).collect()),
+        ("in base16", base16(odd.as_bytes())),
         ("encoded twice", base64url(base64url(&odd))),
         ("not encoded", odd.replace(' ', "")),
     ] {
@@ -90,13 +102,19 @@ pub(super) fn tokens(signers: &Signers) -> Vec<Hostile> {
         ("with an octet before", base64url([&[0], &raw[..]].concat())),
         ("twice", base64url([&raw[..], &raw[..]].concat())),
         ("of zeros", base64url([0; 32])),
-        ("in base16", raw.iter().map(|b| format!("{b:02x}")).collect()),
+        ("in base16", base16(&raw)),
         ("of something else", base64url(signers.own.signature(claims.as_bytes()))),
         ("a character too few", signature[..signature.len() - 1].to_owned()),
         ("huge", base64url([7; 5000])),
     ] {
         all.push(hostile(format!("a signature {what}"), signed(spelt)));
     }
+    all
+}
+
+fn changes(signers: &Signers) -> Vec<Hostile> {
+    let [header, claims, signature] = signers.good();
+    let mut all = Vec::new();
     // Octet by octet, whatever is changed.
     for place in (0..header.len()).step_by(7) {
         all.push(hostile(
@@ -111,7 +129,10 @@ pub(super) fn tokens(signers: &Signers) -> Vec<Hostile> {
         ));
     }
     for place in (0..signature.len()).step_by(5) {
-        all.push(hostile(format!("another signature at {place}"), signed(other(&signature, place))));
+        all.push(hostile(
+            format!("another signature at {place}"),
+            format!("{header}.{claims}.{}", other(&signature, place)),
+        ));
     }
 
     let filled = |count: usize| json!({ "x": "x".repeat(count) });
@@ -121,6 +142,10 @@ pub(super) fn tokens(signers: &Signers) -> Vec<Hostile> {
     all.push(hostile("dots", ".".repeat(4000)));
     all.push(hostile("braces", base64url("{".repeat(3000)) + ".e30.AA"));
     all
+}
+
+fn base16(octets: &[u8]) -> String {
+    octets.iter().fold(String::new(), |text, octet| text + &format!("{octet:02x}"))
 }
 
 /// The text with another character at a place.

@@ -7,6 +7,10 @@ use serde_json::{Value, json};
 use super::{Hostile, Signers, World, claims_of, hostile};
 
 pub(super) fn tokens(signers: &Signers) -> Vec<Hostile> {
+    [kids(signers), keys(), readings(signers)].into_iter().flatten().collect()
+}
+
+fn kids(signers: &Signers) -> Vec<Hostile> {
     let mut all = Vec::new();
     for kid in [
         "../../../../dev/null",
@@ -47,7 +51,12 @@ pub(super) fn tokens(signers: &Signers) -> Vec<Hostile> {
         let what: String = format!("kid {kid}").chars().take(40).collect();
         all.push(hostile(what, signers.token("set", &json!({ "kid": kid }), &json!({}))));
     }
+    all
+}
 
+/// Keys that a token brings along.
+fn keys() -> Vec<Hostile> {
+    let mut all = Vec::new();
     let stranger = Signer::es256();
     let claims = claims_of("set", &json!({}));
     let (jwk, certificate) = (stranger.jwk("1"), base64url(stranger.public()));
@@ -72,7 +81,11 @@ pub(super) fn tokens(signers: &Signers) -> Vec<Hostile> {
         "an embedded secret",
         Signer::hs256([7; 32]).token_with(&embedded, &claims_of("own", &json!({}))),
     ));
+    all
+}
 
+fn readings(signers: &Signers) -> Vec<Hostile> {
+    let mut all = Vec::new();
     // What must be understood and is not; what would be read in another way.
     for header in [
         json!({ "crit": ["exp"] }),

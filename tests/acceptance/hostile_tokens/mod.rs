@@ -29,7 +29,7 @@ fn hostile(what: impl Into<String>, token: impl Into<String>) -> Hostile {
 }
 
 /// Who signs for the issuers of the world: the gateway itself with HS256, `es` with ES256, `rs` with RS256, `ed` with
-/// EdDSA, and `set` with ES256 and the kid `1`.
+/// `EdDSA`, and `set` with ES256 and the kid `1`.
 struct Signers {
     own: &'static Signer,
     es: Signer,

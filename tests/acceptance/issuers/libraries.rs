@@ -47,7 +47,7 @@ async fn tokens_of_four_libraries_are_read_alike() {
         ));
     }
     let gateway = builder.start().await;
-    let mut taken = 0;
+    let mut count = 0;
     for made in &made {
         let name = made["alg"].as_str().expect("a name").to_lowercase();
         for (library, token) in made["tokens"].as_object().expect("tokens by library") {
@@ -55,15 +55,15 @@ async fn tokens_of_four_libraries_are_read_alike() {
             let answer = predict(&gateway, token).await;
             assert_eq!(answer.status, 200, "{name} {library}: {}\n{}", answer.text(), part(token, 0));
             let seen = worker.seen();
-            let principal = seen[taken].header("x-modelgate-principal");
+            let principal = seen[count].header("x-modelgate-principal");
             assert_eq!(principal, Some(format!("{name}:{library}")));
-            taken += 1;
+            count += 1;
             // One octet of the claims changed.
             let broken = token.replacen("eyJ", "eyK", 2).replacen("eyK", "eyJ", 1);
             assert_eq!(predict(&gateway, &broken).await.status, 401, "{name} {library}");
         }
     }
-    assert_eq!((taken, worker.seen().len()), (24, 24));
+    assert_eq!((count, worker.seen().len()), (24, 24));
 }
 
 #[tokio::test]

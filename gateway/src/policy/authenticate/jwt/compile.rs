@@ -216,18 +216,16 @@ fn metadata_urls(iss: &str) -> Box<[Box<str>]> {
 fn compile_map(section: Section<'_>, roles: &Roles) -> HashMap<Box<str>, RoleSet> {
     let mut map = HashMap::new();
     for key in section.keys() {
-        let set = match section.word(key) {
-            Some(name) => match roles.find(name) {
-                Some(role) => RoleSet::default().with(role),
-                None => {
-                    let defined: Vec<&str> = roles.names().iter().map(|name| &**name).collect();
-                    section.undefined(key, None, ("role", "roles"), name, &defined);
-                    continue;
-                }
-            },
-            None => roles.references(&section, key),
+        let Some(name) = section.word(key) else {
+            map.insert(key.into(), roles.references(&section, key));
+            continue;
         };
-        map.insert(key.into(), set);
+        if let Some(role) = roles.find(name) {
+            map.insert(key.into(), RoleSet::default().with(role));
+        } else {
+            let defined: Vec<&str> = roles.names().iter().map(|name| &**name).collect();
+            section.undefined(key, None, ("role", "roles"), name, &defined);
+        }
     }
     section.finish();
     map

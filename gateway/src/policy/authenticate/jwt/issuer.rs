@@ -139,8 +139,8 @@ impl Issuer {
         claims: &Map<String, Value>,
         now: Timestamp,
     ) -> Result<(Timestamp, Timestamp), Refusal> {
-        let ends = date(claims, "exp")?.ok_or(Refusal::NoEnd)?;
-        let holds = self.check_dates(claims, Some(ends), now)?;
+        let ends = date(claims, "exp")?.ok_or(Refusal::NoEnd)?.saturating_add(self.leeway);
+        let holds = self.check_dates(claims, ends, now)?;
         if self.is_for_us(claims) { Ok(holds) } else { Err(Refusal::Audience) }
     }
 
@@ -158,7 +158,9 @@ impl Issuer {
         if claims.get("iss").is_some_and(|iss| iss.as_str() != Some(&self.iss)) {
             return Err(Refusal::Issuer);
         }
-        let holds = self.check_dates(claims, date(claims, "exp")?, now)?;
+        // No leeway at the end: the issuer has looked at its own clock just now, and what it said must not outlive that.
+        let ends = date(claims, "exp")?.unwrap_or(LAST_DATE);
+        let holds = self.check_dates(claims, ends, now)?;
         if self.is_for_us(claims) || any_audience && !claims.contains_key("aud") {
             Ok(holds)
         } else {
@@ -169,10 +171,9 @@ impl Issuer {
     fn check_dates(
         &self,
         claims: &Map<String, Value>,
-        ends: Option<u64>,
+        ends: u64,
         now: Timestamp,
     ) -> Result<(Timestamp, Timestamp), Refusal> {
-        let ends = ends.unwrap_or(LAST_DATE).saturating_add(self.leeway);
         if ends <= now.secs() {
             return Err(Refusal::Expired);
         }

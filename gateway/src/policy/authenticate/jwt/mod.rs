@@ -11,6 +11,7 @@ mod compile;
 mod issuer;
 mod jwk;
 mod key;
+mod outside;
 mod own;
 mod parts;
 
@@ -24,12 +25,13 @@ use super::{Known, Undecided, Wanted};
 use crate::policy::authorize::Vocabulary;
 use crate::policy::token::TokenIssuer;
 use crate::settings::Section;
-use crate::types::{Name, Principal, Secret, Sha256, Timestamp};
+use crate::types::{Principal, Secret, Sha256, Timestamp};
 
 pub use algorithm::JwtAlgorithm;
 pub use issuer::{Introspection, Place, Publication};
 pub use jwk::key_set;
 pub use key::{VerifyKey, fits, public_key, strong_secret};
+pub use outside::{Introspected, Introspections, Keys, Proven, Published};
 pub use own::{OwnToken, Revocations};
 
 use issuer::{Issuer, KeySource};
@@ -38,74 +40,10 @@ use parts::Parts;
 /// The longest token that is looked at, in bytes.
 const MOST_TOKEN: usize = 8 << 10;
 
-/// Where the keys of issuers that publish them are found; `edge::keys` keeps them fresh.
-pub trait Keys {
-    /// The last good keys of the issuer at this position, if there are any.
-    fn of(&self, issuer: usize) -> Option<Arc<Vec<VerifyKey>>>;
-    /// Whether the issuer may be asked now for a key that is not among them.
-    fn may_refetch(&self, issuer: usize) -> bool;
-}
-
-/// What issuers said of tokens; `edge::introspection` asks them.
-pub trait Introspections {
-    /// What the issuer at this position said of the token with this digest, while it still counts.
-    fn said(&self, issuer: usize, token: &Sha256, now: Timestamp) -> Option<Result<Proven, Refusal>>;
-}
-
-/// Whom an introspected token stands for, and for how long.
-#[derive(Clone, Debug)]
-pub struct Proven {
-    /// Whom.
-    pub principal: Arc<Principal>,
-    /// From when, leeway included.
-    pub from: Timestamp,
-    /// Until when, leeway included.
-    pub until: Timestamp,
-}
-
-/// An issuer whose keys are fetched.
-#[derive(Clone, Copy, Debug)]
-pub struct Published<'a> {
-    /// Its position.
-    pub position: usize,
-    /// Its name in TOML.
-    pub name: &'a Name,
-    /// The `iss` of its tokens.
-    pub issuer: &'a str,
-    /// Where its JWK Set is.
-    pub publication: &'a Publication,
-    /// Who vouches for its hosts, in PEM; the system's authorities where absent.
-    pub ca: Option<&'a [u8]>,
-    /// The algorithms that its keys may have.
-    pub algorithms: &'a [JwtAlgorithm],
-}
-
-impl Published<'_> {
-    /// Whether the same keys are fetched in the same way, whatever else the policy says of it.
-    #[must_use]
-    pub fn is_same(&self, other: &Self) -> bool {
-        let of = |it: &Self| (it.name, it.issuer, it.publication, it.ca, it.algorithms);
-        of(self) == of(other)
-    }
-}
-
-/// An issuer that is asked about tokens.
-#[derive(Clone, Copy, Debug)]
-pub struct Introspected<'a> {
-    /// Its position.
-    pub position: usize,
-    /// Its name in TOML.
-    pub name: &'a Name,
-    /// How.
-    pub introspection: &'a Introspection,
-    /// Who vouches for its host, in PEM; the system's authorities where absent.
-    pub ca: Option<&'a [u8]>,
-}
-
 /// All trusted issuers.
 #[derive(Debug, Default)]
 pub struct Issuers {
-    issuers: Vec<Issuer>,
+    all: Vec<Issuer>,
     /// The position of the one that is asked about tokens of no known form.
     opaque: Option<usize>,
     /// After how long without knowing what was revoked our own tokens are refused.
@@ -138,18 +76,18 @@ impl Issuers {
             root.mistake("issuers", reason, "keep one of them; the other's tokens can be JWTs");
         }
         let opaque = opaque.map(|(position, _)| position);
-        Self { issuers, opaque, unknown_after: own.and_then(TokenIssuer::unknown_after) }
+        Self { all: issuers, opaque, unknown_after: own.and_then(TokenIssuer::unknown_after) }
     }
 
     /// Whether no token could ever be good.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.issuers.is_empty()
+        self.all.is_empty()
     }
 
     /// The issuers that publish their keys.
     pub fn published(&self) -> impl Iterator<Item = Published<'_>> {
-        self.issuers.iter().enumerate().filter_map(|(position, issuer)| match &issuer.keys {
+        self.all.iter().enumerate().filter_map(|(position, issuer)| match &issuer.keys {
             KeySource::Published(publication) => Some(Published {
                 position,
                 name: &issuer.name,
@@ -164,7 +102,7 @@ impl Issuers {
 
     /// The issuers that are asked about tokens.
     pub fn introspected(&self) -> impl Iterator<Item = Introspected<'_>> {
-        self.issuers.iter().enumerate().filter_map(|(position, issuer)| {
+        self.all.iter().enumerate().filter_map(|(position, issuer)| {
             let introspection = issuer.introspection.as_ref()?;
             Some(Introspected { position, name: &issuer.name, introspection, ca: issuer.ca.as_deref() })
         })
@@ -193,16 +131,14 @@ impl Issuers {
                 Ok(verified) => verified,
                 Err(Unproven::Refused(refusal)) => return Err(refusal.into()),
                 Err(Unproven::Keys(issuer)) => return Err(Undecided::Wanting(Wanted::Keys { issuer })),
-                Err(Unproven::Introspection(issuer)) => match known.introspections.said(issuer, &digest, now) {
-                    Some(said) => {
-                        let Proven { principal, from, until } = said?;
-                        Verified { principal, own: None, from, until, issuer, keys: known.keys.of(issuer) }
-                    }
-                    None => {
+                Err(Unproven::Introspection(issuer)) => {
+                    let Some(said) = known.introspections.said(issuer, &digest, now) else {
                         let token = Secret::new(token);
                         return Err(Undecided::Wanting(Wanted::Introspection { issuer, token }));
-                    }
-                },
+                    };
+                    let Proven { principal, from, until } = said?;
+                    Verified { principal, own: None, from, until, issuer, keys: known.keys.of(issuer) }
+                }
             };
             let proven = (Arc::clone(&verified.principal), verified.own);
             known.seen.remember(&digest, verified);
@@ -226,7 +162,7 @@ impl Issuers {
         words: &Vocabulary,
         now: Timestamp,
     ) -> Result<Proven, Refusal> {
-        let issuer = self.issuers.get(position).ok_or(Refusal::Issuer)?;
+        let issuer = self.all.get(position).ok_or(Refusal::Issuer)?;
         let introspection = issuer.introspection.as_ref().ok_or(Refusal::Issuer)?;
         let (from, until) = issuer.check_said(said, introspection.any_audience, now)?;
         let last = Timestamp::from_micros(now.micros().saturating_add(micros(introspection.cache_for)));
@@ -270,7 +206,7 @@ impl Issuers {
         // Nothing in the token counts before its signature holds; `iss` only says whose keys to try, or whom to ask.
         let named = parts.claims.get("iss").and_then(Value::as_str).ok_or(Refusal::Issuer)?;
         let (position, issuer) =
-            self.issuers.iter().enumerate().find(|(_, issuer)| *issuer.iss == *named).ok_or(Refusal::Issuer)?;
+            self.all.iter().enumerate().find(|(_, issuer)| *issuer.iss == *named).ok_or(Refusal::Issuer)?;
         if issuer.introspection.as_ref().is_some_and(|introspection| introspection.all_tokens) {
             return Err(Unproven::Introspection(position));
         }
@@ -310,7 +246,7 @@ impl Issuers {
 fn is_opaque(token: &[u8]) -> bool {
     let is_b64token = token.iter().all(|b| b.is_ascii_alphanumeric() || b"-._~+/=".contains(b));
     let is_ours = matches!(token, [b'm', b'g', kind, b'_', ..] if kind.is_ascii_lowercase());
-    is_b64token && !is_ours && token.iter().filter(|b| **b == b'.').count() != 2
+    is_b64token && !is_ours && token.split(|b| *b == b'.').count() != 3
 }
 
 fn micros(duration: Duration) -> u64 {
