@@ -24,6 +24,7 @@ use gateway::head;
 use gateway::policy::authenticate::jwt::{self, Introspections, Proven, Revocations};
 use gateway::policy::authenticate::seen::SeenTokens;
 use gateway::policy::authenticate::{Known, api_key};
+use gateway::policy::authorize::Asked;
 use gateway::policy::facts::Facts;
 use gateway::policy::limit::cost::Size;
 use gateway::policy::limit::scope::Subject;
@@ -400,7 +401,9 @@ fn authorize(bencher: Bencher<'_, '_>) {
     let principal =
         policy.authenticator.decide(&route.authenticate, &facts(&headers), &policy.vocabulary, known(&ring, &seen));
     let principal = principal.expect("the key is good");
-    bencher.bench(|| route.authorize.decide(black_box(&principal)).is_ok());
+    let facts = facts(&headers);
+    let asked = Asked { model: "", version: "", facts: &facts };
+    bencher.bench_local(|| route.authorize.decide(black_box(&principal), &asked).is_ok());
 }
 
 /// Counted in process, by one limit and by two, with what the answer says of them.
@@ -494,6 +497,7 @@ fn headers_forwarded(bencher: Bencher<'_, '_>) {
         http2: false,
         id: RequestIds::new([1; 16]).next(),
         principal: &principal,
+        assertion: None,
         route: &route.name,
         is_read_here: false,
     };
