@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::{Map, Value};
@@ -58,9 +58,8 @@ impl Introspector {
                 url: introspection.url.clone(),
                 client_id: form_encoded(introspection.client_id.as_bytes()),
                 client_secret: Secret::new(form_encoded(introspection.client_secret.expose()).into_bytes()),
-                ca: issuer.ca.map(Into::into),
                 rate: introspection.rate,
-                client: OnceLock::new(),
+                client: https_client(TIMEOUT, issuer.ca),
                 book: Mutex::default(),
             };
             (issuer.position, Arc::new(asker))
@@ -88,26 +87,25 @@ impl Introspector {
         let asker = self.asker(issuer).ok_or(Unanswered)?;
         let digest = Sha256::of(token.expose());
         let address = AddressBucket::of(address);
-        let mut answered = {
+        let (mut answered, is_first) = {
             let mut book = asker.book();
             if book.waiting >= MOST_WAITING {
                 return Err(Unanswered);
             }
-            let answered = if let Some(running) = book.running.get(digest.as_bytes()) {
-                running.answered.subscribe()
-            } else {
-                book.may_begin(address, asker.rate)?;
-                let (sender, answered) = watch::channel(None);
-                let running = Running { address, answered: sender };
-                book.running.insert(*digest.as_bytes(), running);
-                // On its own, so that who shares it does not depend on who asked first.
-                let question = Question { asker: Arc::clone(asker), digest, is_answered: false };
-                tokio::task::spawn_local(question.ask(token, judge, failed));
-                answered
+            let shared = book.running.get(digest.as_bytes()).map(|running| running.answered.subscribe());
+            let is_first = shared.is_none();
+            let answered = match shared {
+                Some(answered) => answered,
+                None => book.begin(*digest.as_bytes(), address, asker.rate)?,
             };
             book.waiting += 1;
-            answered
+            (answered, is_first)
         };
+        if is_first {
+            // On its own, so that who shares it does not depend on who asked first.
+            let question = Question { asker: Arc::clone(asker), digest, is_answered: false };
+            tokio::task::spawn_local(question.ask(token, judge, failed));
+        }
         let _place = Waiting(asker);
         let outcome = timeout(2 * TIMEOUT, answered.wait_for(Option::is_some)).await;
         match outcome {
@@ -123,9 +121,8 @@ struct Asker {
     url: Box<str>,
     client_id: String,
     client_secret: Secret,
-    ca: Option<Box<[u8]>>,
     rate: u32,
-    client: OnceLock<Result<reqwest::Client, String>>,
+    client: Result<reqwest::Client, String>,
     book: Mutex<Book>,
 }
 
@@ -150,6 +147,9 @@ struct Book {
     told: Option<Instant>,
 }
 
+/// What becomes of a question, once it is known.
+type Answered = watch::Receiver<Option<Result<(), Unanswered>>>;
+
 /// A question that is under way.
 struct Running {
     address: AddressBucket,
@@ -157,8 +157,8 @@ struct Running {
 }
 
 impl Book {
-    /// Counts one more question, where there may be one.
-    fn may_begin(&mut self, address: AddressBucket, rate: u32) -> Result<(), Unanswered> {
+    /// Begins one more question, where there may be one.
+    fn begin(&mut self, token: [u8; 32], address: AddressBucket, rate: u32) -> Result<Answered, Unanswered> {
         if self.second.is_none_or(|second| second.elapsed() >= Duration::from_secs(1)) {
             self.second = Some(Instant::now());
             self.asked = 0;
@@ -175,7 +175,9 @@ impl Book {
         }
         self.asked += 1;
         self.asked_for.insert(address, asked_for + 1);
-        Ok(())
+        let (answered, receiver) = watch::channel(None);
+        self.running.insert(token, Running { address, answered });
+        Ok(receiver)
     }
 }
 
@@ -194,8 +196,7 @@ impl Asker {
     }
 
     async fn ask(&self, token: &Secret) -> Result<Map<String, Value>, String> {
-        let client = self.client.get_or_init(|| https_client(TIMEOUT, self.ca.as_deref())).as_ref();
-        let client = client.map_err(String::clone)?;
+        let client = self.client.as_ref().map_err(String::clone)?;
         let token = form_encoded(token.expose());
         let secret = String::from_utf8_lossy(self.client_secret.expose());
         // Client secrets are form-encoded before they are put together (RFC 6749 §2.3.1).
