@@ -13,6 +13,7 @@ mod conformance;
 mod cors;
 mod counter_model;
 mod forward;
+mod guards;
 mod hostile_tokens;
 mod http2;
 mod issuer_keys;
