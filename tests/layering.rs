@@ -16,7 +16,9 @@ const EXCEPTIONS: &[(&str, &str, &str)] = &[
         "workers are reached over TLS with the one provider, and authorities are read alike",
     ),
     ("edge::counter", "edge::tls", "and so is Redis"),
-    ("edge::keys", "edge::tls", "keys are fetched over TLS with the one provider of cryptography"),
+    ("edge::fetch", "edge::tls", "others are asked over TLS with the one provider of cryptography"),
+    ("edge::keys", "edge::fetch", "keys are fetched as everything is"),
+    ("edge::introspection", "edge::fetch", "and so is what issuers say of tokens"),
     (
         "edge::grants",
         "edge::counter",

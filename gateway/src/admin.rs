@@ -226,7 +226,7 @@ async fn readiness(admin: &Admin) -> (bool, Value) {
     let issuers = snapshot.policy.authenticator.issuers();
     for issuer in snapshot.keys.missing(issuers) {
         // Only this issuer's tokens suffer; all other callers are served, so it is said and does not count.
-        checks.insert(format!("issuer {issuer}"), "its keys could not be fetched so far".into());
+        checks.insert(format!("issuer {issuer}"), "its keys could not be fetched".into());
     }
     (ready, json!({ "ready": ready, "checks": checks }))
 }

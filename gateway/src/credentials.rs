@@ -6,9 +6,12 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use crate::exchange::Core;
+use serde_json::{Map, Value};
+
+use crate::edge::introspection::Unanswered;
+use crate::exchange::{Core, Snapshot};
 use crate::policy::Route;
-use crate::policy::authenticate::{Known, Refusal, Undecided, Wanted};
+use crate::policy::authenticate::{Known, Refusal, Undecided, Wanted, jwt};
 use crate::policy::facts::Facts;
 use crate::types::Principal;
 
@@ -18,7 +21,8 @@ const MOST_WANTED: usize = 4;
 /// What credentials are held against beside the policy.
 #[must_use]
 pub fn known(core: &Core) -> Known<'_> {
-    Known { keys: &*core.snapshot.keys, revocations: core.grants.revocations(), seen: &core.seen_tokens }
+    let Snapshot { keys, introspector, .. } = &*core.snapshot;
+    Known { keys, introspections: introspector, revocations: core.grants.revocations(), seen: &core.seen_tokens }
 }
 
 /// Decides who sent a request.
@@ -35,7 +39,7 @@ pub async fn prove(core: &Rc<Core>, route: &Route, facts: &Facts<'_>) -> Result<
     for _ in 0..MOST_WANTED {
         match undecided {
             Undecided::Refused(refusal) => return Err(refusal),
-            Undecided::Wanting(wanted) => Box::pin(fetch(core, wanted)).await?,
+            Undecided::Wanting(wanted) => Box::pin(fetch(core, wanted, facts)).await?,
         }
         undecided = match decide() {
             Ok(principal) => return Ok(principal),
@@ -50,7 +54,25 @@ pub async fn prove(core: &Rc<Core>, route: &Route, facts: &Facts<'_>) -> Result<
 }
 
 /// Looks for what a decision waits for.
-#[expect(clippy::unused_async, reason = "all that is wanted is somewhere else")]
-async fn fetch(_core: &Rc<Core>, wanted: Wanted) -> Result<(), Refusal> {
-    match wanted {}
+async fn fetch(core: &Core, wanted: Wanted, facts: &Facts<'_>) -> Result<(), Refusal> {
+    let snapshot = &core.snapshot;
+    match wanted {
+        Wanted::Keys { issuer } => {
+            let fetched = snapshot.keys.refetch(issuer).await;
+            if fetched { Ok(()) } else { Err(Refusal::Token(jwt::Refusal::UnknownKey)) }
+        }
+        Wanted::Introspection { issuer, token } => {
+            let judged_by = Arc::clone(snapshot);
+            let judge = move |said: &Map<String, Value>, now| {
+                let policy = &judged_by.policy;
+                policy.authenticator.issuers().judge(issuer, said, &policy.vocabulary, now)
+            };
+            let log = core.log.log().clone();
+            let failed = move |name: &str, cause: &str| {
+                log.event("introspection-failed", &[("issuer", name), ("cause", cause)]);
+            };
+            let asked = snapshot.introspector.ask(issuer, token, facts.address, judge, failed).await;
+            asked.map_err(|Unanswered| Refusal::IssuerUnavailable)
+        }
+    }
 }

@@ -17,6 +17,7 @@ use crate::activity::Busy;
 use crate::deadline::Pace;
 use crate::edge::counter::{Charge, Counter, Outcome, Places};
 use crate::edge::grants::Grants;
+use crate::edge::introspection::Introspector;
 use crate::edge::keys::KeyRing;
 use crate::edge::log::{BatchLog, Record};
 use crate::edge::metrics::{Metrics, RouteSeries};
@@ -37,7 +38,9 @@ pub struct Snapshot {
     /// The compiled policy.
     pub policy: Policy,
     /// Keys of issuers that publish them.
-    pub keys: Arc<KeyRing>,
+    pub keys: KeyRing,
+    /// What issuers said of tokens.
+    pub introspector: Introspector,
     /// Whether answers say `Strict-Transport-Security`.
     pub hsts: bool,
     /// How slowly a client's body may come.

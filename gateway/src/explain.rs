@@ -12,7 +12,7 @@ use http::{HeaderMap, HeaderValue, Method, Uri, Version, header};
 use serde_json::{Map, Value};
 
 use crate::head;
-use crate::policy::authenticate::jwt::{Keys, Revocations, VerifyKey};
+use crate::policy::authenticate::jwt::{self, Introspections, Keys, Proven, Revocations, VerifyKey};
 use crate::policy::authenticate::seen::SeenTokens;
 use crate::policy::authenticate::{self, Accepted, Authenticate, Known, Undecided};
 use crate::policy::authorize::{self, Permit};
@@ -23,7 +23,7 @@ use crate::policy::limit::window::Standing;
 use crate::policy::limit::{Admission, Decision, Demand, WhenFull};
 use crate::policy::{Destination, Policy, Route, cors, path};
 use crate::problem::{Problem, Reason, Stop};
-use crate::types::{Principal, RoleSet, Scheme, Timestamp, TokenId};
+use crate::types::{Principal, RoleSet, Scheme, Sha256, Timestamp, TokenId};
 
 /// A request that nobody sends.
 #[derive(Clone, Debug)]
@@ -108,6 +108,16 @@ struct Nothing;
 
 impl Keys for Nothing {
     fn of(&self, _: usize) -> Option<Arc<Vec<VerifyKey>>> {
+        None
+    }
+
+    fn may_refetch(&self, _: usize) -> bool {
+        false
+    }
+}
+
+impl Introspections for Nothing {
+    fn said(&self, _: usize, _: &Sha256, _: Timestamp) -> Option<Result<Proven, jwt::Refusal>> {
         None
     }
 }
@@ -260,7 +270,7 @@ fn who(policy: &Policy, route: &Route, asked: &Asked, facts: &Facts<'_>) -> Resu
     match &asked.caller {
         Caller::Headers => {
             let seen = SeenTokens::default();
-            let known = Known { keys: &Nothing, revocations: &Nothing, seen: &seen };
+            let known = Known { keys: &Nothing, introspections: &Nothing, revocations: &Nothing, seen: &seen };
             authenticator.decide(&route.authenticate, facts, words, known).map_err(|undecided| match undecided {
                 Undecided::Refused(refusal) => refused(refusal),
                 // What others keep is not asked for here.

@@ -460,7 +460,7 @@ fn credential(refusal: &authenticate::Refusal) -> Problem {
         ),
         R::ApiKey(api_key::Refusal::Expired) => Problem::new(Reason::ApiKeyExpired, "Ask the operator for a new one."),
         R::IssuerUnavailable => {
-            Problem::new(Reason::IssuerUnavailable, "The issuer's keys could not be fetched so far. Try again shortly.")
+            Problem::new(Reason::IssuerUnavailable, "The token's issuer can't be asked. Try again shortly.")
                 .header(header::RETRY_AFTER, "10")
         }
         R::RevocationUnknown => {
@@ -477,6 +477,8 @@ fn credential(refusal: &authenticate::Refusal) -> Problem {
             jwt::Refusal::Issuer => invalid("its issuer is not trusted"),
             jwt::Refusal::NoKeys => invalid("its issuer's keys are not known"),
             jwt::Refusal::Signature => invalid("its signature does not hold"),
+            jwt::Refusal::UnknownKey => invalid("its issuer publishes no key with its kid"),
+            jwt::Refusal::Inactive => invalid("its issuer says that it is not active"),
             jwt::Refusal::NoEnd => invalid("it has no exp"),
             jwt::Refusal::NotYet => invalid("it is not valid yet"),
             jwt::Refusal::Audience => invalid("its audience is not us"),

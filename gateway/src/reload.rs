@@ -16,13 +16,15 @@ use tokio::task::JoinHandle;
 
 use crate::deadline::Pace;
 use crate::edge::counter::SharedStore;
-use crate::edge::keys::KeyRing;
+use crate::edge::introspection::Introspector;
+use crate::edge::keys::{KeyRing, Outcome};
 use crate::edge::log::Log;
 use crate::edge::metrics::Metrics;
 use crate::edge::upstream::PoolSettings;
 use crate::exchange::Snapshot;
 use crate::policy::Policy;
 use crate::settings::Mistake;
+use crate::types::Name;
 
 /// How long every thread has to take a new policy.
 const ADOPTION: Duration = Duration::from_secs(5);
@@ -146,12 +148,14 @@ impl Reloader {
         let (snapshot, log) = (self.now(), self.log.clone());
         let refreshing = tokio::task::spawn_local(async move {
             let issuers = snapshot.policy.authenticator.issuers();
-            Arc::clone(&snapshot.keys)
-                .refresh(issuers, |issuer, state| match state {
-                    Ok(count) => log.event("issuer-keys", &[("issuer", issuer), ("keys", &count.to_string())]),
-                    Err(cause) => log.event("issuer-keys-failed", &[("issuer", issuer), ("cause", cause)]),
-                })
-                .await;
+            let changed = |issuer: &Name, outcome: &Outcome| match outcome {
+                Outcome::Fetched(count) => {
+                    log.event("issuer-keys", &[("issuer", issuer), ("keys", &count.to_string())]);
+                }
+                Outcome::Failed(cause) => log.event("issuer-keys-failed", &[("issuer", issuer), ("cause", cause)]),
+                Outcome::Ended(cause) => log.event("issuer-keys-ended", &[("issuer", issuer), ("cause", cause)]),
+            };
+            snapshot.keys.refresh(issuers, changed).await;
         });
         if let Some(before) = self.refreshing.replace(Some(refreshing)) {
             before.abort();
@@ -233,13 +237,15 @@ impl Reloader {
 fn snapshot(loaded: Loaded, metrics: &Metrics, before: Option<&Snapshot>) -> Snapshot {
     let Loaded { policy, pools, hsts, body_pace, .. } = loaded;
     let issuers = policy.authenticator.issuers();
-    let keys = KeyRing::new(issuers);
+    let mut keys = KeyRing::new(issuers);
     if let Some(before) = before {
-        keys.keep(issuers, &before.keys, before.policy.authenticator.issuers());
+        keys = keys.keeping(issuers, &before.keys, before.policy.authenticator.issuers());
     }
+    let introspector = Introspector::new(issuers);
     Snapshot {
         routes: metrics.routes(policy.routes.iter().map(|route| &*route.name)),
         keys,
+        introspector,
         hsts,
         body_pace,
         pools,

@@ -16,6 +16,7 @@ use gateway::connection_limit::Refused;
 use gateway::deadline::Pace;
 use gateway::edge::counter::{Counter, SharedStore, StoreSettings};
 use gateway::edge::grants::{Grants, SharedGrants};
+use gateway::edge::introspection::Introspector;
 use gateway::edge::keys::KeyRing;
 use gateway::edge::log::{BatchLog, Format, LogWriter};
 use gateway::edge::metrics::Metrics;
@@ -118,7 +119,8 @@ impl World {
         let runtime = Builder::new_current_thread().enable_all().event_interval(1).build_local(LocalOptions::default());
         let runtime = runtime.expect("a runtime");
         let _entered = runtime.enter();
-        let keys = KeyRing::new(policy.authenticator.issuers());
+        let issuers = policy.authenticator.issuers();
+        let (keys, introspector) = (KeyRing::new(issuers), Introspector::new(issuers));
         let metrics = Metrics::new(Reason::SLUGS, Refused::SLUGS, 1);
         let store = Arc::new(SharedStore::new(store.expect("legal settings"), 1));
         let (stop, stopping) = watch::channel(false);
@@ -132,6 +134,7 @@ impl World {
                 adopted: AtomicUsize::new(0),
                 policy,
                 keys,
+                introspector,
                 hsts: true,
                 body_pace: Pace { pause: Duration::from_secs(3600), rate: 1 },
             }),

@@ -72,7 +72,7 @@ fn ask(admin: std::net::SocketAddr, method: &str, path: &str) -> Result<(bool, s
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::unavailable(error.to_string()))?;
     let asked = runtime.block_on(async {
-        let client = gateway::edge::keys::plain_client(std::time::Duration::from_secs(30))?;
+        let client = gateway::edge::fetch::plain_client(std::time::Duration::from_secs(30))?;
         let method = method.parse().map_err(|_| "no such method".to_owned())?;
         let answer = client.request(method, format!("http://{admin}{path}")).send().await;
         let answer = answer.map_err(|error| error.without_url().to_string())?;

@@ -16,10 +16,10 @@ use super::authorize::Vocabulary;
 use super::facts::Facts;
 use super::token::TokenIssuer;
 use crate::settings::{Named, Section};
-use crate::types::{Principal, Timestamp};
+use crate::types::{Principal, Secret, Timestamp};
 
 use api_key::ApiKeys;
-use jwt::{Issuers, Keys, Revocations};
+use jwt::{Introspections, Issuers, Keys, Revocations};
 use seen::SeenTokens;
 
 /// A scheme that a route can name.
@@ -132,6 +132,8 @@ impl Authenticate {
 pub struct Known<'a> {
     /// The keys of issuers that publish them.
     pub keys: &'a dyn Keys,
+    /// What issuers said of tokens that they were asked about.
+    pub introspections: &'a dyn Introspections,
     /// Which of our own tokens were taken back.
     pub revocations: &'a dyn Revocations,
     /// Tokens that were verified before.
@@ -176,7 +178,7 @@ impl Authenticator {
             challenges: Challenges::new(&name),
             header,
             api_keys: ApiKeys::compile(root, words),
-            issuers: Issuers::compile(root, own),
+            issuers: Issuers::compile(root, words, own),
         }
     }
 
@@ -258,12 +260,7 @@ impl Authenticator {
     ) -> Result<Arc<Principal>, Undecided> {
         match shown {
             Shown::ApiKey(key) => Ok(self.api_keys.decide(key, facts.now).map_err(Refusal::ApiKey)?),
-            Shown::Token(token) => match self.issuers.decide(token, words, known, facts.now) {
-                Ok(principal) => Ok(principal),
-                Err(jwt::Refusal::NoKeys) => Err(Refusal::IssuerUnavailable.into()),
-                Err(jwt::Refusal::RevocationUnknown) => Err(Refusal::RevocationUnknown.into()),
-                Err(refusal) => Err(Refusal::Token(refusal).into()),
-            },
+            Shown::Token(token) => self.issuers.decide(token, words, known, facts.now),
         }
     }
 
@@ -345,9 +342,32 @@ impl From<Refusal> for Undecided {
     }
 }
 
+impl From<jwt::Refusal> for Undecided {
+    fn from(refusal: jwt::Refusal) -> Self {
+        Self::Refused(match refusal {
+            jwt::Refusal::NoKeys => Refusal::IssuerUnavailable,
+            jwt::Refusal::RevocationUnknown => Refusal::RevocationUnknown,
+            refusal => Refusal::Token(refusal),
+        })
+    }
+}
+
 /// What a decision waits for, and `crate::credentials` fetches.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Wanted {}
+pub enum Wanted {
+    /// Keys of the issuer at this position that it did not publish so far.
+    Keys {
+        /// The position.
+        issuer: usize,
+    },
+    /// What the issuer at this position says of a token.
+    Introspection {
+        /// The position.
+        issuer: usize,
+        /// The token.
+        token: Secret,
+    },
+}
 
 /// Why no principal was proven.
 #[derive(Clone, Debug, PartialEq, Eq)]
