@@ -28,6 +28,7 @@ const EXCEPTIONS: &[(&str, &str, &str)] = &[
         "policy::authorize",
         "a principal carries its roles, which are closed once, when it is compiled",
     ),
+    ("policy::authenticate", "policy::limit", "a key's own quotas are compiled with it, as its roles are"),
     (
         "policy::authenticate",
         "policy::token",

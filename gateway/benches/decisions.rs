@@ -21,6 +21,7 @@ use gateway::edge::log::{BatchLog, Format, LogWriter, Record};
 use gateway::edge::upstream::{Forwarded, Told};
 use gateway::frames::Frames;
 use gateway::head;
+use gateway::policy::authenticate::api_key::{Found, StoredKeys};
 use gateway::policy::authenticate::jwt::Revocations;
 use gateway::policy::authenticate::seen::SeenTokens;
 use gateway::policy::authenticate::{Known, api_key};
@@ -248,6 +249,20 @@ fn api_key_refuse(bencher: Bencher<'_, '_>, why: &str) {
     authenticate(bencher, &policy, &headers(&[("x-api-key", &key)]), false);
 }
 
+struct NoKeys;
+
+impl StoredKeys for NoKeys {
+    fn find(&self, _: &str) -> Found {
+        Found::Absent
+    }
+
+    fn unknown_for(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    fn used(&self, _: &str, _: u64) {}
+}
+
 struct NothingRevoked;
 
 impl Revocations for NothingRevoked {
@@ -261,7 +276,7 @@ impl Revocations for NothingRevoked {
 }
 
 fn known<'a>(ring: &'a KeyRing, seen: &'a SeenTokens) -> Known<'a> {
-    Known { keys: ring, revocations: &NothingRevoked, seen }
+    Known { keys: ring, revocations: &NothingRevoked, seen, api_keys: &NoKeys }
 }
 
 fn facts(headers: &HeaderMap) -> Facts<'_> {
@@ -355,7 +370,7 @@ fn jwt_decide_seen_before_among_revoked(bencher: Bencher<'_, '_>, revoked: u64) 
             grants.revoke(TokenId::of_token(&number.to_string()), until, NOW).await.expect("there is no Redis to lose");
         }
     });
-    let known = Known { keys: &*ring, revocations: grants.revocations(), seen: &seen };
+    let known = Known { keys: &*ring, revocations: grants.revocations(), seen: &seen, api_keys: &NoKeys };
     let decide = |headers| policy.authenticator.decide(&route.authenticate, &facts(headers), &policy.vocabulary, known);
     assert!(decide(&headers).is_ok());
     bencher.bench_local(|| decide(black_box(&headers)));

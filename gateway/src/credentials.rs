@@ -6,6 +6,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
+use crate::edge::api_keys::Fetched;
 use crate::exchange::Core;
 use crate::policy::Route;
 use crate::policy::authenticate::{Known, Refusal, Undecided, Wanted};
@@ -18,7 +19,12 @@ const MOST_WANTED: usize = 4;
 /// What credentials are held against beside the policy.
 #[must_use]
 pub fn known(core: &Core) -> Known<'_> {
-    Known { keys: &*core.snapshot.keys, revocations: core.grants.revocations(), seen: &core.seen_tokens }
+    Known {
+        keys: &*core.snapshot.keys,
+        revocations: core.grants.revocations(),
+        seen: &core.seen_tokens,
+        api_keys: core.api_keys.known(),
+    }
 }
 
 /// Decides who sent a request.
@@ -35,7 +41,7 @@ pub async fn prove(core: &Rc<Core>, route: &Route, facts: &Facts<'_>) -> Result<
     for _ in 0..MOST_WANTED {
         match undecided {
             Undecided::Refused(refusal) => return Err(refusal),
-            Undecided::Wanting(wanted) => Box::pin(fetch(core, wanted)).await?,
+            Undecided::Wanting(wanted) => Box::pin(fetch(core, wanted, facts)).await?,
         }
         undecided = match decide() {
             Ok(principal) => return Ok(principal),
@@ -45,12 +51,19 @@ pub async fn prove(core: &Rc<Core>, route: &Route, facts: &Facts<'_>) -> Result<
     match undecided {
         Undecided::Refused(refusal) => Err(refusal),
         // Whoever keeps it did not keep its word.
-        Undecided::Wanting(_) => Err(Refusal::IssuerUnavailable),
+        Undecided::Wanting(Wanted::ApiKey(_)) => Err(Refusal::ApiKeysUnavailable),
     }
 }
 
 /// Looks for what a decision waits for.
-#[expect(clippy::unused_async, reason = "all that is wanted is somewhere else")]
-async fn fetch(_core: &Rc<Core>, wanted: Wanted) -> Result<(), Refusal> {
-    match wanted {}
+async fn fetch(core: &Rc<Core>, wanted: Wanted, facts: &Facts<'_>) -> Result<(), Refusal> {
+    match wanted {
+        Wanted::ApiKey(id) => {
+            let fetched = core.api_keys.fetch(&id, facts.address, facts.now).await;
+            if let Fetched::Malformed(why) = fetched.map_err(|_| Refusal::ApiKeysUnavailable)? {
+                core.log.log().event("api-key-malformed", &[("id", &id), ("cause", why)]);
+            }
+            Ok(())
+        }
+    }
 }

@@ -14,11 +14,12 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::authorize::Vocabulary;
 use super::facts::Facts;
+use super::limit::Limits;
 use super::token::TokenIssuer;
 use crate::settings::{Named, Section};
-use crate::types::{Principal, Timestamp};
+use crate::types::Principal;
 
-use api_key::ApiKeys;
+use api_key::{ApiKeys, StoredKeys};
 use jwt::{Issuers, Keys, Revocations};
 use seen::SeenTokens;
 
@@ -107,6 +108,8 @@ pub struct Known<'a> {
     pub revocations: &'a dyn Revocations,
     /// Tokens that were verified before.
     pub seen: &'a SeenTokens,
+    /// API keys that are kept outside the policy.
+    pub api_keys: &'a dyn StoredKeys,
 }
 
 /// Everything that credentials are held against.
@@ -121,7 +124,7 @@ pub struct Authenticator {
 impl Authenticator {
     /// Reads `[api_key]`, `[api_keys.ID]` and `[issuers.NAME]`.
     #[must_use]
-    pub fn compile(root: &Section<'_>, words: &Vocabulary, own: Option<&TokenIssuer>) -> Self {
+    pub fn compile(root: &Section<'_>, words: &Vocabulary, limits: &Limits, own: Option<&TokenIssuer>) -> Self {
         let settings = root.section_or_empty("api_key");
         let name = settings.or("header", "X-API-Key".to_owned());
         let header = HeaderName::from_bytes(name.as_bytes()).ok().filter(|header| {
@@ -141,14 +144,10 @@ impl Authenticator {
                 "write a header name such as \"X-API-Key\"",
             );
         }
+        let api_keys = ApiKeys::compile(root, &settings, words, limits);
         settings.finish();
         let header = header.unwrap_or(HeaderName::from_static("x-api-key"));
-        Self {
-            challenges: Challenges::new(&name),
-            header,
-            api_keys: ApiKeys::compile(root, words),
-            issuers: Issuers::compile(root, own),
-        }
+        Self { challenges: Challenges::new(&name), header, api_keys, issuers: Issuers::compile(root, own) }
     }
 
     /// The header that API keys are read from.
@@ -157,12 +156,10 @@ impl Authenticator {
         &self.header
     }
 
-    /// Whom the API key with this id stands for, as if it had been presented.
-    ///
-    /// # Errors
-    /// [`api_key::Refusal`].
-    pub fn holder(&self, id: &str, now: Timestamp) -> Result<Arc<Principal>, api_key::Refusal> {
-        self.api_keys.holder(id, now)
+    /// The API keys.
+    #[must_use]
+    pub fn api_keys(&self) -> &ApiKeys {
+        &self.api_keys
     }
 
     /// The issuers of tokens that are trusted.
@@ -182,7 +179,7 @@ impl Authenticator {
         words: &Vocabulary,
         known: Known<'_>,
     ) -> Result<Arc<Principal>, Undecided> {
-        let Facts { headers, now, .. } = *facts;
+        let Facts { headers, address, now, .. } = *facts;
         let (api_key, jwt) = match rule {
             Authenticate::Anonymous(principal) => return Ok(Arc::clone(principal)),
             Authenticate::Credential { api_key, jwt } => (*api_key, *jwt),
@@ -191,7 +188,7 @@ impl Authenticator {
         let bearer = if jwt { bearer(headers)? } else { None };
         match (key, bearer) {
             (Some(_), Some(_)) => Err(Refusal::Several.into()),
-            (Some(key), None) => Ok(self.api_keys.decide(key.as_bytes(), now).map_err(Refusal::ApiKey)?),
+            (Some(key), None) => self.api_keys.decide(key.as_bytes(), (address, now), words, known.api_keys),
             (None, Some(token)) => match self.issuers.decide(token, words, known, now) {
                 Ok(principal) => Ok(principal),
                 Err(jwt::Refusal::NoKeys) => Err(Refusal::IssuerUnavailable.into()),
@@ -278,7 +275,10 @@ impl From<Refusal> for Undecided {
 
 /// What a decision waits for, and `crate::credentials` fetches.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Wanted {}
+pub enum Wanted {
+    /// The API key of this id.
+    ApiKey(Box<str>),
+}
 
 /// Why no principal was proven.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -291,6 +291,8 @@ pub enum Refusal {
     Malformed,
     /// The API key is not good.
     ApiKey(api_key::Refusal),
+    /// Whether the API key is good can't be known just now.
+    ApiKeysUnavailable,
     /// The token is not good.
     Token(jwt::Refusal),
     /// The token's issuer is trusted and its keys could not be had so far.
@@ -303,6 +305,6 @@ impl Refusal {
     /// Whether it is for reasons of our own, so that nobody guesses by it.
     #[must_use]
     pub fn is_ours(&self) -> bool {
-        matches!(self, Self::IssuerUnavailable | Self::RevocationUnknown)
+        matches!(self, Self::IssuerUnavailable | Self::RevocationUnknown | Self::ApiKeysUnavailable)
     }
 }

@@ -8,7 +8,7 @@ use http::HeaderValue;
 
 use super::authenticate::Authenticate;
 use crate::settings::Section;
-use crate::types::{ClaimSet, Principal, Role, RoleSet, Scheme, ScopeSet};
+use crate::types::{ClaimSet, Principal, Quotas, Role, RoleSet, Scheme, ScopeSet};
 
 pub use claims::{ClaimRules, descend};
 pub use roles::Roles;
@@ -51,6 +51,7 @@ impl Vocabulary {
             roles_header: HeaderValue::try_from(self.roles.list(roles)).unwrap_or(HeaderValue::from_static("")),
             scopes,
             claims,
+            quotas: Quotas::default(),
         })
     }
 }
