@@ -3,6 +3,7 @@
 
 mod admin;
 mod api_key;
+mod api_key_redis;
 mod ask;
 mod bodies;
 mod certificates;

@@ -1,6 +1,6 @@
 //! What this process knows of keys in Redis: bounded, and read under a lock that readers share.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -11,6 +11,8 @@ use crate::policy::authenticate::api_key::StoredKey;
 const SHARDS: usize = 64;
 /// How many ids that have no key are remembered.
 const MOST_ABSENT: usize = 16_384;
+/// How many ids that were changed are remembered, beside keys that there were.
+const MOST_CHANGED: usize = 65_536;
 
 /// A key, and when it was fetched.
 #[derive(Clone, Debug)]
@@ -27,6 +29,8 @@ struct Shard {
     old: HashMap<Box<str>, Kept>,
     /// Ids that have no key, and when that was found.
     absent: HashMap<Box<str>, u64>,
+    /// Ids that had a key or were changed, and are to be fetched again.
+    changed: HashSet<Box<str>>,
 }
 
 /// Keys by id.
@@ -106,16 +110,28 @@ impl Cache {
         shard.absent.insert(id.into(), at);
     }
 
-    /// Forgets what is known of an id.
-    pub(super) fn forget(&self, id: &str) {
-        write(self.shard(id)).forget(id);
+    /// Forgets what is known of an id that was changed.
+    pub(super) fn outdate(&self, id: &str) {
+        let mut shard = write(self.shard(id));
+        shard.forget(id);
+        if shard.changed.len() >= MOST_CHANGED / SHARDS {
+            shard.changed.clear();
+        }
+        shard.changed.insert(id.into());
     }
 
-    /// Forgets everything.
-    pub(super) fn clear(&self) {
+    /// Forgets everything but that there were these keys.
+    pub(super) fn outdate_all(&self) {
         for shard in &self.shards {
-            *write(shard) = Shard::default();
+            let mut shard = write(shard);
+            let known = std::mem::take(&mut *shard);
+            shard.changed = known.young.into_keys().chain(known.old.into_keys()).collect();
         }
+    }
+
+    /// Whether there was a key of this id, or somebody has changed it: no stranger made the id up.
+    pub(super) fn is_changed(&self, id: &str) -> bool {
+        read(self.shard(id)).changed.contains(id)
     }
 
     /// How many keys, and how many ids without one, are remembered.
@@ -140,6 +156,7 @@ impl Shard {
         self.young.remove(id);
         self.old.remove(id);
         self.absent.remove(id);
+        self.changed.remove(id);
     }
 }
 
@@ -185,10 +202,14 @@ mod tests {
         assert!(matches!(cache.find("a"), Some(Known::Key(_, 2))));
         cache.keep_absent("a", 3);
         assert!(matches!(cache.find("a"), Some(Known::Absent(3))));
-        cache.forget("a");
-        assert!(cache.find("a").is_none());
+        cache.outdate("a");
+        assert!(cache.find("a").is_none() && cache.is_changed("a") && !cache.is_changed("b"));
         cache.keep("b", key(), 4);
-        cache.clear();
+        cache.keep_absent("c", 4);
+        cache.outdate_all();
         assert_eq!(cache.len(), (0, 0));
+        assert!(cache.is_changed("b") && !cache.is_changed("c"));
+        cache.keep("b", key(), 5);
+        assert!(!cache.is_changed("b"));
     }
 }

@@ -105,7 +105,8 @@ impl ApiKeys {
         let patience = shared.store.patience();
         let _place = timeout(patience, shared.room.acquire()).await.map_err(|_| StoreLost)?.map_err(|_| StoreLost)?;
         let second = u32::try_from(now.secs()).unwrap_or(u32::MAX);
-        if !shared.budget.take(address, second) {
+        let is_counted = !shared.cache.is_changed(turn.id);
+        if is_counted && !shared.budget.take(address, second) {
             return Err(StoreLost);
         }
         let mut get = redis::cmd("GET");
@@ -121,7 +122,9 @@ impl ApiKeys {
             }
             let fetched = match record {
                 Some(Ok(record)) => {
-                    shared.budget.give_back(address, second);
+                    if is_counted {
+                        shared.budget.give_back(address, second);
+                    }
                     shared.cache.keep(turn.id, Arc::new(StoredKey::new(record)), shared.millis());
                     Fetched::Known
                 }

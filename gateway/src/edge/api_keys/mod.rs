@@ -137,14 +137,14 @@ impl SharedApiKeys {
         if let Some(fetching) = fetching.get(id) {
             fetching.outdate();
         }
-        self.cache.forget(id);
+        self.cache.outdate(id);
     }
 
     /// The same for all ids.
     fn outdate_all(&self) {
         let fetching = self.fetching();
         fetching.values().for_each(|fetching| fetching.outdate());
-        self.cache.clear();
+        self.cache.outdate_all();
     }
 
     fn last_uses(&self) -> MutexGuard<'_, HashMap<Box<str>, u64>> {

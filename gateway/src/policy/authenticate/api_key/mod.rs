@@ -245,8 +245,8 @@ fn in_redis(root: &Section<'_>, settings: &Section<'_>) -> Option<InRedis> {
         let reason = "is less than a second, in which no gateway can know";
         settings.mistake("revocation_unknown_after", reason, "write one such as \"10s\"");
     }
-    if !(64..=1 << 20).contains(&cache) {
-        settings.mistake("cache", format!("is {cache}"), "write a number from 64 to 1048576");
+    if !(128..=1 << 20).contains(&cache) {
+        settings.mistake("cache", format!("is {cache}"), "write a number from 128 to 1048576");
     }
     Some(InRedis { cache, refuse_after: (unknown == Unknown::Refuse).then_some(after) })
 }
