@@ -22,10 +22,11 @@ use gateway::edge::log::{BatchLog, Format, LogWriter, Record};
 use gateway::edge::upstream::{Forwarded, Told};
 use gateway::frames::Frames;
 use gateway::head;
-use gateway::policy::authenticate::api_key::{Found, Record, StoredKey, StoredKeys};
+use gateway::policy::authenticate::api_key::{Found, StoredKey, StoredKeys};
 use gateway::policy::authenticate::jwt::Revocations;
 use gateway::policy::authenticate::seen::SeenTokens;
 use gateway::policy::authenticate::{Known, api_key};
+use gateway::policy::authorize::Asked;
 use gateway::policy::facts::Facts;
 use gateway::policy::limit::cost::Size;
 use gateway::policy::limit::scope::Subject;
@@ -265,7 +266,7 @@ fn api_key_decide_stored(bencher: Bencher<'_, '_>, count: usize) {
         let (id, key) = compose(index);
         let digest = Sha256::of(key.as_bytes());
         let record = format!("{{\"digest\":\"{digest}\",\"owner\":\"a team\",\"roles\":[\"predictor\"]}}");
-        let record = Record::new(record.as_bytes(), NOW).expect("a record");
+        let record = api_key::Record::new(record.as_bytes(), NOW).expect("a record");
         shared.keep(&id, Arc::new(StoredKey::new(record)));
     }
     // Among the last half, which no bound has pushed out.
@@ -461,7 +462,9 @@ fn authorize(bencher: Bencher<'_, '_>) {
     let principal =
         policy.authenticator.decide(&route.authenticate, &facts(&headers), &policy.vocabulary, known(&ring, &seen));
     let principal = principal.expect("the key is good");
-    bencher.bench(|| route.authorize.decide(black_box(&principal)).is_ok());
+    let facts = facts(&headers);
+    let asked = Asked { model: "", version: "", facts: &facts };
+    bencher.bench_local(|| route.authorize.decide(black_box(&principal), &asked).is_ok());
 }
 
 /// Counted in process, by one limit and by two, with what the answer says of them.
@@ -555,6 +558,7 @@ fn headers_forwarded(bencher: Bencher<'_, '_>) {
         http2: false,
         id: RequestIds::new([1; 16]).next(),
         principal: &principal,
+        assertion: None,
         route: &route.name,
         is_read_here: false,
     };

@@ -23,6 +23,7 @@ use crate::edge::log::{BatchLog, Record};
 use crate::edge::metrics::{Metrics, RouteSeries};
 use crate::edge::upstream::{Pool, PoolSettings, WorkerBody};
 use crate::policy::Policy;
+use crate::policy::assertion::Assertions;
 use crate::policy::authenticate::seen::SeenTokens;
 use crate::policy::cors::Earned;
 use crate::policy::limit::headers::RateHeaders;
@@ -94,6 +95,8 @@ pub struct Core {
     pub thread: usize,
     /// Tokens that were verified on this thread.
     pub seen_tokens: SeenTokens,
+    /// What this thread's workers were told of callers.
+    pub assertions: Assertions,
     /// What was granted and taken back.
     pub grants: Grants,
     /// API keys in Redis.
@@ -168,6 +171,15 @@ pub struct Exchange {
 }
 
 impl Exchange {
+    /// Notes what a rule that is only tried out would have done.
+    pub(crate) fn would_refuse(&mut self, what: &str) {
+        let said = self.would_refuse.get_or_insert_default();
+        if !said.is_empty() {
+            said.push_str(", ");
+        }
+        said.push_str(what);
+    }
+
     pub(crate) fn begin(core: Rc<Core>, peer: ClientAddress, busy: Busy, parts: &http::request::Parts) -> Box<Self> {
         Box::new(Self {
             id: core.ids.next(),

@@ -9,13 +9,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, Method, Uri, Version, header};
+use serde_json::{Map, Value};
 
 use crate::head;
 use crate::policy::authenticate::api_key::{Found, StoredKeys};
 use crate::policy::authenticate::jwt::{Keys, Revocations, VerifyKey};
 use crate::policy::authenticate::seen::SeenTokens;
-use crate::policy::authenticate::{self, Authenticate, Known, Undecided};
-use crate::policy::authorize::Authorize;
+use crate::policy::authenticate::{self, Accepted, Authenticate, Known, Undecided};
+use crate::policy::authorize::{self, Permit};
 use crate::policy::body;
 use crate::policy::facts::Facts;
 use crate::policy::limit::cost::{self, Size};
@@ -23,7 +24,7 @@ use crate::policy::limit::window::Standing;
 use crate::policy::limit::{Admission, Decision, Demand, WhenFull};
 use crate::policy::{Destination, Policy, Route, cors, path};
 use crate::problem::{Problem, Reason, Stop};
-use crate::types::{ClaimSet, Principal, RoleSet, Scheme, ScopeSet, Timestamp, TokenId};
+use crate::types::{Principal, RoleSet, Scheme, Timestamp, TokenId};
 
 /// A request that nobody sends.
 #[derive(Clone, Debug)]
@@ -40,6 +41,10 @@ pub struct Asked {
     pub address: IpAddr,
     /// Who asks: [`Caller::parse`].
     pub caller: Caller,
+    /// The scopes of whoever is named.
+    pub scopes: Vec<String>,
+    /// And the claims.
+    pub claims: Map<String, Value>,
     /// When.
     pub now: Timestamp,
 }
@@ -89,6 +94,8 @@ pub struct Explained {
     pub steps: Vec<Step>,
     /// The route, where one was found.
     pub route: Option<String>,
+    /// The named right that opened it.
+    pub right: Option<String>,
     /// The principal's id, where one was proven.
     pub principal: Option<String>,
     /// The limits that it meets, by name, with the quota for this caller.
@@ -132,7 +139,7 @@ impl StoredKeys for Nothing {
 #[must_use]
 pub fn explain(policy: &Policy, asked: &Asked) -> Explained {
     let mut explained =
-        Explained { steps: Vec::new(), route: None, principal: None, limits: Vec::new(), refused: None };
+        Explained { steps: Vec::new(), route: None, right: None, principal: None, limits: Vec::new(), refused: None };
     if let Err(stop) = walk(policy, asked, &mut explained) {
         let problem = Problem::from(stop);
         explained.refused = Some((problem.reason, problem.detail().to_owned()));
@@ -141,6 +148,12 @@ pub fn explain(policy: &Policy, asked: &Asked) -> Explained {
 }
 
 impl Explained {
+    /// Notes what a rule that is only tried out would have done.
+    fn tried(&mut self, stage: &'static str, stop: Stop, route: &str) {
+        let reason = Problem::from(stop).reason.slug();
+        self.note(stage, format!("would refuse: {reason}"), &["routes", route, "danger_shadow"]);
+    }
+
     fn note(&mut self, stage: &'static str, said: impl Into<String>, key: &[&str]) {
         let key = (!key.is_empty()).then(|| key.iter().map(|part| (*part).to_owned()).collect());
         self.steps.push(Step { stage, said: said.into(), key });
@@ -160,7 +173,14 @@ fn walk(policy: &Policy, asked: &Asked, out: &mut Explained) -> Result<(), Stop>
     out.route = Some(name.into());
     out.note("route", name, &["routes", name, "path"]);
 
-    let earned = route.cors.as_ref().map(|cors| cors.decide(headers));
+    let mut earned = route.cors.as_ref().map(|cors| cors.decide(headers));
+    if route.shadow.cors
+        && headers.contains_key(header::ORIGIN)
+        && !earned.as_ref().is_some_and(cors::Earned::is_allowed)
+    {
+        out.tried("cors", Stop::Origin, name);
+        earned = earned.map(|earned| earned.tried(route.shadow, headers));
+    }
     if let Some(method) = preflight {
         earned.filter(cors::Earned::is_allowed).ok_or(Stop::Origin)?;
         out.note("cors", format!("the page may send {method}"), &["routes", name, "cors"]);
@@ -180,20 +200,40 @@ fn walk(policy: &Policy, asked: &Asked, out: &mut Explained) -> Result<(), Stop>
         address: asked.address,
         now: asked.now,
     };
-    let principal = who(policy, route, asked, &facts)?;
+    let principal = match who(policy, route, asked, &facts) {
+        Err(stop) if route.shadow.authenticate => {
+            out.tried("authenticate", stop, name);
+            Principal::anonymous()
+        }
+        decided => decided?,
+    };
     out.principal = Some(principal.id.to_string());
     out.note(
         "authenticate",
         format!("{} by {}", principal.id, principal.scheme.as_str()),
         &["routes", name, "authenticate"],
     );
-    let permit = route.authorize.decide(&principal).map_err(Stop::Authorize)?;
+    let wanted = authorize::Asked { model: route.model.of(&path), version: route.version.of(&path), facts: &facts };
+    let permit = match route.authorize.decide(&principal, &wanted) {
+        Ok(permit) => permit,
+        Err(refusal) => {
+            let stop = Stop::Authorize(authorize::Denied::of(refusal, &principal, &policy.vocabulary));
+            let Some(permit) = Permit::tried(route.shadow) else { return Err(stop) };
+            out.tried("authorize", stop, name);
+            permit
+        }
+    };
     let opened = match permit.role() {
+        _ if permit.is_tried() => "it is open while its rule is only tried out".into(),
         Some(role) => format!("the role {} opens it", policy.vocabulary.roles.name(role)),
-        None if matches!(route.authorize, Authorize::Anonymous) => "it is open to everybody".into(),
+        None if route.authenticate.is_anonymous() => "it is open to everybody".into(),
         None => "it is open to whoever has proven who they are".into(),
     };
-    out.note("authorize", opened, &["routes", name, "authorize"]);
+    out.right = permit.right().map(ToString::to_string);
+    match permit.right() {
+        Some(right) => out.note("authorize", format!("{opened}, by the right {right}"), &["rights", right]),
+        None => out.note("authorize", opened, &["routes", name, "authorize"]),
+    }
 
     let size = judge(route, asked, out)?;
     limits(route, &principal, size, out)?;
@@ -201,6 +241,9 @@ fn walk(policy: &Policy, asked: &Asked, out: &mut Explained) -> Result<(), Stop>
         Destination::Pool(position) => {
             let pool = policy.pools.get(*position).map_or("", |pool| pool);
             let seen = route.worker_path.as_deref().unwrap_or(&path);
+            if let Some(rule) = route.answers.rule(&principal) {
+                out.note("answer", format!("shaped by {}", rule.name), &["answers", &rule.name]);
+            }
             out.note("forward", format!("to the pool {pool}, as {} {seen}", asked.method), &["routes", name, "pool"]);
         }
         Destination::Own(_) => out.note("answer", "the gateway itself", &["routes", name, "builtin"]),
@@ -218,12 +261,11 @@ fn who(policy: &Policy, route: &Route, asked: &Asked, facts: &Facts<'_>) -> Resu
     if let Authenticate::Anonymous(principal) = &route.authenticate {
         return Ok(Arc::clone(principal));
     }
-    let Authenticate::Credential { api_key, jwt } = route.authenticate else {
-        return Err(Stop::Internal("a route that asks for no credential"));
-    };
+    let (api_key, jwt) = (route.authenticate.takes(Accepted::ApiKey), route.authenticate.takes(Accepted::Jwt));
     let missing = || refused(authenticate::Refusal::Missing);
     let named = |id: &str, held| {
-        let principal = words.principal(Scheme::Jwt, id, held, ScopeSet::default(), ClaimSet::default());
+        let scopes = words.scopes.set(asked.scopes.iter().map(String::as_str));
+        let principal = words.principal(Scheme::Jwt, id, held, scopes, words.claims.met(&asked.claims));
         principal.map(Arc::new).ok_or_else(missing)
     };
     match &asked.caller {
@@ -273,10 +315,16 @@ fn judge(route: &Route, asked: &Asked, out: &mut Explained) -> Result<Size, Stop
     let mut headers = asked.headers.clone();
     headers.entry(header::CONTENT_TYPE).or_insert(HeaderValue::from_static("application/json"));
     headers.insert(header::CONTENT_LENGTH, body.len().into());
-    rule.decide_head(&headers).map_err(Stop::Body)?;
     let mut size = Size { bytes: body.len() as u64, rows: 1 };
     let look = |value: &serde_json::Value| size.rows = cost::rows(value, route.limits.rows_at.as_deref());
-    let checked = rule.decide_and_look(body, look).map_err(Stop::Body)?;
+    let checked = match rule.decide_head(&headers).and_then(|()| rule.decide_and_look(body, look)) {
+        Ok(checked) => checked,
+        Err(refusal) if route.shadow.body && !matches!(refusal, body::Refusal::TooLarge { .. }) => {
+            out.tried("body", Stop::Body(refusal), name);
+            return Ok(size);
+        }
+        Err(refusal) => return Err(Stop::Body(refusal)),
+    };
     let cleaned =
         checked.into_rewritten().map_or_else(String::new, |rewritten| format!(", cleaned: {}", rewritten.note));
     out.note("body", format!("{} bytes, taken{cleaned}", body.len()), &["routes", name, "body"]);

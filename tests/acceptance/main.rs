@@ -2,9 +2,11 @@
 #![expect(clippy::expect_used, clippy::indexing_slicing, reason = "a test that can't go on has failed")]
 
 mod admin;
+mod answers;
 mod api_key;
 mod api_key_redis;
 mod ask;
+mod assertion;
 mod bodies;
 mod certificates;
 mod config_errors;
@@ -25,6 +27,7 @@ mod rate_limit;
 mod rbac;
 mod regression;
 mod reload;
+mod rights;
 mod secrets;
 mod shutdown;
 mod store_links;

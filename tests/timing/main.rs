@@ -79,10 +79,11 @@ async fn main() -> ExitCode {
             let (one, other) = (Summary::new(sample), Summary::new(base));
             let t = welch(&one, &other);
             tells |= t.abs() > TELLING;
-            text += &format!(
+            let row = format!(
                 "| {} | {name} | {first} | {} | {:.1} | {:.1} | {:.1} | {:.1} | {t:+.1} |\n",
                 question.about, one.count, one.median, one.mad, other.median, other.mad
             );
+            text.push_str(&row);
         }
     }
     worker.assert_untouched();

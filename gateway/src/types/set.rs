@@ -24,7 +24,7 @@ macro_rules! small_set {
         }
 
         /// A set of them.
-        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
         pub struct $set(u128);
 
         impl $set {

@@ -70,23 +70,24 @@ impl ApiKeys {
             return Err(StoreLost);
         }
         let patience = shared.store.patience();
-        let (turn, others) = {
+        let turn = {
             let mut fetching = shared.fetching();
-            match fetching.get(id) {
-                Some(others) => (None, Some(Arc::clone(others))),
-                None => {
-                    let own = Arc::new(Fetching::new());
-                    fetching.insert(id.into(), Arc::clone(&own));
-                    (Some(Turn { shared, id, fetching: own }), None)
-                }
+            if let Some(others) = fetching.get(id) {
+                Err(Arc::clone(others))
+            } else {
+                let own = Arc::new(Fetching::new());
+                fetching.insert(id.into(), Arc::clone(&own));
+                Ok(Turn { shared, id, fetching: own })
             }
         };
-        if let Some(others) = others {
-            // It is closed, never given.
-            let _ = timeout(patience * 2, others.ended.acquire()).await.map_err(|_| StoreLost)?;
-            return if others.failed.load(Ordering::Acquire) { Err(StoreLost) } else { Ok(Fetched::Known) };
-        }
-        let Some(turn) = turn else { return Err(StoreLost) };
+        let turn = match turn {
+            Ok(turn) => turn,
+            Err(others) => {
+                // It is closed, never given.
+                let _ = timeout(patience * 2, others.ended.acquire()).await.map_err(|_| StoreLost)?;
+                return if others.failed.load(Ordering::Acquire) { Err(StoreLost) } else { Ok(Fetched::Known) };
+            }
+        };
         let fetched = self.fetch_in_turn(&turn, address, now).await;
         if fetched.is_err() {
             turn.fetching.failed.store(true, Ordering::Release);

@@ -152,10 +152,10 @@ impl SharedApiKeys {
     }
 
     fn note_used(&self, uses: impl IntoIterator<Item = (Box<str>, u64)>) {
-        let mut used = self.last_uses();
+        let mut noted = self.last_uses();
         for (id, minute) in uses {
-            if used.len() < MOST_USED || used.contains_key(&id) {
-                let last = used.entry(id).or_default();
+            if noted.len() < MOST_USED || noted.contains_key(&id) {
+                let last = noted.entry(id).or_default();
                 *last = minute.max(*last);
             }
         }
