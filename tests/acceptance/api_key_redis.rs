@@ -17,7 +17,7 @@ use crate::store_links::acl_user;
 const SOON: Duration = Duration::from_secs(1);
 
 const POLICY: &str = "[api_key]\nstore = \"redis\"\n\
-    [limits.few]\nquota = 100\nwindow = \"60s\"\nby = [\"principal\"]\nstore_lost = \"allow\"\n\
+    [limits.few]\nquota = 1000\nwindow = \"60s\"\nby = [\"principal\"]\nstore_lost = \"allow\"\n\
     [routes.known]\nlimits = [\"few\"]\n";
 
 fn shared(worker: &Recorder, redis: &Redis) -> GatewayBuilder {
@@ -211,7 +211,7 @@ async fn a_key_has_quotas_of_its_own() {
     assert_eq!((answer.status, answer.header("ratelimit-policy").as_str()), (200, "\"few\";q=2;w=60"));
     assert_eq!(ask(&client, &few).await.status, 200);
     ask(&client, &few).await.assert_problem(429, "limit-exceeded");
-    assert_eq!(ask(&client, &usual).await.header("ratelimit-policy"), "\"few\";q=100;w=60");
+    assert_eq!(ask(&client, &usual).await.header("ratelimit-policy"), "\"few\";q=1000;w=60");
 }
 
 #[tokio::test]
