@@ -24,12 +24,14 @@ const EXCEPTIONS: &[(&str, &str, &str)] = &[
         "edge::counter",
         "what was granted and revoked is kept in the Redis that counts, over the same links",
     ),
+    ("edge::api_keys", "edge::counter", "and so are keys that are issued while gateways run"),
     ("policy::authorize", "policy::authenticate", "a rule is checked against what the route asks for, at start alone"),
     (
         "policy::authenticate",
         "policy::authorize",
         "a principal carries its roles, which are closed once, when it is compiled",
     ),
+    ("policy::authenticate", "policy::limit", "a key's own quotas are compiled with it, as its roles are"),
     (
         "policy::authenticate",
         "policy::token",

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
+use crate::edge::api_keys::Fetched;
 use crate::edge::introspection::Unanswered;
 use crate::exchange::{Core, Snapshot};
 use crate::policy::Route;
@@ -22,7 +23,13 @@ const MOST_WANTED: usize = 4;
 #[must_use]
 pub fn known(core: &Core) -> Known<'_> {
     let Snapshot { keys, introspector, .. } = &*core.snapshot;
-    Known { keys, introspections: introspector, revocations: core.grants.revocations(), seen: &core.seen_tokens }
+    Known {
+        keys,
+        introspections: introspector,
+        revocations: core.grants.revocations(),
+        seen: &core.seen_tokens,
+        api_keys: core.api_keys.known(),
+    }
 }
 
 /// Decides who sent a request.
@@ -49,7 +56,8 @@ pub async fn prove(core: &Rc<Core>, route: &Route, facts: &Facts<'_>) -> Result<
     match undecided {
         Undecided::Refused(refusal) => Err(refusal),
         // Whoever keeps it did not keep its word.
-        Undecided::Wanting(_) => Err(Refusal::IssuerUnavailable),
+        Undecided::Wanting(Wanted::ApiKey(_)) => Err(Refusal::ApiKeysUnavailable),
+        Undecided::Wanting(Wanted::Keys { .. } | Wanted::Introspection { .. }) => Err(Refusal::IssuerUnavailable),
     }
 }
 
@@ -73,6 +81,13 @@ async fn fetch(core: &Core, wanted: Wanted, facts: &Facts<'_>) -> Result<(), Ref
             };
             let asked = snapshot.introspector.ask(issuer, token, facts.address, judge, failed).await;
             asked.map_err(|Unanswered| Refusal::IssuerUnavailable)
+        }
+        Wanted::ApiKey(id) => {
+            let fetched = core.api_keys.fetch(&id, facts.address, facts.now).await;
+            if let Fetched::Malformed(why) = fetched.map_err(|_| Refusal::ApiKeysUnavailable)? {
+                core.log.log().event("api-key-malformed", &[("id", &id), ("cause", why)]);
+            }
+            Ok(())
         }
     }
 }

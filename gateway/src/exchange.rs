@@ -15,6 +15,7 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::activity::Busy;
 use crate::deadline::Pace;
+use crate::edge::api_keys::ApiKeys;
 use crate::edge::counter::{Charge, Counter, Outcome, Places};
 use crate::edge::grants::Grants;
 use crate::edge::introspection::Introspector;
@@ -101,6 +102,8 @@ pub struct Core {
     pub assertions: Assertions,
     /// What was granted and taken back.
     pub grants: Grants,
+    /// API keys in Redis.
+    pub api_keys: ApiKeys,
     /// Names for requests.
     pub ids: Rc<RequestIds>,
     /// Room for checking passwords, in all threads.

@@ -12,6 +12,7 @@ use http::{HeaderMap, HeaderValue, Method, Uri, Version, header};
 use serde_json::{Map, Value};
 
 use crate::head;
+use crate::policy::authenticate::api_key::{Found, StoredKeys};
 use crate::policy::authenticate::jwt::{self, Introspections, Keys, Proven, Revocations, VerifyKey};
 use crate::policy::authenticate::seen::SeenTokens;
 use crate::policy::authenticate::{self, Accepted, Authenticate, Known, Undecided};
@@ -130,6 +131,18 @@ impl Revocations for Nothing {
     fn unknown_for(&self) -> Duration {
         Duration::ZERO
     }
+}
+
+impl StoredKeys for Nothing {
+    fn find(&self, _: &str) -> Found {
+        Found::Absent
+    }
+
+    fn unknown_for(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    fn used(&self, _: &str, _: u64) {}
 }
 
 /// Walks a request through a policy.
@@ -270,7 +283,13 @@ fn who(policy: &Policy, route: &Route, asked: &Asked, facts: &Facts<'_>) -> Resu
     match &asked.caller {
         Caller::Headers => {
             let seen = SeenTokens::default();
-            let known = Known { keys: &Nothing, introspections: &Nothing, revocations: &Nothing, seen: &seen };
+            let known = Known {
+                keys: &Nothing,
+                introspections: &Nothing,
+                revocations: &Nothing,
+                seen: &seen,
+                api_keys: &Nothing,
+            };
             authenticator.decide(&route.authenticate, facts, words, known).map_err(|undecided| match undecided {
                 Undecided::Refused(refusal) => refused(refusal),
                 // What others keep is not asked for here.
@@ -278,7 +297,8 @@ fn who(policy: &Policy, route: &Route, asked: &Asked, facts: &Facts<'_>) -> Resu
             })
         }
         Caller::ApiKey(id) if api_key => {
-            authenticator.holder(id, asked.now).map_err(|refusal| refused(authenticate::Refusal::ApiKey(refusal)))
+            let held = authenticator.api_keys().holder(id, asked.address, asked.now);
+            held.map_err(|refusal| refused(authenticate::Refusal::ApiKey(refusal)))
         }
         Caller::User(name) if jwt => {
             let held = policy.issuer.as_ref().and_then(|issuer| issuer.roles_of(name)).ok_or_else(missing)?;

@@ -396,7 +396,7 @@ impl Asking<'_> {
     }
 }
 
-fn demands<'a>(limits: &'a [Arc<Limit>], principal: &Principal, size: Size) -> Vec<Demand<'a>> {
+fn demands<'a>(limits: &'a [Arc<Limit>], principal: &'a Principal, size: Size) -> Vec<Demand<'a>> {
     limits.iter().map(|limit| Demand::new(limit, Some(principal), size)).collect()
 }
 

@@ -69,6 +69,9 @@ reasons! {
     ApiKeyMistyped 401 "api-key-mistyped" "This is not an API key of this service";
     ApiKeyUnknown 401 "api-key-unknown" "The API key is not known";
     ApiKeyExpired 401 "api-key-expired" "The API key has expired";
+    ApiKeyNotYet 401 "api-key-not-yet" "The API key is not good yet";
+    ApiKeyNetwork 403 "api-key-network" "The API key may not be used from here";
+    ApiKeysUnavailable 503 "api-keys-unavailable" "API keys can't be looked up just now";
     TokenInvalid 401 "token-invalid" "The token is not good here";
     TokenExpired 401 "token-expired" "The token has expired";
     TokenRevoked 401 "token-revoked" "The token was taken back";
@@ -459,6 +462,19 @@ fn credential(refusal: &authenticate::Refusal) -> Problem {
             "It has the form of a key and is not one of this service's. It may have been withdrawn.",
         ),
         R::ApiKey(api_key::Refusal::Expired) => Problem::new(Reason::ApiKeyExpired, "Ask the operator for a new one."),
+        R::ApiKey(api_key::Refusal::NotYet) => {
+            Problem::new(Reason::ApiKeyNotYet, "It was issued for a later time. Wait for it, or ask the operator.")
+        }
+        // RFC 9110 §15.5.4: the credential is good, and to send it again, or another one, changes nothing from here.
+        R::ApiKey(api_key::Refusal::Network) => Problem::new(
+            Reason::ApiKeyNetwork,
+            "The key is good, but not for the network that the request came from. Call from where it was issued for, or \
+             ask the operator.",
+        ),
+        R::ApiKeysUnavailable => {
+            Problem::new(Reason::ApiKeysUnavailable, "The store that keeps keys can't be asked. Try again shortly.")
+                .header(header::RETRY_AFTER, "1")
+        }
         R::IssuerUnavailable => {
             Problem::new(Reason::IssuerUnavailable, "The token's issuer can't be asked. Try again shortly.")
                 .header(header::RETRY_AFTER, "10")

@@ -4,6 +4,7 @@
 mod admin;
 mod answers;
 mod api_key;
+mod api_key_redis;
 mod ask;
 mod assertion;
 mod bodies;

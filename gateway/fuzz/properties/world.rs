@@ -14,6 +14,7 @@ use std::time::Duration;
 use gateway::activity::{Activity, Peer, Reader, Watched};
 use gateway::connection_limit::Refused;
 use gateway::deadline::Pace;
+use gateway::edge::api_keys::{ApiKeys, SharedApiKeys};
 use gateway::edge::counter::{Counter, SharedStore, StoreSettings};
 use gateway::edge::grants::{Grants, SharedGrants};
 use gateway::edge::introspection::Introspector;
@@ -138,6 +139,7 @@ impl World {
                 hsts: true,
                 body_pace: Pace { pause: Duration::from_secs(3600), rate: 1 },
             }),
+            api_keys: ApiKeys::new(Arc::new(SharedApiKeys::new(Arc::clone(&store))), None),
             grants: Grants::new(Arc::new(SharedGrants::new(store))),
             pools: pools.iter().map(Pool::new).collect(),
             log: BatchLog::new(log),

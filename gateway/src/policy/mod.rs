@@ -155,7 +155,9 @@ impl Policy {
         if !root.has("token") && root.has("clients") {
             root.mistake("clients", "stands here without [token], so no client could get a token", "define [token]");
         }
-        let authenticator = Authenticator::compile(root, &vocabulary, issuer.as_ref());
+        let defaults = root.section_or_empty("defaults");
+        let limits = limit::compile_all(root, roles.names(), defaults.or("x_ratelimit", false));
+        let authenticator = Authenticator::compile(root, &vocabulary, &limits, issuer.as_ref());
         let assertion = root.section("assertion").and_then(|section| {
             let assertion = Assertion::compile(&section, pools);
             section.finish();
@@ -174,8 +176,6 @@ impl Policy {
         let trusted_proxies = TrustedProxies::compile(&client_address);
         client_address.finish();
 
-        let defaults = root.section_or_empty("defaults");
-        let limits = limit::compile_all(root, roles.names(), defaults.or("x_ratelimit", false));
         let cors = cors::compile_all(root, authenticator.api_key_header(), &limit::exposed(&limits));
         let default_authenticate = authenticate::Authenticate::compile(&defaults, &authenticator);
         let default_limits = limit::references(&defaults, &limits);

@@ -5,6 +5,7 @@
 mod address;
 mod digest;
 mod principal;
+mod rate;
 mod request_id;
 mod secret;
 mod set;
@@ -14,6 +15,7 @@ mod token_id;
 pub use address::{AddressBucket, ClientAddress, Network};
 pub use digest::Sha256;
 pub use principal::{Principal, Scheme};
+pub use rate::{Quotas, Rate};
 pub use request_id::{RequestId, RequestIds};
 pub use secret::Secret;
 pub use set::{ClaimRule, ClaimSet, Role, RoleSet, Scope, ScopeSet};

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use http::HeaderValue;
 
-use super::{ClaimSet, Name, RoleSet, ScopeSet};
+use super::{ClaimSet, Name, Quotas, RoleSet, ScopeSet};
 
 /// How an identity was proven.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +43,8 @@ pub struct Principal {
     pub scopes: ScopeSet,
     /// The rights whose claims the credential has.
     pub claims: ClaimSet,
+    /// What its credential may of a limit, in place of what the policy says of its roles.
+    pub quotas: Quotas,
     /// `id` for the worker.
     pub header: HeaderValue,
     /// The roles' names, separated by commas, for the worker.
@@ -69,6 +71,7 @@ impl Principal {
             roles: RoleSet::default(),
             scopes: ScopeSet::default(),
             claims: ClaimSet::default(),
+            quotas: Quotas::default(),
             header: HeaderValue::from_static(id),
             roles_header: HeaderValue::from_static(""),
         }

@@ -14,11 +14,12 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::authorize::Vocabulary;
 use super::facts::Facts;
+use super::limit::Limits;
 use super::token::TokenIssuer;
 use crate::settings::{Named, Section};
-use crate::types::{Principal, Secret, Timestamp};
+use crate::types::{Principal, Secret};
 
-use api_key::ApiKeys;
+use api_key::{ApiKeys, StoredKeys};
 use jwt::{Introspections, Issuers, Keys, Revocations};
 use seen::SeenTokens;
 
@@ -138,6 +139,8 @@ pub struct Known<'a> {
     pub revocations: &'a dyn Revocations,
     /// Tokens that were verified before.
     pub seen: &'a SeenTokens,
+    /// API keys that are kept outside the policy.
+    pub api_keys: &'a dyn StoredKeys,
 }
 
 /// Everything that credentials are held against.
@@ -152,7 +155,7 @@ pub struct Authenticator {
 impl Authenticator {
     /// Reads `[api_key]`, `[api_keys.ID]` and `[issuers.NAME]`.
     #[must_use]
-    pub fn compile(root: &Section<'_>, words: &Vocabulary, own: Option<&TokenIssuer>) -> Self {
+    pub fn compile(root: &Section<'_>, words: &Vocabulary, limits: &Limits, own: Option<&TokenIssuer>) -> Self {
         let settings = root.section_or_empty("api_key");
         let name = settings.or("header", "X-API-Key".to_owned());
         let header = HeaderName::from_bytes(name.as_bytes()).ok().filter(|header| {
@@ -172,14 +175,10 @@ impl Authenticator {
                 "write a header name such as \"X-API-Key\"",
             );
         }
+        let api_keys = ApiKeys::compile(root, &settings, words, limits);
         settings.finish();
         let header = header.unwrap_or(HeaderName::from_static("x-api-key"));
-        Self {
-            challenges: Challenges::new(&name),
-            header,
-            api_keys: ApiKeys::compile(root, words),
-            issuers: Issuers::compile(root, words, own),
-        }
+        Self { challenges: Challenges::new(&name), header, api_keys, issuers: Issuers::compile(root, words, own) }
     }
 
     /// The header that API keys are read from.
@@ -188,12 +187,10 @@ impl Authenticator {
         &self.header
     }
 
-    /// Whom the API key with this id stands for, as if it had been presented.
-    ///
-    /// # Errors
-    /// [`api_key::Refusal`].
-    pub fn holder(&self, id: &str, now: Timestamp) -> Result<Arc<Principal>, api_key::Refusal> {
-        self.api_keys.holder(id, now)
+    /// The API keys.
+    #[must_use]
+    pub fn api_keys(&self) -> &ApiKeys {
+        &self.api_keys
     }
 
     /// The issuers of tokens that are trusted.
@@ -259,7 +256,7 @@ impl Authenticator {
         known: Known<'_>,
     ) -> Result<Arc<Principal>, Undecided> {
         match shown {
-            Shown::ApiKey(key) => Ok(self.api_keys.decide(key, facts.now).map_err(Refusal::ApiKey)?),
+            Shown::ApiKey(key) => self.api_keys.decide(key, (facts.address, facts.now), words, known.api_keys),
             Shown::Token(token) => self.issuers.decide(token, words, known, facts.now),
         }
     }
@@ -367,6 +364,8 @@ pub enum Wanted {
         /// The token.
         token: Secret,
     },
+    /// The API key of this id.
+    ApiKey(Box<str>),
 }
 
 /// Why no principal was proven.
@@ -382,6 +381,8 @@ pub enum Refusal {
     Malformed,
     /// The API key is not good.
     ApiKey(api_key::Refusal),
+    /// Whether the API key is good can't be known just now.
+    ApiKeysUnavailable,
     /// The token is not good.
     Token(jwt::Refusal),
     /// The token's issuer is trusted and its keys could not be had so far.
@@ -394,6 +395,6 @@ impl Refusal {
     /// Whether it is for reasons of our own, so that nobody guesses by it.
     #[must_use]
     pub fn is_ours(&self) -> bool {
-        matches!(self, Self::IssuerUnavailable | Self::RevocationUnknown)
+        matches!(self, Self::IssuerUnavailable | Self::RevocationUnknown | Self::ApiKeysUnavailable)
     }
 }

@@ -16,7 +16,7 @@ use super::authenticate::Authenticate;
 use super::facts::Facts;
 use super::shadow::Shadow;
 use crate::settings::Section;
-use crate::types::{ClaimSet, Name, Principal, Role, RoleSet, Scheme, ScopeSet};
+use crate::types::{ClaimSet, Name, Principal, Quotas, Role, RoleSet, Scheme, ScopeSet};
 
 pub use claims::{ClaimRules, descend};
 pub use right::{Right, Rights, Who};
@@ -60,6 +60,7 @@ impl Vocabulary {
             roles_header: HeaderValue::try_from(self.roles.list(roles)).unwrap_or(HeaderValue::from_static("")),
             scopes,
             claims,
+            quotas: Quotas::default(),
         })
     }
 }
