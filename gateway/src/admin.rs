@@ -1,5 +1,5 @@
-//! The admin listener: liveness, readiness, metrics, what callers have used of their limits. Never on the public
-//! one.
+//! The admin listener: liveness, readiness, metrics, how workers are, what callers have used of their limits. Never
+//! on the public one.
 //!
 //! Plain HTTP on loopback by default: it is for the machine's own supervisor, scraper and operator. Shows no secret.
 //! What it shows of callers, and what it changes, it does for those alone who ask it by an address: a page in a
@@ -29,7 +29,7 @@ use crate::edge::counter::SharedStore;
 use crate::edge::log::Log;
 use crate::edge::metrics::Metrics;
 use crate::edge::tls::Tls;
-use crate::edge::upstream::Pool;
+use crate::edge::upstream;
 use crate::reload::{Reloaded, Reloader};
 use crate::settings::Section;
 
@@ -123,6 +123,7 @@ pub async fn serve(admin: Admin, listener: StdListener) -> io::Result<()> {
 fn metrics(admin: &Admin) -> String {
     let mut text = admin.metrics.render(admin.log.dropped(), &admin.tls.expiries());
     admin.store.render(&mut text);
+    upstream::render(&admin.reloader.now().pools, &mut text);
     text
 }
 
@@ -132,7 +133,7 @@ async fn answer(admin: &Rc<Admin>, request: Request<Incoming>) -> Result<Respons
     let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
     let refused = |why: &str| json!({ "error": why }).to_string();
     let (status, media_type, body) = match path {
-        "/limits" | "/reload" if !is_asked_by_address(&request) => {
+        "/limits" | "/reload" | "/pools" if !is_asked_by_address(&request) => {
             (StatusCode::FORBIDDEN, JSON, refused("ask by an address or localhost, not by another name"))
         }
         "/limits" if is_read || request.method() == Method::DELETE => {
@@ -155,8 +156,13 @@ async fn answer(admin: &Rc<Admin>, request: Request<Incoming>) -> Result<Respons
             let (ready, body) = readiness(admin).await;
             (if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, JSON, body.to_string())
         }
+        "/pools" => {
+            let snapshot = admin.reloader.now();
+            let pools: Map<_, _> = snapshot.pools.iter().map(|pool| (pool.name().to_string(), pool.show())).collect();
+            (StatusCode::OK, JSON, Value::Object(pools).to_string())
+        }
         "/metrics" => (StatusCode::OK, "text/plain; version=0.0.4", metrics(admin)),
-        _ => (StatusCode::NOT_FOUND, JSON, refused("there are /livez, /readyz, /metrics, /limits and /reload")),
+        _ => (StatusCode::NOT_FOUND, JSON, refused("there are /livez, /readyz, /metrics, /pools, /limits and /reload")),
     };
     let mut response = Response::new(Full::new(Bytes::from(body)));
     *response.status_mut() = status;
@@ -220,8 +226,12 @@ async fn readiness(admin: &Admin) -> (bool, Value) {
     note("gateway".into(), if stopping { Err("stopping".into()) } else { Ok(()) });
     note("store".into(), admin.store.probe().await);
     let snapshot = admin.reloader.now();
-    for pool in snapshot.pools.iter().map(Pool::new) {
-        note(format!("pool {}", pool.name()), pool.probe().await);
+    for pool in &snapshot.pools {
+        let found = match pool.known_readiness() {
+            Some(known) => known,
+            None => pool.probe().await,
+        };
+        note(format!("pool {}", pool.name()), found);
     }
     let issuers = snapshot.policy.authenticator.issuers();
     for issuer in snapshot.keys.missing(issuers) {

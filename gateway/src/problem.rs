@@ -530,6 +530,9 @@ fn upstream(fault: Fault) -> Problem {
             Problem::new(Reason::WorkerBusy, "The worker has no room for another request. Try again shortly.")
                 .header(header::RETRY_AFTER, &retry_after.unwrap_or(1).to_string())
         }
+        Fault::Full => Problem::new(Reason::WorkerBusy, "No worker has room for another request. Try again shortly.")
+            .header(header::RETRY_AFTER, "1")
+            .cause("max_connections requests are at each worker, and max_waiting wait"),
         Fault::Client(fault) => read_body(fault, None),
     }
 }

@@ -136,7 +136,7 @@ impl World {
                 body_pace: Pace { pause: Duration::from_secs(3600), rate: 1 },
             }),
             grants: Grants::new(Arc::new(SharedGrants::new(store))),
-            pools: pools.iter().map(Pool::new).collect(),
+            pools: pools.iter().map(|pool| Pool::new(pool, 0)).collect(),
             log: BatchLog::new(log),
             metrics: Arc::new(metrics),
             thread: 0,

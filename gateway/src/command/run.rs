@@ -20,7 +20,7 @@ use gateway::edge::grants::{Follower, Grants, SharedGrants};
 use gateway::edge::log::{BatchLog, Log, LogWriter};
 use gateway::edge::metrics::Metrics;
 use gateway::edge::tls::Tls;
-use gateway::edge::upstream::Pool;
+use gateway::edge::upstream::{Pool, Probing};
 use gateway::exchange::{Core, PasswordRoom, Snapshot};
 use gateway::policy::authenticate::seen::SeenTokens;
 use gateway::problem::Reason;
@@ -107,7 +107,7 @@ impl Gateway {
                         Some(before) => before.counter.for_policy(thread, limits),
                         None => Counter::new(Arc::clone(&store), thread, limits, store_changes(log.clone())),
                     },
-                    pools: snapshot.pools.iter().map(Pool::new).collect(),
+                    pools: snapshot.pools.iter().map(|pool| Pool::new(pool, thread)).collect(),
                     log: before.map_or_else(|| BatchLog::new(log.clone()), |before| before.log.clone()),
                     metrics: Arc::clone(&metrics),
                     thread,
@@ -205,6 +205,17 @@ impl Gateway {
                 let reloader = Rc::clone(&reloader);
                 tokio::task::spawn_local(async move { reloader.watch(every).await });
             }
+            let mut snapshots = reloader.snapshots();
+            tokio::task::spawn_local(async move {
+                loop {
+                    let probing = Probing::begin(&snapshots.borrow_and_update().pools);
+                    let replaced = snapshots.changed().await;
+                    drop(probing);
+                    if replaced.is_err() {
+                        break;
+                    }
+                }
+            });
             let issues = move || reloader.now().policy.issuer.is_some();
             tokio::task::spawn_local(follower.follow(wall_clock, issues, revocation_changes(log.clone())));
             tokio::task::spawn_local(admin::serve(admin, admin_listener));

@@ -3,7 +3,7 @@
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::uri::Authority;
 
-use crate::types::{Name, Principal, RequestId};
+use crate::types::{Name, Principal, RequestId, Scheme};
 
 /// What a worker is told about a request, by us alone.
 #[derive(Clone, Copy, Debug)]
@@ -59,6 +59,14 @@ impl<'a> Forwarded<'a> {
                 || fate(name.as_str()) == Fate::Ours
         };
         (!named.iter().any(relied_on)).then_some(Self { headers, told, named })
+    }
+
+    /// Whose requests go to the same worker: the principal's, or of those who prove nothing the address's.
+    pub(super) fn caller(&self) -> &'a str {
+        match self.told.principal.scheme {
+            Scheme::Anonymous => self.told.client,
+            _ => &self.told.principal.id,
+        }
     }
 
     /// Writes them as fields of an HTTP/1 head, after `Host`.

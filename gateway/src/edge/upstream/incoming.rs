@@ -2,16 +2,17 @@
 
 use std::fmt;
 use std::future::poll_fn;
+use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body::SizeHint;
 
+use super::Fault;
 use super::link::{Framing, Link, Unsent, Upload};
-use super::{Fault, Place};
+use super::worker::{Place, Worker};
 use crate::deadline::Deadline;
-use crate::types::Name;
 
 /// A connection lent to one exchange. It is used again only when the exchange is over on both sides.
 pub(super) struct Lease {
@@ -29,9 +30,8 @@ impl Lease {
         self.place
     }
 
-    /// The worker's address, for the log.
-    pub(super) fn label(&self) -> &Name {
-        &self.place.0.label
+    pub(super) fn worker(&self) -> &Rc<Worker> {
+        &self.place.0
     }
 
     pub(super) fn link(&mut self) -> &mut Link {
@@ -106,6 +106,14 @@ impl Waits {
 
 impl WorkerStream {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Fault>>> {
+        let part = self.poll_part(cx);
+        if let (Poll::Ready(Some(Err(fault))), Some(lease)) = (&part, &self.lease) {
+            lease.worker().failed(fault);
+        }
+        part
+    }
+
+    fn poll_part(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Fault>>> {
         if let Some(first) = self.first.take() {
             return Poll::Ready(Some(Ok(first)));
         }
@@ -144,10 +152,11 @@ impl WorkerStream {
     fn end_if_whole(&mut self) {
         if matches!(self.framing, Framing::Length(0))
             && let Some(lease) = self.lease.take()
-            && self.keeps
-            && self.upload.is_none()
         {
-            lease.give_back();
+            lease.worker().answered();
+            if self.keeps && self.upload.is_none() {
+                lease.give_back();
+            }
         }
     }
 }
@@ -206,7 +215,14 @@ impl WorkerBody {
             }
             waits.poll_over(cx).map(|()| Err(Fault::Slow))
         });
-        let whole = whole.await?;
+        let whole = match whole.await {
+            Ok(whole) => whole,
+            Err(fault) => {
+                lease.worker().failed(&fault);
+                return Err(fault);
+            }
+        };
+        lease.worker().answered();
         if keeps {
             lease.give_back();
         }

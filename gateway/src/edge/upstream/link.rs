@@ -45,11 +45,14 @@ pub(super) struct Link {
 pub(super) struct Upload {
     /// Octets to be written: the head, framing, small pieces of the body.
     output: Vec<u8>,
+    /// How many of them are the head.
+    head: usize,
     written: usize,
     /// A large piece of the body, written after `output`.
     piece: Bytes,
     body: Outgoing,
-    chunked: bool,
+    /// The body's length, as it was before any of it was taken; without one it is chunked.
+    length: Option<u64>,
     /// All of the body is in `output` and `piece`.
     gathered: bool,
     /// Something was written since this was asked last.
@@ -93,10 +96,11 @@ impl Upload {
     pub(super) fn new(body: Outgoing) -> Self {
         Self {
             output: Vec::with_capacity(1024),
+            head: 0,
             written: 0,
             piece: Bytes::new(),
             gathered: body.is_end_stream(),
-            chunked: false,
+            length: body.size_hint().exact(),
             body,
             moved: false,
             awaits_client: false,
@@ -104,12 +108,14 @@ impl Upload {
         }
     }
 
-    /// Writes the head, to which the framing is added here. Again for another worker, while nothing was sent.
+    /// Writes the head, to which the framing is added here. Again for another worker, while nothing was sent: what was
+    /// taken of the body for the one before stays behind it.
     pub(super) fn head(&mut self, method: &Method, write: impl FnOnce(&mut Vec<u8>)) {
+        let taken = self.output.split_off(self.head);
         let output = &mut self.output;
         output.clear();
         write(output);
-        match self.body.size_hint().exact() {
+        match self.length {
             // RFC 9110 §8.6: a length of 0 is said where the method's meaning has a body.
             Some(0) if !matches!(*method, Method::POST | Method::PUT | Method::PATCH) => {}
             Some(length) => {
@@ -117,12 +123,11 @@ impl Upload {
                 output.extend_from_slice(itoa::Buffer::new().format(length).as_bytes());
                 output.extend_from_slice(b"\r\n");
             }
-            None => {
-                self.chunked = true;
-                output.extend_from_slice(b"transfer-encoding: chunked\r\n");
-            }
+            None => output.extend_from_slice(b"transfer-encoding: chunked\r\n"),
         }
         output.extend_from_slice(b"\r\n");
+        self.head = output.len();
+        output.extend_from_slice(&taken);
     }
 
     /// Whether the kernel has taken any of it.
@@ -163,11 +168,11 @@ impl Upload {
                     if let Ok(data) = frame?.into_data() {
                         self.add(data);
                     }
-                    self.gathered = !self.chunked && self.body.is_end_stream();
+                    self.gathered = self.length.is_some() && self.body.is_end_stream();
                 }
                 Poll::Ready(None) => {
                     self.gathered = true;
-                    if self.chunked {
+                    if self.length.is_none() {
                         self.output.extend_from_slice(b"0\r\n\r\n");
                     }
                 }
@@ -180,16 +185,16 @@ impl Upload {
         if data.is_empty() {
             return;
         }
-        if self.chunked {
+        if self.length.is_none() {
             let _ = write!(self.output, "{:X}\r\n", data.len());
         }
         // The end of a chunk belongs behind its data, so a chunk is gathered whatever its size.
-        if self.chunked || data.len() <= GATHERED {
+        if self.length.is_none() || data.len() <= GATHERED {
             self.output.extend_from_slice(&data);
         } else {
             self.piece = data;
         }
-        if self.chunked {
+        if self.length.is_none() {
             self.output.extend_from_slice(b"\r\n");
         }
     }
@@ -203,6 +208,7 @@ impl Upload {
         if self.written == self.output.len() {
             self.output.clear();
             self.written = 0;
+            self.head = 0;
         }
     }
 }
@@ -446,4 +452,26 @@ fn parse(input: &[u8], method: &Method) -> Result<Option<Head>, Fault> {
         headers.insert(header::CONTENT_LENGTH, length.into());
     }
     Ok(Some(Head { status, headers, framing, keeps: keeps && !closes }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Bug: a connection that broke before its first octet took the body with it, and the next worker got none.
+    #[test]
+    fn a_head_that_is_written_again_keeps_the_body_behind_it() {
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        for length in [3, GATHERED + 1] {
+            let body = Bytes::from("x".repeat(length));
+            let mut upload = Upload::new(Outgoing::Whole(Some(body.clone())));
+            for host in ["a", "bb"] {
+                upload.head(&Method::POST, |out| out.extend_from_slice(format!("host: {host}\r\n").as_bytes()));
+                upload.gather(&mut cx).expect("a whole body");
+                let sent = [&upload.output[..], &upload.piece].concat();
+                let head = format!("host: {host}\r\ncontent-length: {length}\r\n\r\n");
+                assert_eq!(sent, [head.as_bytes(), &body].concat(), "{host}");
+            }
+        }
+    }
 }
