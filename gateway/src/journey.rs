@@ -105,6 +105,9 @@ async fn travel(exchange: &mut Exchange, arrived: &Parts, body: &mut ClientBody)
     let id = policy.table.find(host, &path, asked.as_ref().unwrap_or(&arrived.method)).map_err(Stop::Route)?;
     let route = policy.route(id).ok_or(Stop::Internal("a route without a row"))?;
     exchange.route = Some(id);
+    if route.grpc && exchange.http1 {
+        return Err(Stop::NotHttp2);
+    }
 
     // CORS before credentials: a preflight carries none, and a page must be able to read a refusal.
     let earned = route.cors.as_ref().map(|cors| cors.decide(headers));
@@ -179,6 +182,7 @@ async fn travel(exchange: &mut Exchange, arrived: &Parts, body: &mut ClientBody)
                 path: route.worker_path.as_deref().unwrap_or(&path),
                 query: arrived.uri.query(),
                 headers: Forwarded::new(headers, told).ok_or(Stop::Head(HeadFault::Connection))?,
+                trailers: route.grpc,
             };
             let tally = core.metrics.tally(core.thread);
             let sent = Instant::now();
@@ -420,11 +424,21 @@ fn finish(mut exchange: Box<Exchange>, outcome: Result<Answer, Problem>) -> Resp
             exchange.reason = Some(problem.reason);
             exchange.cause = problem.cause.take();
             problem.close &= exchange.http1;
-            let (head, body) = problem.into_response(exchange.id).into_parts();
+            exchange.status = problem.reason.status().as_u16();
+            let is_grpc = !exchange.http1
+                && exchange
+                    .route
+                    .and_then(|id| exchange.core.snapshot.policy.route(id))
+                    .is_some_and(|route| route.grpc);
+            let response = if is_grpc { problem.into_grpc() } else { problem.into_response(exchange.id) };
+            let (head, body) = response.into_parts();
             (head, Content::Whole(Some(body)))
         }
     };
-    exchange.status = head.status.as_u16();
+    // What is said in the record of a refused call of gRPC is the reason's status.
+    if exchange.reason.is_none() {
+        exchange.status = head.status.as_u16();
+    }
     let headers = &mut head.headers;
     headers.insert(&X_REQUEST_ID, exchange.id.header());
     if let Some(rate) = exchange.rate.take() {

@@ -1,7 +1,9 @@
 //! Pools of several workers: who gets a request, who is out, what is tried again and what never is.
 
 mod balance;
+mod grpc;
 mod health;
+mod http2;
 mod room;
 
 use std::collections::BTreeSet;

@@ -65,6 +65,8 @@ pub struct Route {
     pub model: Model,
     /// Which bodies it takes; none where absent.
     pub body: Option<BodyRule>,
+    /// Whether it is gRPC: over HTTP/2 on both sides, with trailers, and refusals as gRPC says them.
+    pub grpc: bool,
 }
 
 /// Where the name of the model stands.
@@ -147,8 +149,13 @@ impl Policy {
         let default_hosts = route::hosts(&defaults);
         defaults.finish();
 
+        let is_http2 = |name: &Name| {
+            let pool = root.section("pools").and_then(|pools| pools.section(name));
+            pool.is_some_and(|pool| pool.word("protocol") == Some("http2"))
+        };
         let parts = Parts {
             pools,
+            http2: pools.iter().map(is_http2).collect(),
             roles: &roles,
             authenticator: &authenticator,
             limits: &limits,
@@ -208,6 +215,8 @@ impl Policy {
 /// What a route may name, while it is compiled.
 struct Parts<'a> {
     pools: &'a [Name],
+    /// Which of them speak HTTP/2.
+    http2: Vec<bool>,
     roles: &'a Roles,
     authenticator: &'a Authenticator,
     limits: &'a Limits,
@@ -276,8 +285,10 @@ impl Parts<'_> {
                 format!("names {:?} and {:?}, which count rows in different places", &*first.name, &*other.name);
             section.mistake("limits", reason, "write the same `rows_at` in both");
         }
+        let grpc = self.grpc(section, destination.as_ref());
         Some(Route {
             name: section.name(),
+            grpc,
             destination: destination?,
             worker_path: worker_path.map(Into::into),
             cors,
@@ -315,6 +326,26 @@ impl Parts<'_> {
                 None
             }
         }
+    }
+
+    /// Reads `grpc`, and finds what does not go with it.
+    fn grpc(&self, section: &Section<'_>, destination: Option<&Destination>) -> bool {
+        let grpc = section.or("grpc", false);
+        if !grpc {
+            return false;
+        }
+        match destination {
+            Some(Destination::Pool(pool)) if self.http2.get(*pool) == Some(&false) => {
+                let remedy = "write protocol = \"http2\" in the pool's table";
+                section.mistake("grpc", "is written for a pool whose workers are spoken to with HTTP/1", remedy);
+            }
+            Some(Destination::Own(_)) => section.mistake("grpc", "stands beside `builtin`", "remove it"),
+            Some(Destination::Pool(_)) | None => {}
+        }
+        if section.all::<String>("methods").iter().any(|method| method != "POST") {
+            section.mistake("methods", "has one that gRPC does not use", "write methods = [\"POST\"]");
+        }
+        grpc
     }
 
     /// Finds what does not go with an endpoint of our own.

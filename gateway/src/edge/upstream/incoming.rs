@@ -7,10 +7,12 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::SizeHint;
 
 use super::Fault;
 use super::link::{Framing, Link, Unsent, Upload};
+use super::stream::Streamed;
 use super::worker::{Place, Worker};
 use crate::deadline::Deadline;
 
@@ -55,6 +57,8 @@ pub enum WorkerBody {
     Whole(Option<Bytes>),
     /// As it comes.
     Stream(Box<WorkerStream>),
+    /// As it comes, over HTTP/2.
+    Streamed(Box<Streamed>),
 }
 
 impl fmt::Debug for WorkerBody {
@@ -80,24 +84,24 @@ pub struct WorkerStream {
 
 /// The worker's pauses: each has a bound, and all together. A client that takes the answer slowly is not the
 /// worker's doing, so only the time in which the worker is waited for counts.
-struct Waits {
+pub(super) struct Waits {
     longest: Duration,
     left: Duration,
     pause: Option<(Instant, Deadline)>,
 }
 
 impl Waits {
-    fn new(longest: Duration, total: Duration) -> Self {
+    pub(super) fn new(longest: Duration, total: Duration) -> Self {
         Self { longest, left: total, pause: None }
     }
 
-    fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    pub(super) fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let longest = self.longest.min(self.left);
         self.pause.get_or_insert_with(|| (Instant::now(), Deadline::new(longest))).1.poll_reached(cx)
     }
 
     /// The worker sent something.
-    fn end(&mut self) {
+    pub(super) fn end(&mut self) {
         if let Some((began, _)) = self.pause.take() {
             self.left = self.left.saturating_sub(began.elapsed());
         }
@@ -234,6 +238,15 @@ impl WorkerBody {
         match self {
             Self::Whole(bytes) => Poll::Ready(bytes.take().map(Ok)),
             Self::Stream(stream) => stream.poll(cx),
+            Self::Streamed(stream) => stream.poll(cx),
+        }
+    }
+
+    /// The trailers that came behind the body, once, where they are passed on.
+    pub fn take_trailers(&mut self) -> Option<HeaderMap> {
+        match self {
+            Self::Streamed(stream) => stream.take_trailers(),
+            Self::Whole(_) | Self::Stream(_) => None,
         }
     }
 
@@ -243,6 +256,7 @@ impl WorkerBody {
         match self {
             Self::Whole(bytes) => bytes.is_none(),
             Self::Stream(stream) => stream.first.is_none() && stream.lease.is_none(),
+            Self::Streamed(stream) => stream.is_end(),
         }
     }
 
@@ -257,6 +271,7 @@ impl WorkerBody {
                 }
                 Framing::Chunked(_) | Framing::Close => SizeHint::new(),
             },
+            Self::Streamed(stream) => stream.size_hint(),
         }
     }
 }

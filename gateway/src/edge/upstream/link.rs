@@ -8,6 +8,7 @@ use std::io::{self, IoSlice, Write as _};
 use std::mem::MaybeUninit;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
+use std::time::Instant;
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -28,7 +29,7 @@ const READ: usize = 8 << 10;
 /// How much is read at once of an answer that is long.
 const READ_MORE: usize = 64 << 10;
 /// The most header fields of an answer.
-const MOST_HEADERS: usize = 100;
+pub(super) const MOST_HEADERS: usize = 100;
 
 /// The connection.
 #[derive(Debug)]
@@ -38,6 +39,7 @@ pub(super) struct Link {
     input: BytesMut,
     /// Octets of interim answers before the final one.
     interim: usize,
+    born: Instant,
 }
 
 /// A request on its way out.
@@ -215,7 +217,12 @@ impl Upload {
 
 impl Link {
     pub(super) fn new(socket: Socket) -> Self {
-        Self { socket, input: BytesMut::new(), interim: 0 }
+        Self { socket, input: BytesMut::new(), interim: 0, born: Instant::now() }
+    }
+
+    /// When it was made.
+    pub(super) fn born(&self) -> Instant {
+        self.born
     }
 
     /// Whether the connection, with nothing on it, is in doubt.

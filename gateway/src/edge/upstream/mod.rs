@@ -15,9 +15,11 @@ mod health;
 mod incoming;
 mod link;
 mod outgoing;
+mod session;
 mod settings;
 mod shown;
 mod standing;
+mod stream;
 mod worker;
 
 use std::fmt;
@@ -26,8 +28,9 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use http::header;
-use http::{Method, Response, StatusCode};
+use http::header::{self, HeaderMap, HeaderValue};
+use http::uri::PathAndQuery;
+use http::{Method, Request, Response, StatusCode, Uri, Version};
 
 pub use headers::{Forwarded, Told};
 pub use health::Probing;
@@ -41,13 +44,17 @@ use crate::deadline::{Deadline, within};
 use crate::policy::authorize::Permit;
 use crate::policy::limit::Admission;
 use crate::types::Name;
+use address::Address;
 use balance::{Balance, Draw, Tried};
 use budget::Budget;
+use h2::RecvStream;
 use incoming::Lease;
 use link::{Framing, Head, Link, Unsent, Upload};
-use settings::WorkerSettings;
+use session::{Sessions, Slot};
+use settings::{Protocol, WorkerSettings};
 use standing::Noted;
-use worker::{NoRoom, Worker};
+use stream::{Sending, Streamed};
+use worker::{NoRoom, Place, Worker};
 
 /// An answer of known length up to this is read whole before it is passed on, so that a worker that
 /// breaks off in the middle becomes a clear 502.
@@ -104,6 +111,8 @@ pub struct Call<'a> {
     pub query: Option<&'a str>,
     /// Its headers.
     pub headers: Forwarded<'a>,
+    /// Whether the answer's trailers are passed on (gRPC).
+    pub trailers: bool,
 }
 
 impl Call<'_> {
@@ -112,6 +121,37 @@ impl Call<'_> {
         write_request_line(out, self.method, self.path, self.query, host);
         self.headers.write(out);
     }
+}
+
+impl Call<'_> {
+    /// The head of a request over HTTP/2, with a body of this length.
+    fn request(&self, address: &Address, length: Option<u64>) -> Result<Request<()>, Fault> {
+        let mut request = bare_request(self.method, self.path, self.query, address)?;
+        let headers = request.headers_mut();
+        headers.reserve(16);
+        self.headers.add_to(headers);
+        if self.trailers {
+            headers.insert(header::TE, HeaderValue::from_static("trailers"));
+        }
+        let says_nothing = !matches!(*self.method, Method::POST | Method::PUT | Method::PATCH);
+        if let Some(length) = length.filter(|length| !(*length == 0 && says_nothing)) {
+            headers.insert(header::CONTENT_LENGTH, length.into());
+        }
+        Ok(request)
+    }
+}
+
+fn bare_request(method: &Method, path: &str, query: Option<&str>, address: &Address) -> Result<Request<()>, Fault> {
+    let scheme = if address.is_tls() { "https" } else { "http" };
+    let target = match query {
+        Some(query) => format!("{path}?{query}").try_into(),
+        None => PathAndQuery::try_from(path),
+    };
+    let unwritable = |_| Fault::Broken("the request can't be written".into());
+    let target: PathAndQuery = target.map_err(|_| Fault::Broken("its path can't be written".into()))?;
+    let uri = Uri::builder().scheme(scheme).authority(address.host()).path_and_query(target);
+    let uri = uri.build().map_err(unwritable)?;
+    Request::builder().method(method).uri(uri).version(Version::HTTP_2).body(()).map_err(unwritable)
 }
 
 fn write_request_line(out: &mut Vec<u8>, method: &Method, path: &str, query: Option<&str>, host: &[u8]) {
@@ -164,21 +204,13 @@ impl Pool {
         _admission: Admission,
         connected: impl Fn(),
     ) -> Result<Answer, Fault> {
+        if self.settings.protocol == Protocol::Http2 {
+            return Box::pin(self.forward_over_http2(call, body, &connected)).await;
+        }
         let (head, upload, lease) = self.exchange(call, body, &connected).await?;
         let worker = Rc::clone(lease.worker());
         let mut response = Response::new(WorkerBody::Whole(None));
-        match head.status {
-            StatusCode::SERVICE_UNAVAILABLE => {
-                let retry_after =
-                    head.headers.get(header::RETRY_AFTER).and_then(|v| v.to_str().ok()).and_then(|v| v.parse().ok());
-                return Err(Fault::Busy { retry_after });
-            }
-            status if status.is_server_error() => {
-                worker.failed(&Fault::Failed(status));
-                return Err(Fault::Failed(status));
-            }
-            status => *response.status_mut() = status,
-        }
+        *response.status_mut() = passes(head.status, &head.headers, &worker)?;
         *response.headers_mut() = head.headers;
         let early = !upload.is_gathered();
         let upload = Some(upload).filter(|upload| !upload.is_sent());
@@ -221,7 +253,41 @@ impl Pool {
         }
     }
 
-    /// Brings a request to a worker; to another one only while no octet of it was sent, and within the budget.
+    /// A place at the next worker to be tried: at another one only within the budget.
+    async fn place(&self, call: &Call<'_>, tries: &mut Tries) -> Option<Place> {
+        while let Some(position) = self.pick(call, tries.tried) {
+            let worker = self.workers.get(position)?;
+            if std::mem::take(&mut tries.is_retry) {
+                let affordable = self.budget.spend(Instant::now());
+                worker.note(if affordable { Noted::Retried } else { Noted::Unaffordable });
+                if !affordable {
+                    return None;
+                }
+            }
+            tries.tried.add(position);
+            // A burst waits here a little rather than opening more connections than the worker would take.
+            match Worker::place(worker, self.settings.dial.timeout).await {
+                Ok(place) => return Some(place),
+                // Nobody was asked, so this costs nothing.
+                Err(NoRoom::Full) => drop(tries.failure.get_or_insert(Fault::Full)),
+                Err(NoRoom::Waited) => {
+                    tries.failure = Some(Fault::Busy { retry_after: None });
+                    return None;
+                }
+            }
+        }
+        None
+    }
+
+    /// What is said where no worker is left.
+    fn give_up(&self, tries: Tries) -> Fault {
+        if let (Some(Fault::Full), Some(worker)) = (&tries.failure, self.workers.first()) {
+            worker.note(Noted::Full);
+        }
+        tries.failure.unwrap_or_else(|| Fault::Unreachable("every worker of the pool is out".into()))
+    }
+
+    /// Brings a request to a worker; to another one only while no octet of it was sent.
     async fn exchange(
         &self,
         call: &Call<'_>,
@@ -231,30 +297,9 @@ impl Pool {
         self.budget.earn();
         let settings = &self.settings;
         let mut upload = Upload::new(body);
-        let (mut tried, mut failure, mut is_retry) = (Tried::default(), None, false);
-        while let Some(position) = self.pick(call, tried) {
-            let Some(worker) = self.workers.get(position) else { break };
-            if is_retry {
-                let affordable = self.budget.spend(Instant::now());
-                worker.note(if affordable { Noted::Retried } else { Noted::Unaffordable });
-                if !affordable {
-                    break;
-                }
-            }
-            tried.add(position);
-            // A burst waits here a little rather than opening more connections than the worker would take.
-            let mut place = match Worker::place(worker, settings.dial.timeout).await {
-                Ok(place) => place,
-                // Nobody was asked, so this costs nothing.
-                Err(NoRoom::Full) => {
-                    failure.get_or_insert(Fault::Full);
-                    continue;
-                }
-                Err(NoRoom::Waited) => {
-                    failure = Some(Fault::Busy { retry_after: None });
-                    break;
-                }
-            };
+        let mut tries = Tries::default();
+        while let Some(mut place) = self.place(call, &mut tries).await {
+            let worker = Rc::clone(&place.0);
             upload.head(call.method, |out| call.write(worker.address.host(), out));
             let fault = loop {
                 let (link, kept) = match worker.take(settings.idle_timeout) {
@@ -282,12 +327,75 @@ impl Pool {
                 }
             };
             worker.failed(&fault);
-            (failure, is_retry) = (Some(fault), true);
+            (tries.failure, tries.is_retry) = (Some(fault), true);
         }
-        if let (Some(Fault::Full), Some(worker)) = (&failure, self.workers.first()) {
-            worker.note(Noted::Full);
+        Err(self.give_up(tries))
+    }
+
+    /// The same over HTTP/2, to the answer's body.
+    async fn forward_over_http2(
+        &self,
+        call: &Call<'_>,
+        body: Outgoing,
+        connected: &impl Fn(),
+    ) -> Result<Answer, Fault> {
+        self.budget.earn();
+        let settings = &self.settings;
+        let mut sending = Sending::new(body);
+        let length = sending.length();
+        let mut tries = Tries::default();
+        while let Some(place) = self.place(call, &mut tries).await {
+            let worker = Rc::clone(&place.0);
+            let fault = match worker.sessions.slot(settings, &worker.address, connected).await {
+                Ok(slot) => {
+                    let request = call.request(&worker.address, length)?;
+                    match stream::converse(&slot, request, &mut sending, settings).await {
+                        Ok(answer) => return self.receive(call, answer, sending, (place, slot)).await,
+                        Err(unanswered) if unanswered.unprocessed => {
+                            slot.retire();
+                            unanswered.fault
+                        }
+                        Err(unanswered) => {
+                            if unanswered.fault == Fault::Slow {
+                                slot.retire();
+                            }
+                            worker.failed(&unanswered.fault);
+                            return Err(unanswered.fault);
+                        }
+                    }
+                }
+                Err(fault) => fault,
+            };
+            worker.failed(&fault);
+            (tries.failure, tries.is_retry) = (Some(fault), true);
         }
-        Err(failure.unwrap_or_else(|| Fault::Unreachable("every worker of the pool is out".into())))
+        Err(self.give_up(tries))
+    }
+
+    /// Takes an answer over HTTP/2 whose head has come.
+    async fn receive(
+        &self,
+        call: &Call<'_>,
+        answer: Response<RecvStream>,
+        sending: Sending,
+        place: (Place, Slot),
+    ) -> Result<Answer, Fault> {
+        let worker = Rc::clone(&place.0.0);
+        let (parts, received) = answer.into_parts();
+        let (mut headers, mut length) =
+            stream::head(parts.status, &parts.headers).inspect_err(|fault| worker.failed(fault))?;
+        let status = passes(parts.status, &parts.headers, &worker)?;
+        if *call.method == Method::HEAD {
+            headers.extend(length.take().map(|length| (header::CONTENT_LENGTH, length.into())));
+        }
+        if length.is_some_and(|length| length > self.settings.max_answer) {
+            return Err(Fault::TooLarge);
+        }
+        let streamed = Streamed::new(received, sending, place, length, &self.settings, call.trailers);
+        let early = streamed.is_early();
+        let mut response = Response::new(streamed.begin().await?);
+        (*response.status_mut(), *response.headers_mut()) = (status, headers);
+        Ok(Answer { response, worker: Name::clone(&worker.label), early })
     }
 
     /// Closes what has been idle for too long. To be called now and then.
@@ -295,6 +403,31 @@ impl Pool {
         for worker in &self.workers {
             worker.sweep(self.settings.idle_timeout);
         }
+    }
+}
+
+/// What became of a request so far.
+#[derive(Default)]
+struct Tries {
+    tried: Tried,
+    failure: Option<Fault>,
+    /// Whether a worker was asked already.
+    is_retry: bool,
+}
+
+/// The status of an answer that reaches the client.
+fn passes(status: StatusCode, headers: &HeaderMap, worker: &Worker) -> Result<StatusCode, Fault> {
+    match status {
+        StatusCode::SERVICE_UNAVAILABLE => {
+            let retry_after =
+                headers.get(header::RETRY_AFTER).and_then(|v| v.to_str().ok()).and_then(|v| v.parse().ok());
+            Err(Fault::Busy { retry_after })
+        }
+        status if status.is_server_error() => {
+            worker.failed(&Fault::Failed(status));
+            Err(Fault::Failed(status))
+        }
+        status => Ok(status),
     }
 }
 
@@ -318,12 +451,21 @@ impl PoolSettings {
 /// Asks whether a worker is ready, on a connection of its own.
 async fn ask_ready(pool: &PoolSettings, worker: &WorkerSettings, path: &str, patience: Duration) -> Result<(), String> {
     let ask = async {
-        let socket = pool.dial.connect(&worker.address).await.map_err(|fault| format!("{fault:?}"))?;
         let method = Method::GET;
-        let mut upload = Upload::new(Outgoing::Empty);
-        upload.head(&method, |out| write_request_line(out, &method, path, None, worker.address.host()));
-        let answer = converse(&mut Link::new(socket), &mut upload, &method, pool).await;
-        let status = answer.map_err(|fault| format!("{fault:?}"))?.status;
+        let status = if pool.is_http2() {
+            let sessions = Sessions::default();
+            let slot = sessions.slot(pool, &worker.address, &|| {}).await.map_err(|fault| format!("{fault:?}"))?;
+            let request = bare_request(&method, path, None, &worker.address).map_err(|fault| format!("{fault:?}"))?;
+            let mut sending = Sending::new(Outgoing::Empty);
+            let answer = stream::converse(&slot, request, &mut sending, pool).await;
+            answer.map_err(|unanswered| format!("{:?}", unanswered.fault))?.status()
+        } else {
+            let socket = pool.dial.connect(&worker.address).await.map_err(|fault| format!("{fault:?}"))?;
+            let mut upload = Upload::new(Outgoing::Empty);
+            upload.head(&method, |out| write_request_line(out, &method, path, None, worker.address.host()));
+            let answer = converse(&mut Link::new(socket), &mut upload, &method, pool).await;
+            answer.map_err(|fault| format!("{fault:?}"))?.status
+        };
         if status.is_success() { Ok(()) } else { Err(format!("{} answered {status}", worker.label)) }
     };
     let in_time = within(patience, ask).await;

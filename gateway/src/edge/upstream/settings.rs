@@ -12,7 +12,7 @@ use super::connect::Dial;
 use super::health::HealthRule;
 use super::standing::{Known, Standing, Tell};
 use crate::edge::tls;
-use crate::settings::{ByteSize, Row, Section};
+use crate::settings::{ByteSize, Named, Row, Section};
 use crate::types::Name;
 
 /// `[pools.NAME]`, compiled.
@@ -21,6 +21,7 @@ pub struct PoolSettings {
     pub(super) name: Name,
     pub(super) workers: Vec<WorkerSettings>,
     pub(super) balance: Balance,
+    pub(super) protocol: Protocol,
     pub(super) health: HealthRule,
     pub(super) standing: Arc<Standing>,
     pub(super) dial: Dial,
@@ -28,6 +29,7 @@ pub struct PoolSettings {
     pub(super) body_timeout: Duration,
     pub(super) total_timeout: Duration,
     pub(super) idle_timeout: Duration,
+    pub(super) max_connection_age: Duration,
     pub(super) max_idle: usize,
     pub(super) max_connections: usize,
     pub(super) max_waiting: usize,
@@ -36,6 +38,20 @@ pub struct PoolSettings {
     pub(super) max_head: usize,
     pub(super) max_answer: u64,
     pub(super) ready_path: Box<str>,
+}
+
+/// What workers are spoken to with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Protocol {
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2: agreed on in TLS (ALPN), else with prior knowledge (RFC 9113 §3.3).
+    Http2,
+}
+
+impl Named for Protocol {
+    const SHAPE: &'static str = "\"http1\" or \"http2\"";
+    const NAMES: &'static [(&'static str, Self)] = &[("http1", Self::Http1), ("http2", Self::Http2)];
 }
 
 /// One worker of a pool.
@@ -72,15 +88,17 @@ impl PoolSettings {
             );
         }
         let name = section.name();
+        let protocol = section.or("protocol", Protocol::Http1);
         let settings = Self {
             dial: Dial {
                 // Longer than a second, after which a lost SYN is sent again (RFC 6298 §2.1).
                 timeout: section.or("connect_timeout", seconds(3)),
-                tls: compile_tls(&section, &workers),
+                tls: compile_tls(&section, &workers, protocol),
                 danger_plaintext,
             },
             workers,
             balance: section.or("balance", Balance::LeastRequests),
+            protocol,
             health: HealthRule::compile(&section, &ready_path),
             // Nobody counts before the policy is put in place.
             standing: Arc::new(Standing::new(Name::clone(&name), 0)),
@@ -89,6 +107,7 @@ impl PoolSettings {
             body_timeout: section.or("body_timeout", seconds(10)),
             total_timeout: section.or("total_timeout", seconds(120)),
             idle_timeout: section.or("idle_timeout", seconds(30)),
+            max_connection_age: section.or("max_connection_age", seconds(300)),
             max_idle: section.or("max_idle", 64),
             max_connections: section.or("max_connections", 128),
             max_waiting: section.or("max_waiting", 128),
@@ -127,6 +146,12 @@ impl PoolSettings {
                 worker.known = known;
             }
         }
+    }
+
+    /// Whether its workers speak HTTP/2.
+    #[must_use]
+    pub fn is_http2(&self) -> bool {
+        self.protocol == Protocol::Http2
     }
 
     /// The pool's name.
@@ -197,7 +222,7 @@ fn compile_workers(section: &Section<'_>, danger_plaintext: bool) -> Vec<WorkerS
 
 /// Reads `ca`, which workers with TLS are checked against, and the certificate that they are shown. Sessions are
 /// resumed, by all threads together.
-fn compile_tls(section: &Section<'_>, workers: &[WorkerSettings]) -> Option<Arc<ClientConfig>> {
+fn compile_tls(section: &Section<'_>, workers: &[WorkerSettings], protocol: Protocol) -> Option<Arc<ClientConfig>> {
     const KEYS: [&str; 3] = ["ca", "certificate", "private_key"];
     let wanted = workers.iter().any(|worker| matches!(worker.address, Address::Tcp { tls_name: Some(_), .. }));
     let written: Vec<&str> = KEYS.into_iter().filter(|key| section.has(key)).collect();
@@ -216,6 +241,9 @@ fn compile_tls(section: &Section<'_>, workers: &[WorkerSettings]) -> Option<Arc<
         }
     }
     let mut config = config?;
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.alpn_protocols = vec![match protocol {
+        Protocol::Http1 => b"http/1.1".to_vec(),
+        Protocol::Http2 => b"h2".to_vec(),
+    }];
     Some(Arc::new(config))
 }

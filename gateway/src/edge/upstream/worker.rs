@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 use super::link::Link;
+use super::session::Sessions;
 use super::settings::{PoolSettings, WorkerSettings};
 use super::standing::{Known, Noted, Standing};
 use super::{Fault, balance};
@@ -48,9 +49,12 @@ pub(super) struct Worker {
     thread: usize,
     /// Whether answers with 5xx speak against it.
     counts_errors: bool,
+    /// Its HTTP/2 connections.
+    pub(super) sessions: Sessions,
     /// Those used last are at the end.
     idle: RefCell<VecDeque<(Link, Instant)>>,
     max_idle: usize,
+    max_age: Duration,
     /// Room for requests at once; each has a connection of its own.
     free: Cell<usize>,
     most: usize,
@@ -70,8 +74,10 @@ impl Worker {
             standing: Arc::clone(&pool.standing),
             thread,
             counts_errors: pool.health.passive.is_some_and(|rule| rule.errors),
+            sessions: Sessions::default(),
             idle: RefCell::default(),
             max_idle: pool.max_idle,
+            max_age: pool.max_connection_age,
             free: Cell::new(pool.max_connections),
             most: pool.max_connections,
             waiting: Cell::new(0),
@@ -153,16 +159,22 @@ impl Worker {
     }
 
     pub(super) fn keep(&self, mut link: Link) {
+        let now = Instant::now();
+        // The next one goes where the worker's name leads by then.
+        if now.duration_since(link.born()) >= self.max_age {
+            return;
+        }
         link.settle();
         let mut idle = self.idle.borrow_mut();
         if idle.len() >= self.max_idle {
             idle.pop_front();
         }
-        idle.push_back((link, Instant::now()));
+        idle.push_back((link, now));
     }
 
     /// Closes what has been idle for too long.
     pub(super) fn sweep(&self, idle_timeout: Duration) {
+        self.sessions.sweep(idle_timeout);
         let mut idle = self.idle.borrow_mut();
         idle.retain_mut(|(link, since)| since.elapsed() < idle_timeout && !link.is_stirred(false));
     }
