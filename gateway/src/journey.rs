@@ -11,6 +11,7 @@
 //! Each stage's decision is pure and lives in `policy`; this file alone knows their order. A stage gives
 //! back evidence that the next one takes, or a [`Stop`] that ends the journey.
 
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::rc::Rc;
 use std::sync::{Arc, LazyLock};
@@ -24,10 +25,13 @@ use hyper::body::Incoming;
 
 use crate::activity::Busy;
 use crate::client_body::ClientBody;
-use crate::edge::counter::Denied;
-use crate::edge::upstream::{Call, ClientStream, Forwarded, Outgoing, Told, WorkerBody};
+use crate::edge::counter::{Denied, Places};
+use crate::edge::upstream::{
+    Call, ClientStream, Forwarded, Outgoing, Pool, Switched, Told, Tunnel, WorkerBody, websocket_key,
+};
 use crate::exchange::{AnswerBody, Content, Core, Exchange};
 use crate::head;
+use crate::policy::authorize::Permit;
 use crate::policy::body::{self, BodyRule};
 use crate::policy::cors::{self, Earned};
 use crate::policy::limit::cost::{self, Size};
@@ -37,7 +41,7 @@ use crate::policy::token::{self, Endpoint};
 use crate::policy::{Destination, Route, path};
 use crate::problem::{HeadFault, Problem, Stop};
 use crate::token_endpoint;
-use crate::types::{ClientAddress, Principal, Scheme, Timestamp};
+use crate::types::{ClientAddress, Principal, RequestId, Scheme, Timestamp};
 
 static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 static X_NORMALIZED: HeaderName = HeaderName::from_static("x-normalized");
@@ -52,12 +56,13 @@ pub async fn serve(
     busy: Busy,
     is_last: bool,
     request: Request<Incoming>,
+    switch: Option<&Switch>,
 ) -> Result<Response<AnswerBody>, Infallible> {
     let (parts, incoming) = request.into_parts();
     let mut exchange = Exchange::begin(core, peer, busy, &parts);
     exchange.is_last = is_last;
     let mut body = ClientBody::new(incoming, Rc::clone(&exchange.bytes_in), parts.headers.contains_key(header::EXPECT));
-    let outcome = travel(&mut exchange, &parts, &mut body).await;
+    let outcome = travel(&mut exchange, &parts, &mut body, switch).await;
     let outcome = match outcome {
         Ok(answer) => Ok(answer),
         Err(stop) => {
@@ -86,7 +91,12 @@ enum Answer {
     Own(Response<Bytes>),
 }
 
-async fn travel(exchange: &mut Exchange, arrived: &Parts, body: &mut ClientBody) -> Result<Answer, Stop> {
+async fn travel(
+    exchange: &mut Exchange,
+    arrived: &Parts,
+    body: &mut ClientBody,
+    switch: Option<&Switch>,
+) -> Result<Answer, Stop> {
     let core = Rc::clone(&exchange.core);
     let policy = &core.snapshot.policy;
     let headers = &arrived.headers;
@@ -167,23 +177,24 @@ async fn travel(exchange: &mut Exchange, arrived: &Parts, body: &mut ClientBody)
                 Some(admission) => admission,
                 None => Box::pin(asking.admit_and_say(exchange, size)).await?,
             };
-            let told = Told {
-                credential: policy.api_key_header(),
-                client: &exchange.client.text,
-                authority: arrived.uri.authority(),
-                http2: arrived.version == Version::HTTP_2,
-                id: exchange.id,
-                principal: &principal,
-                route: &route.name,
-                is_read_here: exchange.counts_answer(),
-            };
             let call = Call {
                 method: &arrived.method,
                 path: route.worker_path.as_deref().unwrap_or(&path),
                 query: arrived.uri.query(),
-                headers: Forwarded::new(headers, told).ok_or(Stop::Head(HeadFault::Connection))?,
+                headers: Forwarded::new(headers, told(exchange, route, &principal, arrived))
+                    .ok_or(Stop::Head(HeadFault::Connection))?,
                 trailers: route.grpc,
+                websocket: None,
             };
+            if let Some(switch) = switch.filter(|_| route.websocket)
+                && let Some(key) = websocket_key(headers)
+            {
+                let call = Call { websocket: Some(key), ..call };
+                let sent = Instant::now();
+                let switched = Box::pin(ask_to_switch(exchange, pool, &call, (permit, admission))).await?;
+                exchange.worker_took = Some(sent.elapsed());
+                return Ok(switch_protocols(exchange, switched, switch));
+            }
             let tally = core.metrics.tally(core.thread);
             let sent = Instant::now();
             let answer = pool.forward(&call, outgoing, permit, admission, || tally.upstream_connected()).await;
@@ -194,6 +205,70 @@ async fn travel(exchange: &mut Exchange, arrived: &Parts, body: &mut ClientBody)
             exchange.answer = exchange.counts_answer().then(Vec::new);
             Ok(Answer::Worker(answer.response))
         }
+    }
+}
+
+/// Where a connection finds the tunnel that it is to become when its last answer is out.
+pub type Switch = Cell<Option<Box<Tunnelling>>>;
+
+/// A tunnel, with what its request holds until it ends.
+#[derive(Debug)]
+pub struct Tunnelling {
+    /// The worker's side.
+    pub tunnel: Tunnel,
+    /// The request's name, for the record of the end.
+    pub id: RequestId,
+    /// Its places among the requests in flight.
+    pub places: Option<Places>,
+}
+
+/// Brings a request for a WebSocket to a worker.
+async fn ask_to_switch(
+    exchange: &Exchange,
+    pool: &Pool,
+    call: &Call<'_>,
+    (permit, admission): (Permit, Admission),
+) -> Result<Switched, Stop> {
+    // Browsers ask nobody before they open a WebSocket, so a page's origin is judged here.
+    if call.headers.has(&header::ORIGIN) && !exchange.earned.as_ref().is_some_and(Earned::is_allowed) {
+        return Err(Stop::Origin);
+    }
+    let tally = exchange.core.metrics.tally(exchange.core.thread);
+    pool.switch(call, permit, admission, || tally.upstream_connected()).await.map_err(Stop::Upstream)
+}
+
+/// Answers a request for a WebSocket as its worker did.
+fn switch_protocols(exchange: &mut Exchange, switched: Switched, switch: &Switch) -> Answer {
+    match switched {
+        Switched::Answer(answer) => {
+            exchange.worker = Some(answer.worker);
+            Answer::Worker(answer.response)
+        }
+        Switched::Tunnel(headers, tunnel) => {
+            exchange.worker = Some(tunnel.worker());
+            let mut response = Response::new(Bytes::new());
+            *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+            *response.headers_mut() = headers;
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+            response.headers_mut().insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+            let places = exchange.places.take();
+            switch.set(Some(Box::new(Tunnelling { tunnel, id: exchange.id, places })));
+            Answer::Own(response)
+        }
+    }
+}
+
+/// What a worker is told of a request.
+fn told<'a>(exchange: &'a Exchange, route: &'a Route, principal: &'a Principal, arrived: &'a Parts) -> Told<'a> {
+    Told {
+        credential: exchange.core.snapshot.policy.api_key_header(),
+        client: &exchange.client.text,
+        authority: arrived.uri.authority(),
+        http2: arrived.version == Version::HTTP_2,
+        id: exchange.id,
+        principal,
+        route: &route.name,
+        is_read_here: exchange.counts_answer(),
     }
 }
 
@@ -466,7 +541,8 @@ fn finish(mut exchange: Box<Exchange>, outcome: Result<Answer, Problem>) -> Resp
         // hyper keeps such a body back on HTTP/1 alone (RFC 9110 §9.3.2).
         content = Content::Whole(None);
     }
-    if exchange.http1 && (exchange.is_last || *exchange.core.stopping.borrow()) {
+    let switches = exchange.status == StatusCode::SWITCHING_PROTOCOLS.as_u16();
+    if exchange.http1 && !switches && (exchange.is_last || *exchange.core.stopping.borrow()) {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     if exchange.core.snapshot.hsts {

@@ -5,6 +5,7 @@ mod grpc;
 mod health;
 mod http2;
 mod room;
+mod streams;
 
 use std::collections::BTreeSet;
 

@@ -225,7 +225,9 @@ async fn connection(core: Rc<Core>, client: Client) -> Vec<u8> {
         .header_read_timeout(None)
         .serve_connection(
             TokioIo::new(Watched::new(client, Rc::clone(&activity), Reader::Wire(Wire::new(HEADS)))),
-            service_fn(|request| journey::serve(Rc::clone(&core), peer.clone(), activity.begin(), false, request)),
+            service_fn(|request| {
+                journey::serve(Rc::clone(&core), peer.clone(), activity.begin(), false, request, None)
+            }),
         );
     let _ = Pin::new(&mut connection).await;
     let (mut client, fault) = connection.into_parts().io.into_inner().into_inner();

@@ -67,6 +67,8 @@ pub struct Route {
     pub body: Option<BodyRule>,
     /// Whether it is gRPC: over HTTP/2 on both sides, with trailers, and refusals as gRPC says them.
     pub grpc: bool,
+    /// Whether clients may ask for a WebSocket.
+    pub websocket: bool,
 }
 
 /// Where the name of the model stands.
@@ -289,6 +291,7 @@ impl Parts<'_> {
         Some(Route {
             name: section.name(),
             grpc,
+            websocket: self.websocket(section, destination.as_ref()),
             destination: destination?,
             worker_path: worker_path.map(Into::into),
             cors,
@@ -346,6 +349,30 @@ impl Parts<'_> {
             section.mistake("methods", "has one that gRPC does not use", "write methods = [\"POST\"]");
         }
         grpc
+    }
+
+    /// Reads `upgrade`, and finds what does not go with it.
+    fn websocket(&self, section: &Section<'_>, destination: Option<&Destination>) -> bool {
+        let protocols = section.list::<String>("upgrade");
+        for (index, protocol) in protocols.iter().filter(|(_, protocol)| protocol != "websocket") {
+            let reason = format!("is {protocol:?}, which is not passed on");
+            section.mistake_at("upgrade", *index, reason, "write \"websocket\", or remove it");
+        }
+        if protocols.is_empty() {
+            return false;
+        }
+        match destination {
+            Some(Destination::Pool(pool)) if self.http2.get(*pool) == Some(&true) => {
+                let remedy = "use a pool with protocol = \"http1\"";
+                section.mistake("upgrade", "is written for a pool whose workers are spoken to with HTTP/2", remedy);
+            }
+            Some(Destination::Own(_)) => section.mistake("upgrade", "stands beside `builtin`", "remove it"),
+            Some(Destination::Pool(_)) | None => {}
+        }
+        if !section.all::<String>("methods").iter().any(|method| method == "GET") {
+            section.mistake("methods", "has no GET, which WebSockets begin with", "write methods = [\"GET\"]");
+        }
+        true
     }
 
     /// Finds what does not go with an endpoint of our own.

@@ -61,6 +61,12 @@ impl<'a> Forwarded<'a> {
         (!named.iter().any(relied_on)).then_some(Self { headers, told, named })
     }
 
+    /// Whether the client sent such a header.
+    #[must_use]
+    pub fn has(&self, name: &HeaderName) -> bool {
+        self.headers.contains_key(name)
+    }
+
     /// Whose requests go to the same worker: the principal's, or of those who prove nothing the address's.
     pub(super) fn caller(&self) -> &'a str {
         match self.told.principal.scheme {

@@ -39,6 +39,8 @@ pub(super) struct Link {
     input: BytesMut,
     /// Octets of interim answers before the final one.
     interim: usize,
+    /// Whether a WebSocket is asked for.
+    switches: bool,
     born: Instant,
 }
 
@@ -217,7 +219,17 @@ impl Upload {
 
 impl Link {
     pub(super) fn new(socket: Socket) -> Self {
-        Self { socket, input: BytesMut::new(), interim: 0, born: Instant::now() }
+        Self { socket, input: BytesMut::new(), interim: 0, switches: false, born: Instant::now() }
+    }
+
+    /// Lets the worker switch to WebSocket.
+    pub(super) fn may_switch(&mut self) {
+        self.switches = true;
+    }
+
+    /// What is left of the connection when it has switched, and what came on it since.
+    pub(super) fn switched(&mut self) -> (&mut Socket, Bytes) {
+        (&mut self.socket, self.input.split().freeze())
     }
 
     /// When it was made.
@@ -288,7 +300,7 @@ impl Link {
                 return Poll::Ready(Err(Fault::Broken("its answer's head is too large".into())));
             }
             if let Some(length) = length {
-                let head = parse(self.input.get(..length).unwrap_or_default(), method)?;
+                let head = parse(self.input.get(..length).unwrap_or_default(), method, self.switches)?;
                 self.input.advance(length);
                 if let Some(head) = head {
                     return Poll::Ready(Ok(head));
@@ -378,7 +390,7 @@ fn head_length(input: &[u8]) -> Option<usize> {
 }
 
 /// Reads a head that is whole; `None` for an interim answer.
-fn parse(input: &[u8], method: &Method) -> Result<Option<Head>, Fault> {
+fn parse(input: &[u8], method: &Method, switches: bool) -> Result<Option<Head>, Fault> {
     let broken = |reason: &str| Fault::Broken(reason.to_owned());
     let mut fields = [const { MaybeUninit::uninit() }; MOST_HEADERS];
     let mut answer = httparse::Response::new(&mut []);
@@ -393,9 +405,13 @@ fn parse(input: &[u8], method: &Method) -> Result<Option<Head>, Fault> {
     let code = answer.code.filter(|code| *code < 600);
     let status = code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or_else(|| broken("its status is none"))?;
     if status == StatusCode::SWITCHING_PROTOCOLS {
-        return Err(broken("it switched protocols unasked"));
-    }
-    if status.is_informational() {
+        let to_websocket = |field: &&httparse::Header<'_>| {
+            field.name.eq_ignore_ascii_case("upgrade") && field.value.eq_ignore_ascii_case(b"websocket")
+        };
+        if !switches || !answer.headers.iter().any(|field| to_websocket(&field)) {
+            return Err(broken("it switched protocols unasked"));
+        }
+    } else if status.is_informational() {
         return Ok(None);
     }
     let http11 = answer.version == Some(1);
@@ -431,7 +447,8 @@ fn parse(input: &[u8], method: &Method) -> Result<Option<Head>, Fault> {
             }
         }
     }
-    let bodiless = *method == Method::HEAD || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    let bodiless = *method == Method::HEAD
+        || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED | StatusCode::SWITCHING_PROTOCOLS);
     let framing = match (chunked, length) {
         (true, Some(_)) => return Err(broken("it has Content-Length and Transfer-Encoding")),
         (true, None) if status == StatusCode::NO_CONTENT => return Err(broken("it has a coding and can have no body")),

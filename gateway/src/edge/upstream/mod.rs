@@ -20,6 +20,7 @@ mod settings;
 mod shown;
 mod standing;
 mod stream;
+mod tunnel;
 mod worker;
 
 use std::fmt;
@@ -39,6 +40,7 @@ pub use outgoing::{ClientFault, ClientStream, Outgoing};
 pub use settings::PoolSettings;
 pub use shown::render;
 pub use standing::Tell;
+pub use tunnel::{Switched, Tunnel, websocket_key};
 
 use crate::deadline::{Deadline, within};
 use crate::policy::authorize::Permit;
@@ -113,6 +115,8 @@ pub struct Call<'a> {
     pub headers: Forwarded<'a>,
     /// Whether the answer's trailers are passed on (gRPC).
     pub trailers: bool,
+    /// The key of a client that asks for a WebSocket.
+    pub websocket: Option<&'a HeaderValue>,
 }
 
 impl Call<'_> {
@@ -120,6 +124,9 @@ impl Call<'_> {
     fn write(&self, host: &[u8], out: &mut Vec<u8>) {
         write_request_line(out, self.method, self.path, self.query, host);
         self.headers.write(out);
+        if self.websocket.is_some() {
+            out.extend_from_slice(b"connection: upgrade\r\nupgrade: websocket\r\n");
+        }
     }
 }
 
@@ -208,6 +215,38 @@ impl Pool {
             return Box::pin(self.forward_over_http2(call, body, &connected)).await;
         }
         let (head, upload, lease) = self.exchange(call, body, &connected).await?;
+        self.answer(head, upload, lease).await
+    }
+
+    /// The same for a request that asks for a WebSocket: the worker switches, or answers.
+    ///
+    /// # Errors
+    /// [`Fault`].
+    pub async fn switch(
+        &self,
+        call: &Call<'_>,
+        _permit: Permit,
+        _admission: Admission,
+        connected: impl Fn(),
+    ) -> Result<Switched, Fault> {
+        let (head, upload, lease) = self.exchange(call, Outgoing::Empty, &connected).await?;
+        if head.status != StatusCode::SWITCHING_PROTOCOLS {
+            return self.answer(head, upload, lease).await.map(Switched::Answer);
+        }
+        let worker = Rc::clone(lease.worker());
+        if !call.websocket.is_some_and(|key| tunnel::is_accepted(key, &head.headers)) {
+            let fault = tunnel::not_accepted();
+            worker.failed(&fault);
+            return Err(fault);
+        }
+        worker.answered();
+        let tunnel = Tunnel::new(lease, self.settings.tunnel_idle, self.settings.tunnel_age);
+        Ok(Switched::Tunnel(head.headers, tunnel))
+    }
+
+    /// Takes an answer whose head has come.
+    #[inline]
+    async fn answer(&self, head: Head, upload: Upload, lease: Lease) -> Result<Answer, Fault> {
         let worker = Rc::clone(lease.worker());
         let mut response = Response::new(WorkerBody::Whole(None));
         *response.status_mut() = passes(head.status, &head.headers, &worker)?;
@@ -314,6 +353,9 @@ impl Pool {
                     },
                 };
                 let mut lease = Lease::new(link, place);
+                if call.websocket.is_some() {
+                    lease.link().may_switch();
+                }
                 match converse(lease.link(), &mut upload, call.method, settings).await {
                     Ok(head) => return Ok((head, upload, lease)),
                     Err(fault @ Fault::Client(_)) => return Err(fault),
