@@ -4,6 +4,7 @@
 mod admin;
 mod api_key;
 mod ask;
+mod assertion;
 mod bodies;
 mod certificates;
 mod config_errors;
@@ -26,6 +27,7 @@ mod rate_limit;
 mod rbac;
 mod regression;
 mod reload;
+mod rights;
 mod secrets;
 mod shutdown;
 mod store_links;
