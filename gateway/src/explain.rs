@@ -228,6 +228,9 @@ fn walk(policy: &Policy, asked: &Asked, out: &mut Explained) -> Result<(), Stop>
         Destination::Pool(position) => {
             let pool = policy.pools.get(*position).map_or("", |pool| pool);
             let seen = route.worker_path.as_deref().unwrap_or(&path);
+            if let Some(rule) = route.answers.rule(&principal) {
+                out.note("answer", format!("shaped by {}", rule.name), &["answers", &rule.name]);
+            }
             out.note("forward", format!("to the pool {pool}, as {} {seen}", asked.method), &["routes", name, "pool"]);
         }
         Destination::Own(_) => out.note("answer", "the gateway itself", &["routes", name, "builtin"]),

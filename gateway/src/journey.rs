@@ -32,6 +32,7 @@ use crate::edge::upstream::{
 };
 use crate::exchange::{AnswerBody, Content, Core, Exchange};
 use crate::head;
+use crate::policy::answer::AnswerRule;
 use crate::policy::authenticate;
 use crate::policy::authorize::{self, Asked, Permit};
 use crate::policy::body::{self, BodyRule};
@@ -167,7 +168,6 @@ async fn travel(
             Ok(Answer::Own(token_endpoint::document(&policy.documents, *endpoint)))
         }
         Destination::Pool(position) => {
-            let pool = core.pools.get(*position).ok_or(Stop::Internal("a route without a pool"))?;
             let (outgoing, size) = match read_body(exchange, route, arrived, body).await {
                 Ok(read) => read,
                 Err(stop) => return Err(asking.refused(exchange, early.as_ref(), stop).await),
@@ -176,36 +176,8 @@ async fn travel(
                 Some(admission) => admission,
                 None => Box::pin(asking.admit_and_say(exchange, size)).await?,
             };
-            let words = &policy.vocabulary;
-            let assertion = core.assertions.of(policy.assertion.as_ref(), *position, &principal, words, now);
-            let assertion = assertion.map_err(|_| Stop::Internal("an assertion that can't be signed"))?;
-            let told = Told { assertion: assertion.as_ref(), ..for_worker(exchange, route, &principal, arrived) };
-            let call = Call {
-                method: &arrived.method,
-                path: route.worker_path.as_deref().unwrap_or(&path),
-                query: arrived.uri.query(),
-                headers: Forwarded::new(headers, told).ok_or(Stop::Head(HeadFault::Connection))?,
-                trailers: route.grpc,
-                websocket: None,
-            };
-            if let Some(switch) = switch.filter(|_| route.websocket)
-                && let Some(key) = websocket_key(headers)
-            {
-                let call = Call { websocket: Some(key), ..call };
-                let sent = Instant::now();
-                let switched = Box::pin(ask_to_switch(exchange, pool, &call, (permit, admission))).await?;
-                exchange.worker_took = Some(sent.elapsed());
-                return Ok(switch_protocols(exchange, switched, switch));
-            }
-            let tally = core.metrics.tally(core.thread);
-            let sent = Instant::now();
-            let answer = pool.forward(&call, outgoing, permit, admission, || tally.upstream_connected()).await;
-            let answer = answer.map_err(Stop::Upstream)?;
-            exchange.worker_took = Some(sent.elapsed());
-            exchange.worker = Some(answer.worker);
-            exchange.is_last |= answer.early;
-            exchange.answer = exchange.counts_answer().then(Vec::new);
-            Ok(Answer::Worker(answer.response))
+            let cleared = Cleared { route, principal: &principal, path: &path, permit, admission, switch };
+            forward(exchange, arrived, *position, cleared, outgoing).await
         }
     }
 }
@@ -260,19 +232,81 @@ fn switch_protocols(exchange: &mut Exchange, switched: Switched, switch: &Switch
     }
 }
 
-/// What a worker is told of a request.
-fn for_worker<'a>(exchange: &'a Exchange, route: &'a Route, principal: &'a Principal, arrived: &'a Parts) -> Told<'a> {
-    Told {
-        credential: exchange.core.snapshot.policy.api_key_header(),
+/// A request that nothing stands against.
+struct Cleared<'a> {
+    route: &'a Route,
+    principal: &'a Principal,
+    path: &'a str,
+    permit: Permit,
+    admission: Admission,
+    /// Where the connection finds what it becomes, where it can become something else.
+    switch: Option<&'a Switch>,
+}
+
+/// Brings the request to a worker of the pool at the position, and the answer back.
+async fn forward(
+    exchange: &mut Exchange,
+    arrived: &Parts,
+    position: usize,
+    cleared: Cleared<'_>,
+    outgoing: Outgoing,
+) -> Result<Answer, Stop> {
+    let core = Rc::clone(&exchange.core);
+    let policy = &core.snapshot.policy;
+    let Cleared { route, principal, path, permit, admission, switch } = cleared;
+    let pool = core.pools.get(position).ok_or(Stop::Internal("a route without a pool"))?;
+    let now = timestamp(exchange.began);
+    let assertion = core.assertions.of(policy.assertion.as_ref(), position, principal, &policy.vocabulary, now);
+    let assertion = assertion.map_err(|_| Stop::Internal("an assertion that can't be signed"))?;
+    let shaped = route.answers.rule(principal).filter(|_| arrived.method != Method::HEAD);
+    let told = Told {
+        credential: policy.api_key_header(),
         client: &exchange.client.text,
         authority: arrived.uri.authority(),
         http2: arrived.version == Version::HTTP_2,
         id: exchange.id,
         principal,
-        assertion: None,
+        assertion: assertion.as_ref(),
         route: &route.name,
-        is_read_here: exchange.counts_answer(),
+        is_read_here: exchange.counts_answer() || shaped.is_some(),
+    };
+    let call = Call {
+        method: &arrived.method,
+        path: route.worker_path.as_deref().unwrap_or(path),
+        query: arrived.uri.query(),
+        headers: Forwarded::new(&arrived.headers, told).ok_or(Stop::Head(HeadFault::Connection))?,
+        trailers: route.grpc,
+        websocket: None,
+    };
+    if let Some(switch) = switch.filter(|_| route.websocket)
+        && let Some(key) = websocket_key(&arrived.headers)
+    {
+        let call = Call { websocket: Some(key), ..call };
+        let sent = Instant::now();
+        let switched = Box::pin(ask_to_switch(exchange, pool, &call, (permit, admission))).await?;
+        exchange.worker_took = Some(sent.elapsed());
+        return Ok(switch_protocols(exchange, switched, switch));
     }
+    let tally = core.metrics.tally(core.thread);
+    let sent = Instant::now();
+    let answer = pool.forward(&call, outgoing, permit, admission, || tally.upstream_connected()).await;
+    let answer = answer.map_err(Stop::Upstream)?;
+    exchange.worker_took = Some(sent.elapsed());
+    exchange.worker = Some(answer.worker);
+    exchange.is_last |= answer.early;
+    exchange.answer = exchange.counts_answer().then(Vec::new);
+    match shaped.filter(|_| answer.response.status().is_success()) {
+        Some(rule) => Box::pin(shape(rule, answer.response)).await.map(Answer::Own),
+        None => Ok(Answer::Worker(answer.response)),
+    }
+}
+
+/// Takes what is not for the caller out of a worker's answer.
+async fn shape(rule: &AnswerRule, answer: Response<WorkerBody>) -> Result<Response<Bytes>, Stop> {
+    let (mut head, body) = answer.into_parts();
+    let whole = body.whole(rule.max()).await.map_err(Stop::Upstream)?;
+    let shaped = rule.apply(head.status, &mut head.headers, &whole).map_err(Stop::Undeclared)?;
+    Ok(Response::from_parts(head, shaped.into()))
 }
 
 /// Answers a form at one of the gateway's own endpoints.

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use crate::edge::counter::Denied;
 use crate::edge::upstream::{ClientFault, Fault};
+use crate::policy::answer::Undeclared;
 use crate::policy::authenticate::{self, api_key, jwt};
 use crate::policy::path::Ambiguous;
 use crate::policy::{authorize, body, cors, limit, route, token};
@@ -95,6 +96,7 @@ reasons! {
     WorkerBusy 503 "worker-busy" "The model has too much to do just now";
     WorkerBroken 502 "worker-broken" "The model's answer could not be used";
     WorkerFailed 502 "worker-failed" "The model failed";
+    AnswerUndeclared 502 "answer-undeclared" "The model's answer is not as declared";
     WorkerSlow 504 "worker-slow" "The model did not answer in time";
     TokenRequest 400 "token-request" "The token request is not good";
     TokenGrant 400 "token-grant" "The user name or password is wrong";
@@ -136,7 +138,12 @@ impl Reason {
     pub fn is_workers(self) -> bool {
         matches!(
             self,
-            Self::WorkerUnreachable | Self::WorkerBusy | Self::WorkerBroken | Self::WorkerFailed | Self::WorkerSlow
+            Self::WorkerUnreachable
+                | Self::WorkerBusy
+                | Self::WorkerBroken
+                | Self::WorkerFailed
+                | Self::WorkerSlow
+                | Self::AnswerUndeclared
         )
     }
 
@@ -187,6 +194,8 @@ pub enum Stop {
     NotHttp2,
     /// No usable answer from a worker.
     Upstream(Fault),
+    /// An answer that is not of the declared form.
+    Undeclared(Undeclared),
     /// No token.
     Token(token::Refusal),
     /// More passwords are being checked than may be at once.
@@ -374,6 +383,11 @@ impl From<Stop> for Problem {
                 Self::new(Reason::Http2Needed, "gRPC needs HTTP/2, which is agreed on in the TLS handshake (ALPN).")
             }
             Stop::Upstream(fault) => upstream(fault),
+            Stop::Undeclared(Undeclared(why)) => Self::new(
+                Reason::AnswerUndeclared,
+                "The worker answered in a form that is not passed on here. The operator finds the cause in the log.",
+            )
+            .cause(why),
             Stop::Token(refusal) => refused_token(refusal),
             Stop::TokenBusy => Self::new(Reason::TokenBusy, "Too many passwords are being checked. Try again shortly.")
                 .header(header::RETRY_AFTER, "1")

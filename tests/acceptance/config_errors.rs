@@ -86,7 +86,7 @@ a = 1
 
   2.toml:1:2  plugins
     is not a key that is known here
-    help: remove it; known here: admin, api_key, api_keys, assertion, client_address, clients, cors, defaults, issuers, limits, listener, log, pools, reload, rights, roles, routes, schemas, store, token, users
+    help: remove it; known here: admin, answers, api_key, api_keys, assertion, client_address, clients, cors, defaults, issuers, limits, listener, log, pools, reload, rights, roles, routes, schemas, store, token, users
 ",
     ),
 ];
@@ -811,6 +811,85 @@ fn anonymous_is_written_out_on_both_sides_or_not_at_all() {
 }
 
 const CONTRADICTIONS: &[Case] = &[
+    (
+        "answers",
+        r#"[answers.full]
+form = "predict"
+show = "all"
+[answers.a]
+form = "predict"
+show = "top"
+steps = 1
+labels = ["x"]
+[answers.b]
+show = "label"
+top = 0
+steps = 5
+[answers.c]
+form = "oip-v2"
+show = "top"
+top = 0
+max = "1GiB"
+[routes.known]
+answers = "d"
+[routes.models]
+answers_for = { raeder = "full", admin = "e" }
+"#,
+        r#"error: 13 mistakes in the configuration
+
+  2.toml:4:10  answers.a.top
+    is missing
+    help: write how many classes are shown: top = 1
+
+  2.toml:7:1  answers.a.steps
+    is not from 2 to 1000000
+    help: write 100 for two decimals, 10 for tenths
+
+  2.toml:8:1  answers.a.labels
+    names outputs, and only form = "oip-v2" has any
+    help: remove it
+
+  2.toml:9:10  answers.b.form
+    is missing
+    help: write "predict" or "oip-v2"
+
+  2.toml:11:1  answers.b.top
+    stands without show = "top"
+    help: write show = "top", or remove it
+
+  2.toml:12:1  answers.b.steps
+    stands beside show = "label", which shows no number
+    help: remove it
+
+  2.toml:16:1  answers.c.top
+    is 0
+    help: write show = "label", or a larger number
+
+  2.toml:17:1  answers.c.max
+    is 0, or more than is held in memory
+    help: write at most "16MiB"
+
+  2.toml:1:10  answers.full
+    is called "full", which already means answers as they are
+    help: give it another name
+
+  2.toml:19:1  routes.known.answers
+    names the answer rule "d", which is not defined
+    help: did you mean "a"?
+
+  2.toml:21:1  routes.models.answers_for
+    stands without `answers`, so everybody sees all anyway
+    help: write `answers` for the others
+
+  2.toml:21:34  routes.models.answers_for.admin
+    names the answer rule "e", which is not defined
+    help: did you mean "a"?
+
+  2.toml:21:17  routes.models.answers_for.raeder
+    names the role "raeder", which is not defined
+    help: did you mean "reader"?
+"#,
+    ),
     (
         "assertions",
         r#"[assertion]

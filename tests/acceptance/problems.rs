@@ -252,9 +252,17 @@ async fn every_reason_has_its_answer_and_its_record() {
 
     too_many_passwords(&gateway).await;
     a_token_used_twice().await;
-    // Nobody is there to read the one, and the other is what the tests are here to never see; those of schemes and
-    // keys in other stores are provoked beside what they are for.
-    provoked.extend(["credentials-disagree", "token-busy", "token-reused", "token-revoked", "client-gone", "internal"]);
+    // Nobody is there to read the one, and the other is what the tests are here to never see; those of schemes,
+    // answers and keys in other stores are provoked beside what they are for.
+    provoked.extend([
+        "credentials-disagree",
+        "answer-undeclared",
+        "token-busy",
+        "token-reused",
+        "token-revoked",
+        "client-gone",
+        "internal",
+    ]);
     let all: BTreeSet<&str> = Reason::SLUGS.iter().copied().collect();
     assert_eq!(provoked, all, "a reason without a test");
 }

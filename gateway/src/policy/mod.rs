@@ -4,6 +4,7 @@
 //! answers one question, reads top-down (what people write, how it is compiled, how it decides, what
 //! it refuses) and knows no other stage. `journey` alone knows their order.
 
+pub mod answer;
 pub mod assertion;
 pub mod authenticate;
 pub mod authorize;
@@ -27,6 +28,7 @@ use http::HeaderName;
 use crate::settings::Section;
 use crate::types::Name;
 
+use answer::{AnswerRules, Answers};
 use assertion::Assertion;
 use authenticate::{Authenticate, Authenticator};
 use authorize::{Authorize, Rights, Vocabulary};
@@ -76,6 +78,8 @@ pub struct Route {
     pub grpc: bool,
     /// Whether clients may ask for a WebSocket.
     pub websocket: bool,
+    /// How much of the answer is shown to whom.
+    pub answers: Answers,
     /// Which of these rules are only tried out.
     pub shadow: Shadow,
 }
@@ -156,6 +160,7 @@ impl Policy {
             assertion
         });
         let rights = Rights::compile(root, &vocabulary);
+        let answers = AnswerRules::compile(root);
         let schemas = body::Schemas::compile(root);
         let client_address = root.section_or_empty("client_address");
         let trusted_proxies = TrustedProxies::compile(&client_address);
@@ -178,6 +183,7 @@ impl Policy {
             http2: pools.iter().map(is_http2).collect(),
             words: &vocabulary,
             rights: &rights,
+            answers: &answers,
             authenticator: &authenticator,
             limits: &limits,
             cors: &cors,
@@ -251,6 +257,7 @@ struct Parts<'a> {
     http2: Vec<bool>,
     words: &'a Vocabulary,
     rights: &'a Rights,
+    answers: &'a AnswerRules,
     authenticator: &'a Authenticator,
     limits: &'a Limits,
     cors: &'a HashMap<Name, Arc<Cors>>,
@@ -323,6 +330,12 @@ impl Parts<'_> {
             section.mistake("limits", reason, "write the same `rows_at` in both");
         }
         let grpc = self.grpc(section, destination.as_ref());
+        if section.has("answers")
+            && let Some(limit) = limits.iter().find(|limit| matches!(limit.cost, Cost::Answer(_)))
+        {
+            let reason = format!("stands beside the limit {:?}, which counts what the answer names", &*limit.name);
+            section.mistake("answers", reason, "keep one of them: what is shaped may no longer name it");
+        }
         Some(Route {
             name: section.name(),
             grpc,
@@ -336,6 +349,7 @@ impl Parts<'_> {
             model,
             version,
             body,
+            answers: Answers::compile(section, self.answers, &self.words.roles),
             shadow: Shadow::compile(section),
         })
     }
@@ -374,6 +388,9 @@ impl Parts<'_> {
         if !grpc {
             return false;
         }
+        if section.has("answers") {
+            section.mistake("answers", "stands beside `grpc`, whose messages are not read", "remove one of them");
+        }
         match destination {
             Some(Destination::Pool(pool)) if self.http2.get(*pool) == Some(&false) => {
                 let remedy = "write protocol = \"http2\" in the pool's table";
@@ -397,6 +414,13 @@ impl Parts<'_> {
         }
         if protocols.is_empty() {
             return false;
+        }
+        if section.has("answers") {
+            section.mistake(
+                "answers",
+                "stands beside `upgrade`, and nothing is read of a WebSocket",
+                "remove one of them",
+            );
         }
         match destination {
             Some(Destination::Pool(pool)) if self.http2.get(*pool) == Some(&true) => {
