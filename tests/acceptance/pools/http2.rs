@@ -172,6 +172,11 @@ async fn a_connection_that_says_goodbye_is_left_and_nothing_fails() {
     assert_eq!(super::ask(&gateway, 50).await, [200; 50]);
     assert_eq!(worker.seen().len(), 50, "each was served once");
     assert!(worker.connections() > 1, "{}", worker.connections());
+    let mut asked = at_once(&gateway, 60).await;
+    while let Some(answer) = asked.join_next().await {
+        assert_eq!(answer.expect("no panic").status, 200);
+    }
+    assert_eq!(worker.seen().len(), 110);
 }
 
 #[tokio::test]

@@ -8,8 +8,9 @@ use std::time::Duration;
 use http::uri::PathAndQuery;
 use tokio::task::JoinSet;
 
+use super::ready::ask_ready;
 use super::settings::{PoolSettings, WorkerSettings};
-use super::{ask_ready, standing};
+use super::standing;
 use crate::settings::Section;
 
 /// What makes a worker one that is not to be used.

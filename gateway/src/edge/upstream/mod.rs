@@ -15,6 +15,8 @@ mod health;
 mod incoming;
 mod link;
 mod outgoing;
+mod over_http2;
+mod ready;
 mod session;
 mod settings;
 mod shown;
@@ -27,11 +29,10 @@ use std::fmt;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use http::header::{self, HeaderMap, HeaderValue};
-use http::uri::PathAndQuery;
-use http::{Method, Request, Response, StatusCode, Uri, Version};
+use http::{Method, Response, StatusCode};
 
 pub use headers::{Forwarded, Told};
 pub use health::Probing;
@@ -42,20 +43,16 @@ pub use shown::render;
 pub use standing::Tell;
 pub use tunnel::{Switched, Tunnel, websocket_key};
 
-use crate::deadline::{Deadline, within};
+use crate::deadline::Deadline;
 use crate::policy::authorize::Permit;
 use crate::policy::limit::Admission;
 use crate::types::Name;
-use address::Address;
 use balance::{Balance, Draw, Tried};
 use budget::Budget;
-use h2::RecvStream;
 use incoming::Lease;
 use link::{Framing, Head, Link, Unsent, Upload};
-use session::{Sessions, Slot};
-use settings::{Protocol, WorkerSettings};
+use settings::Protocol;
 use standing::Noted;
-use stream::{Sending, Streamed};
 use worker::{NoRoom, Place, Worker};
 
 /// An answer of known length up to this is read whole before it is passed on, so that a worker that
@@ -128,37 +125,6 @@ impl Call<'_> {
             out.extend_from_slice(b"connection: upgrade\r\nupgrade: websocket\r\n");
         }
     }
-}
-
-impl Call<'_> {
-    /// The head of a request over HTTP/2, with a body of this length.
-    fn request(&self, address: &Address, length: Option<u64>) -> Result<Request<()>, Fault> {
-        let mut request = bare_request(self.method, self.path, self.query, address)?;
-        let headers = request.headers_mut();
-        headers.reserve(16);
-        self.headers.add_to(headers);
-        if self.trailers {
-            headers.insert(header::TE, HeaderValue::from_static("trailers"));
-        }
-        let says_nothing = !matches!(*self.method, Method::POST | Method::PUT | Method::PATCH);
-        if let Some(length) = length.filter(|length| !(*length == 0 && says_nothing)) {
-            headers.insert(header::CONTENT_LENGTH, length.into());
-        }
-        Ok(request)
-    }
-}
-
-fn bare_request(method: &Method, path: &str, query: Option<&str>, address: &Address) -> Result<Request<()>, Fault> {
-    let scheme = if address.is_tls() { "https" } else { "http" };
-    let target = match query {
-        Some(query) => format!("{path}?{query}").try_into(),
-        None => PathAndQuery::try_from(path),
-    };
-    let unwritable = |_| Fault::Broken("the request can't be written".into());
-    let target: PathAndQuery = target.map_err(|_| Fault::Broken("its path can't be written".into()))?;
-    let uri = Uri::builder().scheme(scheme).authority(address.host()).path_and_query(target);
-    let uri = uri.build().map_err(unwritable)?;
-    Request::builder().method(method).uri(uri).version(Version::HTTP_2).body(()).map_err(unwritable)
 }
 
 fn write_request_line(out: &mut Vec<u8>, method: &Method, path: &str, query: Option<&str>, host: &[u8]) {
@@ -374,72 +340,6 @@ impl Pool {
         Err(self.give_up(tries))
     }
 
-    /// The same over HTTP/2, to the answer's body.
-    async fn forward_over_http2(
-        &self,
-        call: &Call<'_>,
-        body: Outgoing,
-        connected: &impl Fn(),
-    ) -> Result<Answer, Fault> {
-        self.budget.earn();
-        let settings = &self.settings;
-        let mut sending = Sending::new(body);
-        let length = sending.length();
-        let mut tries = Tries::default();
-        while let Some(place) = self.place(call, &mut tries).await {
-            let worker = Rc::clone(&place.0);
-            let fault = match worker.sessions.slot(settings, &worker.address, connected).await {
-                Ok(slot) => {
-                    let request = call.request(&worker.address, length)?;
-                    match stream::converse(&slot, request, &mut sending, settings).await {
-                        Ok(answer) => return self.receive(call, answer, sending, (place, slot)).await,
-                        Err(unanswered) if unanswered.unprocessed => {
-                            slot.retire();
-                            unanswered.fault
-                        }
-                        Err(unanswered) => {
-                            if unanswered.fault == Fault::Slow {
-                                slot.retire();
-                            }
-                            worker.failed(&unanswered.fault);
-                            return Err(unanswered.fault);
-                        }
-                    }
-                }
-                Err(fault) => fault,
-            };
-            worker.failed(&fault);
-            (tries.failure, tries.is_retry) = (Some(fault), true);
-        }
-        Err(self.give_up(tries))
-    }
-
-    /// Takes an answer over HTTP/2 whose head has come.
-    async fn receive(
-        &self,
-        call: &Call<'_>,
-        answer: Response<RecvStream>,
-        sending: Sending,
-        place: (Place, Slot),
-    ) -> Result<Answer, Fault> {
-        let worker = Rc::clone(&place.0.0);
-        let (parts, received) = answer.into_parts();
-        let (mut headers, mut length) =
-            stream::head(parts.status, &parts.headers).inspect_err(|fault| worker.failed(fault))?;
-        let status = passes(parts.status, &parts.headers, &worker)?;
-        if *call.method == Method::HEAD {
-            headers.extend(length.take().map(|length| (header::CONTENT_LENGTH, length.into())));
-        }
-        if length.is_some_and(|length| length > self.settings.max_answer) {
-            return Err(Fault::TooLarge);
-        }
-        let streamed = Streamed::new(received, sending, place, length, &self.settings, call.trailers);
-        let early = streamed.is_early();
-        let mut response = Response::new(streamed.begin().await?);
-        (*response.status_mut(), *response.headers_mut()) = (status, headers);
-        Ok(Answer { response, worker: Name::clone(&worker.label), early })
-    }
-
     /// Closes what has been idle for too long. To be called now and then.
     pub fn sweep(&self) {
         for worker in &self.workers {
@@ -471,47 +371,6 @@ fn passes(status: StatusCode, headers: &HeaderMap, worker: &Worker) -> Result<St
         }
         status => Ok(status),
     }
-}
-
-impl PoolSettings {
-    /// Asks whether one worker at least is ready.
-    ///
-    /// # Errors
-    /// Why none is.
-    pub async fn probe(&self) -> Result<(), String> {
-        let mut failure = "the pool has no worker".to_owned();
-        for worker in &self.workers {
-            match ask_ready(self, worker, &self.ready_path, self.dial.timeout * 2).await {
-                Ok(()) => return Ok(()),
-                Err(reason) => failure = reason,
-            }
-        }
-        Err(failure)
-    }
-}
-
-/// Asks whether a worker is ready, on a connection of its own.
-async fn ask_ready(pool: &PoolSettings, worker: &WorkerSettings, path: &str, patience: Duration) -> Result<(), String> {
-    let ask = async {
-        let method = Method::GET;
-        let status = if pool.is_http2() {
-            let sessions = Sessions::default();
-            let slot = sessions.slot(pool, &worker.address, &|| {}).await.map_err(|fault| format!("{fault:?}"))?;
-            let request = bare_request(&method, path, None, &worker.address).map_err(|fault| format!("{fault:?}"))?;
-            let mut sending = Sending::new(Outgoing::Empty);
-            let answer = stream::converse(&slot, request, &mut sending, pool).await;
-            answer.map_err(|unanswered| format!("{:?}", unanswered.fault))?.status()
-        } else {
-            let socket = pool.dial.connect(&worker.address).await.map_err(|fault| format!("{fault:?}"))?;
-            let mut upload = Upload::new(Outgoing::Empty);
-            upload.head(&method, |out| write_request_line(out, &method, path, None, worker.address.host()));
-            let answer = converse(&mut Link::new(socket), &mut upload, &method, pool).await;
-            answer.map_err(|fault| format!("{fault:?}"))?.status
-        };
-        if status.is_success() { Ok(()) } else { Err(format!("{} answered {status}", worker.label)) }
-    };
-    let in_time = within(patience, ask).await;
-    in_time.unwrap_or_else(|| Err(format!("{} did not answer in time", worker.label)))
 }
 
 /// Sends the request and waits for the answer's head, as long as the pool allows, counted from when the

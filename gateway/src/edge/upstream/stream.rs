@@ -113,15 +113,29 @@ impl Sending {
 /// A request that got no answer.
 pub(super) struct Unanswered {
     pub(super) fault: Fault,
-    /// Whether nothing of it was processed, and all of it is there still.
-    pub(super) unprocessed: bool,
+    /// What is known of one that was not processed, and of which all is there still.
+    pub(super) unprocessed: Option<Unprocessed>,
+}
+
+/// Why a request was not processed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unprocessed {
+    /// The connection ends, and a fresh one may work.
+    Goodbye,
+    /// The worker does not begin it.
+    Refused,
 }
 
 impl Unanswered {
     fn of(error: &h2::Error, sending: &Sending) -> Self {
         let refused = error.is_reset() && error.reason() == Some(Reason::REFUSED_STREAM);
         // What the worker's GOAWAY speaks of alone fails with it; what it took on goes on, or breaks off.
-        let unprocessed = error.is_remote() && (refused || error.is_go_away()) && !sending.touched;
+        let unprocessed = match (refused, error.is_go_away()) {
+            (true, _) => Some(Unprocessed::Refused),
+            (_, true) => Some(Unprocessed::Goodbye),
+            _ => None,
+        };
+        let unprocessed = unprocessed.filter(|_| error.is_remote() && !sending.touched);
         Self { fault: Fault::Broken(error.to_string()), unprocessed }
     }
 }
@@ -133,14 +147,17 @@ pub(super) async fn converse(
     sending: &mut Sending,
     settings: &PoolSettings,
 ) -> Result<Response<RecvStream>, Unanswered> {
-    let unsent = |error: h2::Error| Unanswered { fault: Fault::Broken(error.to_string()), unprocessed: true };
+    let unsent = |error: h2::Error| Unanswered {
+        fault: Fault::Broken(error.to_string()),
+        unprocessed: Some(Unprocessed::Goodbye),
+    };
     let ready = slot.send().ready().await;
     let (mut answer, stream) =
         ready.and_then(|mut send| send.send_request(request, sending.is_empty())).map_err(unsent)?;
     sending.begin(stream);
     let mut patience = Deadline::new(settings.answer_timeout);
     poll_fn(|cx| {
-        let failed = |fault| Poll::Ready(Err(Unanswered { fault, unprocessed: false }));
+        let failed = |fault| Poll::Ready(Err(Unanswered { fault, unprocessed: None }));
         let sent = match sending.poll(cx) {
             Poll::Ready(Err(Unsent::Client(fault))) => return failed(Fault::Client(fault)),
             Poll::Ready(Err(Unsent::Worker(error))) => Err(error),
@@ -161,7 +178,7 @@ pub(super) async fn converse(
 }
 
 fn late() -> Unanswered {
-    Unanswered { fault: Fault::Slow, unprocessed: false }
+    Unanswered { fault: Fault::Slow, unprocessed: None }
 }
 
 /// An answer's head, held to what one over HTTP/1 is: its headers as they reach the client, and its length.
