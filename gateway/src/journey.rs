@@ -28,7 +28,7 @@ use crate::client_body::ClientBody;
 use crate::credentials;
 use crate::edge::counter::{Denied, Places};
 use crate::edge::upstream::{
-    Call, ClientStream, Forwarded, Outgoing, Pool, Switched, Told, Tunnel, WorkerBody, websocket_key,
+    self, Call, ClientStream, Forwarded, Outgoing, Pool, Told, Tunnel, WorkerBody, websocket_key,
 };
 use crate::exchange::{AnswerBody, Content, Core, Exchange};
 use crate::head;
@@ -189,7 +189,7 @@ pub type Switch = Cell<Option<Box<Tunnelling>>>;
 #[derive(Debug)]
 pub struct Tunnelling {
     /// The worker's side.
-    pub tunnel: Tunnel,
+    pub tunnel: Box<Tunnel>,
     /// The request's name, for the record of the end.
     pub id: RequestId,
     /// Its places among the requests in flight.
@@ -202,34 +202,26 @@ async fn ask_to_switch(
     pool: &Pool,
     call: &Call<'_>,
     (permit, admission): (Permit, Admission),
-) -> Result<Switched, Stop> {
+) -> Result<upstream::Answer, Stop> {
     // Browsers ask nobody before they open a WebSocket, so a page's origin is judged here.
     if call.headers.has(&header::ORIGIN) && !exchange.earned.as_ref().is_some_and(Earned::is_allowed) {
         return Err(Stop::Origin);
     }
     let tally = exchange.core.metrics.tally(exchange.core.thread);
-    pool.switch(call, permit, admission, || tally.upstream_connected()).await.map_err(Stop::Upstream)
+    let answered = pool.forward(call, Outgoing::Empty, permit, admission, || tally.upstream_connected()).await;
+    answered.map_err(Stop::Upstream)
 }
 
 /// Answers a request for a WebSocket as its worker did.
-fn switch_protocols(exchange: &mut Exchange, switched: Switched, switch: &Switch) -> Answer {
-    match switched {
-        Switched::Answer(answer) => {
-            exchange.worker = Some(answer.worker);
-            Answer::Worker(answer.response)
-        }
-        Switched::Tunnel(headers, tunnel) => {
-            exchange.worker = Some(tunnel.worker());
-            let mut response = Response::new(Bytes::new());
-            *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-            *response.headers_mut() = headers;
-            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-            response.headers_mut().insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-            let places = exchange.places.take();
-            switch.set(Some(Box::new(Tunnelling { tunnel, id: exchange.id, places })));
-            Answer::Own(response)
-        }
-    }
+fn switch_protocols(exchange: &mut Exchange, answer: upstream::Answer, switch: &Switch) -> Answer {
+    exchange.worker = Some(answer.worker);
+    let Some(tunnel) = answer.tunnel else { return Answer::Worker(answer.response) };
+    let mut response = answer.response.map(|_| Bytes::new());
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    response.headers_mut().insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    let places = exchange.places.take();
+    switch.set(Some(Box::new(Tunnelling { tunnel, id: exchange.id, places })));
+    Answer::Own(response)
 }
 
 /// A request that nothing stands against.
@@ -283,9 +275,9 @@ async fn forward(
     {
         let call = Call { websocket: Some(key), ..call };
         let sent = Instant::now();
-        let switched = Box::pin(ask_to_switch(exchange, pool, &call, (permit, admission))).await?;
+        let answer = Box::pin(ask_to_switch(exchange, pool, &call, (permit, admission))).await?;
         exchange.worker_took = Some(sent.elapsed());
-        return Ok(switch_protocols(exchange, switched, switch));
+        return Ok(switch_protocols(exchange, answer, switch));
     }
     let tally = core.metrics.tally(core.thread);
     let sent = Instant::now();

@@ -59,6 +59,13 @@ pub(super) struct Passive {
     pub(super) longest: Duration,
 }
 
+impl Passive {
+    /// How long a worker stays out that was put out so often before.
+    pub(super) fn ejection(&self, times: u32) -> Duration {
+        self.first.saturating_mul(1 << times.min(20)).min(self.longest)
+    }
+}
+
 impl HealthRule {
     /// Reads `[pools.NAME.health]` of the pool's section. Without that table nobody is probed.
     pub(super) fn compile(pool: &Section<'_>, ready_path: &str) -> Self {
@@ -160,5 +167,23 @@ async fn probe(pool: PoolSettings, worker: WorkerSettings, position: usize, prob
         let spread = f64::from(u32::try_from(chance.hash_one(number) >> 32).unwrap_or(0)) / f64::from(u32::MAX);
         let jitter = f64::from(probes.jitter) / 100.0;
         tokio::time::sleep(probes.interval.mul_f64(1.0 - jitter + 2.0 * jitter * spread)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_out_grows_to_its_bound_and_some_workers_stay_in() {
+        let ((), mistakes) = crate::settings::tests::with_section("", |section| {
+            let rule = HealthRule::compile(section, "/readyz");
+            let passive = rule.passive.expect("it is on by itself");
+            let seconds = [0, 1, 2, 5, 1000].map(|times| passive.ejection(times).as_secs());
+            assert_eq!(seconds, [10, 20, 40, 300, 300]);
+            assert_eq!([1, 2, 3, 4, 10].map(|workers| rule.most_out(workers)), [0, 1, 1, 2, 5]);
+            assert!(rule.probes.is_none());
+        });
+        assert_eq!(mistakes, []);
     }
 }

@@ -41,7 +41,7 @@ pub use outgoing::{ClientFault, ClientStream, Outgoing};
 pub use settings::PoolSettings;
 pub use shown::render;
 pub use standing::Tell;
-pub use tunnel::{Switched, Tunnel, websocket_key};
+pub use tunnel::{Tunnel, websocket_key};
 
 use crate::deadline::Deadline;
 use crate::policy::authorize::Permit;
@@ -149,6 +149,8 @@ pub struct Answer {
     pub worker: Name,
     /// Whether it came before all of the client's body was read. What is left of that may never be.
     pub early: bool,
+    /// The rest of the connection, where it has switched to WebSocket.
+    pub tunnel: Option<Box<Tunnel>>,
 }
 
 impl Pool {
@@ -181,38 +183,9 @@ impl Pool {
             return Box::pin(self.forward_over_http2(call, body, &connected)).await;
         }
         let (head, upload, lease) = self.exchange(call, body, &connected).await?;
-        self.answer(head, upload, lease).await
-    }
-
-    /// The same for a request that asks for a WebSocket: the worker switches, or answers.
-    ///
-    /// # Errors
-    /// [`Fault`].
-    pub async fn switch(
-        &self,
-        call: &Call<'_>,
-        _permit: Permit,
-        _admission: Admission,
-        connected: impl Fn(),
-    ) -> Result<Switched, Fault> {
-        let (head, upload, lease) = self.exchange(call, Outgoing::Empty, &connected).await?;
-        if head.status != StatusCode::SWITCHING_PROTOCOLS {
-            return self.answer(head, upload, lease).await.map(Switched::Answer);
+        if head.status == StatusCode::SWITCHING_PROTOCOLS {
+            return self.switched(call, head, lease);
         }
-        let worker = Rc::clone(lease.worker());
-        if !call.websocket.is_some_and(|key| tunnel::is_accepted(key, &head.headers)) {
-            let fault = tunnel::not_accepted();
-            worker.failed(&fault);
-            return Err(fault);
-        }
-        worker.answered();
-        let tunnel = Tunnel::new(lease, self.settings.tunnel_idle, self.settings.tunnel_age);
-        Ok(Switched::Tunnel(head.headers, tunnel))
-    }
-
-    /// Takes an answer whose head has come.
-    #[inline]
-    async fn answer(&self, head: Head, upload: Upload, lease: Lease) -> Result<Answer, Fault> {
         let worker = Rc::clone(lease.worker());
         let mut response = Response::new(WorkerBody::Whole(None));
         *response.status_mut() = passes(head.status, &head.headers, &worker)?;
@@ -231,7 +204,23 @@ impl Pool {
                 body
             }
         };
-        Ok(Answer { response, worker: Name::clone(&worker.label), early })
+        Ok(Answer { response, worker: Name::clone(&worker.label), early, tunnel: None })
+    }
+
+    /// Takes the rest of a connection that has switched protocols.
+    #[cold]
+    fn switched(&self, call: &Call<'_>, head: Head, lease: Lease) -> Result<Answer, Fault> {
+        let worker = Rc::clone(lease.worker());
+        if !call.websocket.is_some_and(|key| tunnel::is_accepted(key, &head.headers)) {
+            let fault = Fault::Broken("it switched protocols without the client's key".into());
+            worker.failed(&fault);
+            return Err(fault);
+        }
+        worker.answered();
+        let mut response = Response::new(WorkerBody::Whole(None));
+        (*response.status_mut(), *response.headers_mut()) = (head.status, head.headers);
+        let tunnel = Tunnel::new(lease, self.settings.tunnel_idle, self.settings.tunnel_age);
+        Ok(Answer { response, worker: Name::clone(&worker.label), early: false, tunnel: Some(Box::new(tunnel)) })
     }
 
     /// The worker for a request, among those that are in and were not tried.
@@ -256,6 +245,17 @@ impl Pool {
                 if has_room(&drawn) { Some(drawn) } else { room().or(Some(drawn)) }
             }
         }
+    }
+
+    /// A place at the first worker for a request, where there is room: nearly always.
+    fn place_at_once(&self, call: &Call<'_>, tries: &mut Tries) -> Option<Place> {
+        if tries.is_retry {
+            return None;
+        }
+        let position = self.pick(call, tries.tried)?;
+        let place = Worker::place_at_once(self.workers.get(position)?)?;
+        tries.tried.add(position);
+        Some(place)
     }
 
     /// A place at the next worker to be tried: at another one only within the budget.
@@ -303,7 +303,15 @@ impl Pool {
         let settings = &self.settings;
         let mut upload = Upload::new(body);
         let mut tries = Tries::default();
-        while let Some(mut place) = self.place(call, &mut tries).await {
+        loop {
+            let mut place = match self.place_at_once(call, &mut tries) {
+                Some(place) => place,
+                // On the heap, because most requests do without.
+                None => match Box::pin(self.place(call, &mut tries)).await {
+                    Some(place) => place,
+                    None => return Err(self.give_up(tries)),
+                },
+            };
             let worker = Rc::clone(&place.0);
             upload.head(call.method, |out| call.write(worker.address.host(), out));
             let fault = loop {
@@ -337,7 +345,6 @@ impl Pool {
             worker.failed(&fault);
             (tries.failure, tries.is_retry) = (Some(fault), true);
         }
-        Err(self.give_up(tries))
     }
 
     /// Closes what has been idle for too long. To be called now and then.

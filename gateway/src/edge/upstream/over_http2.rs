@@ -127,6 +127,6 @@ impl Pool {
         let early = streamed.is_early();
         let mut response = Response::new(streamed.begin().await?);
         (*response.status_mut(), *response.headers_mut()) = (status, headers);
-        Ok(Answer { response, worker: Name::clone(&worker.label), early })
+        Ok(Answer { response, worker: Name::clone(&worker.label), early, tunnel: None })
     }
 }

@@ -245,7 +245,7 @@ impl Standing {
         if member.back.is_none_or(|(since, out)| now.duration_since(since) > out) {
             member.times = 0;
         }
-        let length = rule.first.saturating_mul(1 << member.times.min(20)).min(rule.longest);
+        let length = rule.ejection(member.times);
         member.times += 1;
         member.ejection = Some(Ejection { until: now + length, length, cause });
         known.row.store(0, Ordering::Relaxed);

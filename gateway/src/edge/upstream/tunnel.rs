@@ -16,10 +16,8 @@ use base64::engine::general_purpose::STANDARD;
 use http::header::{self, HeaderMap, HeaderValue};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::Fault;
 use super::incoming::Lease;
 use crate::deadline::Deadline;
-use crate::types::Name;
 
 /// How much lies between the two sides, each way.
 const BUFFER: usize = 16 << 10;
@@ -134,12 +132,6 @@ impl Tunnel {
         Self { lease, idle, age }
     }
 
-    /// The worker's address, for the log.
-    #[must_use]
-    pub fn worker(&self) -> Name {
-        Name::clone(&self.lease.worker().label)
-    }
-
     /// Passes octets between the client and the worker until one of them has ended, or a bound is reached.
     /// `early` came from the client before.
     pub async fn run(mut self, client: &mut (impl AsyncRead + AsyncWrite + Unpin), early: &[u8]) -> Tunnelled {
@@ -168,20 +160,6 @@ impl Tunnel {
         let why = why.await;
         Tunnelled { to_worker: up.count, to_client: down.count, why }
     }
-}
-
-/// What a worker said to a request to switch protocols.
-#[derive(Debug)]
-pub enum Switched {
-    /// It did: its answer's headers, and the rest of the connection.
-    Tunnel(HeaderMap, Tunnel),
-    /// It answered instead.
-    Answer(super::Answer),
-}
-
-/// A worker's 101 that does not answer what it was asked.
-pub(super) fn not_accepted() -> Fault {
-    Fault::Broken("it switched protocols without the client's key".into())
 }
 
 #[cfg(test)]

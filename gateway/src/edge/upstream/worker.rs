@@ -125,6 +125,14 @@ impl Worker {
         self.standing.note(self.thread, what);
     }
 
+    /// Room that is there.
+    pub(super) fn place_at_once(worker: &Rc<Self>) -> Option<Place> {
+        worker.has_room().then(|| {
+            worker.free.set(worker.free.get() - 1);
+            Place(Rc::clone(worker))
+        })
+    }
+
     /// Waits for room, behind those who wait already.
     pub(super) async fn place(worker: &Rc<Self>, longest: Duration) -> Result<Place, NoRoom> {
         if !worker.has_room() {
