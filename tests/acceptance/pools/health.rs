@@ -179,7 +179,7 @@ async fn clients_can_not_put_a_worker_out_by_what_it_answers_with_500() {
     while shown(&gateway, &poor).await["state"] == "in" {
         ask(&gateway, 1).await;
     }
-    assert_eq!(events(&gateway, "worker-out", &poor), 1);
+    until_event(&gateway, "worker-out", &poor).await;
 }
 
 #[tokio::test]
@@ -190,6 +190,7 @@ async fn who_is_out_stays_out_when_the_policy_is_replaced() {
     while shown(&gateway, &bad).await["state"] == "in" {
         ask(&gateway, 1).await;
     }
+    until_event(&gateway, "worker-out", &bad).await;
     assert_eq!(plain(gateway.admin(), "PUT", "/reload").await.status, 200);
     let asked = count(&bad);
     assert_eq!(ask(&gateway, 20).await, [200; 20]);
