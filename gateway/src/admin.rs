@@ -1,5 +1,5 @@
-//! The admin listener: liveness, readiness, metrics, what callers have used of their limits. Never on the public
-//! one.
+//! The admin listener: liveness, readiness, metrics, how workers are, what callers have used of their limits. Never
+//! on the public one.
 //!
 //! Plain HTTP on loopback by default: it is for the machine's own supervisor, scraper and operator. Shows no secret.
 //! What it shows of callers, and what it changes, it does for those alone who ask it by an address: a page in a
@@ -32,7 +32,7 @@ use crate::edge::counter::SharedStore;
 use crate::edge::log::Log;
 use crate::edge::metrics::Metrics;
 use crate::edge::tls::Tls;
-use crate::edge::upstream::Pool;
+use crate::edge::upstream;
 use crate::reload::{Reloaded, Reloader};
 use crate::settings::Section;
 use crate::types::Timestamp;
@@ -132,6 +132,7 @@ fn metrics(admin: &Admin) -> String {
     if admin.reloader.now().policy.authenticator.api_keys().in_redis().is_some() {
         admin.api_keys.render(&mut text);
     }
+    upstream::render(&admin.reloader.now().pools, &mut text);
     text
 }
 
@@ -142,7 +143,9 @@ async fn answer(admin: &Rc<Admin>, request: Request<Incoming>) -> Result<Respons
     let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
     let refused = |why: &str| json!({ "error": why }).to_string();
     let (status, media_type, body) = match path.as_str() {
-        path if (keys_path.is_some() || matches!(path, "/limits" | "/reload")) && !is_asked_by_address(&request) => {
+        path if (keys_path.is_some() || matches!(path, "/limits" | "/reload" | "/pools"))
+            && !is_asked_by_address(&request) =>
+        {
             (StatusCode::FORBIDDEN, JSON, refused("ask by an address or localhost, not by another name"))
         }
         _ if keys_path.is_some() => {
@@ -169,8 +172,17 @@ async fn answer(admin: &Rc<Admin>, request: Request<Incoming>) -> Result<Respons
             let (ready, body) = readiness(admin).await;
             (if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, JSON, body.to_string())
         }
+        "/pools" => {
+            let snapshot = admin.reloader.now();
+            let pools: Map<_, _> = snapshot.pools.iter().map(|pool| (pool.name().to_string(), pool.show())).collect();
+            (StatusCode::OK, JSON, Value::Object(pools).to_string())
+        }
         "/metrics" => (StatusCode::OK, "text/plain; version=0.0.4", metrics(admin)),
-        _ => (StatusCode::NOT_FOUND, JSON, refused("there are /livez, /readyz, /metrics, /limits, /keys and /reload")),
+        _ => (
+            StatusCode::NOT_FOUND,
+            JSON,
+            refused("there are /livez, /readyz, /metrics, /pools, /limits, /keys and /reload"),
+        ),
     };
     let mut response = Response::new(Full::new(Bytes::from(body)));
     *response.status_mut() = status;
@@ -241,8 +253,12 @@ async fn readiness(admin: &Admin) -> (bool, Value) {
     note("gateway".into(), if stopping { Err("stopping".into()) } else { Ok(()) });
     note("store".into(), admin.store.probe().await);
     let snapshot = admin.reloader.now();
-    for pool in snapshot.pools.iter().map(Pool::new) {
-        note(format!("pool {}", pool.name()), pool.probe().await);
+    for pool in &snapshot.pools {
+        let found = match pool.known_readiness() {
+            Some(known) => known,
+            None => pool.probe().await,
+        };
+        note(format!("pool {}", pool.name()), found);
     }
     let issuers = snapshot.policy.authenticator.issuers();
     for issuer in snapshot.keys.missing(issuers) {

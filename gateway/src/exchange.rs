@@ -355,7 +355,13 @@ impl http_body::Body for AnswerBody {
         this.exchange.busy.offer(data.is_ready());
         match data {
             Poll::Pending => Poll::Pending,
-            Poll::Ready(None) => Poll::Ready(None),
+            Poll::Ready(None) => {
+                let trailers = match &mut this.content {
+                    Content::Worker(body) => body.take_trailers(),
+                    Content::Whole(_) | Content::Broken => None,
+                };
+                Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))))
+            }
             Poll::Ready(Some(Ok(bytes))) => {
                 this.exchange.bytes_out += bytes.len() as u64;
                 this.exchange.keep(&bytes);

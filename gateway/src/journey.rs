@@ -11,6 +11,7 @@
 //! Each stage's decision is pure and lives in `policy`; this file alone knows their order. A stage gives
 //! back evidence that the next one takes, or a [`Stop`] that ends the journey.
 
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::rc::Rc;
 use std::sync::{Arc, LazyLock};
@@ -25,8 +26,10 @@ use hyper::body::Incoming;
 use crate::activity::Busy;
 use crate::client_body::ClientBody;
 use crate::credentials;
-use crate::edge::counter::Denied;
-use crate::edge::upstream::{Call, ClientStream, Forwarded, Outgoing, Told, WorkerBody};
+use crate::edge::counter::{Denied, Places};
+use crate::edge::upstream::{
+    self, Call, ClientStream, Forwarded, Outgoing, Pool, Told, Tunnel, WorkerBody, websocket_key,
+};
 use crate::exchange::{AnswerBody, Content, Core, Exchange};
 use crate::fernet_endpoint;
 use crate::head;
@@ -43,7 +46,7 @@ use crate::policy::token::{self, Endpoint};
 use crate::policy::{Destination, Route, path};
 use crate::problem::{HeadFault, Problem, Reason, Stop};
 use crate::token_endpoint;
-use crate::types::{ClientAddress, Principal, Scheme, Timestamp};
+use crate::types::{ClientAddress, Principal, RequestId, Scheme, Timestamp};
 
 static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 static X_OUT_OF_RANGE: HeaderName = HeaderName::from_static("x-out-of-range");
@@ -59,12 +62,13 @@ pub async fn serve(
     busy: Busy,
     is_last: bool,
     request: Request<Incoming>,
+    switch: Option<&Switch>,
 ) -> Result<Response<AnswerBody>, Infallible> {
     let (parts, incoming) = request.into_parts();
     let mut exchange = Exchange::begin(core, peer, busy, &parts);
     exchange.is_last = is_last;
     let mut body = ClientBody::new(incoming, Rc::clone(&exchange.bytes_in), parts.headers.contains_key(header::EXPECT));
-    let outcome = travel(&mut exchange, &parts, &mut body).await;
+    let outcome = travel(&mut exchange, &parts, &mut body, switch).await;
     let outcome = match outcome {
         Ok(answer) => Ok(answer),
         Err(stop) => {
@@ -93,7 +97,12 @@ enum Answer {
     Own(Response<Bytes>),
 }
 
-async fn travel(exchange: &mut Exchange, arrived: &Parts, body: &mut ClientBody) -> Result<Answer, Stop> {
+async fn travel(
+    exchange: &mut Exchange,
+    arrived: &Parts,
+    body: &mut ClientBody,
+    switch: Option<&Switch>,
+) -> Result<Answer, Stop> {
     let core = Rc::clone(&exchange.core);
     let policy = &core.snapshot.policy;
     let headers = &arrived.headers;
@@ -112,6 +121,9 @@ async fn travel(exchange: &mut Exchange, arrived: &Parts, body: &mut ClientBody)
     let id = policy.table.find(host, &path, asked.as_ref().unwrap_or(&arrived.method)).map_err(Stop::Route)?;
     let route = policy.route(id).ok_or(Stop::Internal("a route without a row"))?;
     exchange.route = Some(id);
+    if route.grpc && exchange.http1 {
+        return Err(Stop::NotHttp2);
+    }
 
     // CORS before credentials: a preflight carries none, and a page must be able to read a refusal.
     let mut earned = route.cors.as_ref().map(|cors| cors.decide(headers));
@@ -173,10 +185,52 @@ async fn travel(exchange: &mut Exchange, arrived: &Parts, body: &mut ClientBody)
                 Some(admission) => admission,
                 None => Box::pin(asking.admit_and_say(exchange, size)).await?,
             };
-            let cleared = Cleared { route, principal: &principal, path: &path, permit, admission };
+            let cleared = Cleared { route, principal: &principal, path: &path, permit, admission, switch };
             forward(exchange, arrived, *position, cleared, outgoing).await
         }
     }
+}
+
+/// Where a connection finds the tunnel that it is to become when its last answer is out.
+pub type Switch = Cell<Option<Box<Tunnelling>>>;
+
+/// A tunnel, with what its request holds until it ends.
+#[derive(Debug)]
+pub struct Tunnelling {
+    /// The worker's side.
+    pub tunnel: Box<Tunnel>,
+    /// The request's name, for the record of the end.
+    pub id: RequestId,
+    /// Its places among the requests in flight.
+    pub places: Option<Places>,
+}
+
+/// Brings a request for a WebSocket to a worker.
+async fn ask_to_switch(
+    exchange: &Exchange,
+    pool: &Pool,
+    call: &Call<'_>,
+    (permit, admission): (Permit, Admission),
+) -> Result<upstream::Answer, Stop> {
+    // Browsers ask nobody before they open a WebSocket, so a page's origin is judged here.
+    if call.headers.has(&header::ORIGIN) && !exchange.earned.as_ref().is_some_and(Earned::is_allowed) {
+        return Err(Stop::Origin);
+    }
+    let tally = exchange.core.metrics.tally(exchange.core.thread);
+    let answered = pool.forward(call, Outgoing::Empty, permit, admission, || tally.upstream_connected()).await;
+    answered.map_err(Stop::Upstream)
+}
+
+/// Answers a request for a WebSocket as its worker did.
+fn switch_protocols(exchange: &mut Exchange, answer: upstream::Answer, switch: &Switch) -> Answer {
+    exchange.worker = Some(answer.worker);
+    let Some(tunnel) = answer.tunnel else { return Answer::Worker(answer.response) };
+    let mut response = answer.response.map(|_| Bytes::new());
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    response.headers_mut().insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    let places = exchange.places.take();
+    switch.set(Some(Box::new(Tunnelling { tunnel, id: exchange.id, places })));
+    Answer::Own(response)
 }
 
 /// A request that nothing stands against.
@@ -186,6 +240,8 @@ struct Cleared<'a> {
     path: &'a str,
     permit: Permit,
     admission: Admission,
+    /// Where the connection finds what it becomes, where it can become something else.
+    switch: Option<&'a Switch>,
 }
 
 /// Brings the request to a worker of the pool at the position, and the answer back.
@@ -198,7 +254,7 @@ async fn forward(
 ) -> Result<Answer, Stop> {
     let core = Rc::clone(&exchange.core);
     let policy = &core.snapshot.policy;
-    let Cleared { route, principal, path, permit, admission } = cleared;
+    let Cleared { route, principal, path, permit, admission, switch } = cleared;
     let pool = core.pools.get(position).ok_or(Stop::Internal("a route without a pool"))?;
     let now = timestamp(exchange.began);
     let assertion = core.assertions.of(policy.assertion.as_ref(), position, principal, &policy.vocabulary, now);
@@ -220,7 +276,18 @@ async fn forward(
         path: route.worker_path.as_deref().unwrap_or(path),
         query: arrived.uri.query(),
         headers: Forwarded::new(&arrived.headers, told).ok_or(Stop::Head(HeadFault::Connection))?,
+        trailers: route.grpc,
+        websocket: None,
     };
+    if let Some(switch) = switch.filter(|_| route.websocket)
+        && let Some(key) = websocket_key(&arrived.headers)
+    {
+        let call = Call { websocket: Some(key), ..call };
+        let sent = Instant::now();
+        let answer = Box::pin(ask_to_switch(exchange, pool, &call, (permit, admission))).await?;
+        exchange.worker_took = Some(sent.elapsed());
+        return Ok(switch_protocols(exchange, answer, switch));
+    }
     let tally = core.metrics.tally(core.thread);
     let sent = Instant::now();
     let answer = pool.forward(&call, outgoing, permit, admission, || tally.upstream_connected()).await;
@@ -536,11 +603,21 @@ fn finish(mut exchange: Box<Exchange>, outcome: Result<Answer, Problem>) -> Resp
             exchange.reason = Some(problem.reason);
             exchange.cause = problem.cause.take();
             problem.close &= exchange.http1;
-            let (head, body) = problem.into_response(exchange.id).into_parts();
+            exchange.status = problem.reason.status().as_u16();
+            let is_grpc = !exchange.http1
+                && exchange
+                    .route
+                    .and_then(|id| exchange.core.snapshot.policy.route(id))
+                    .is_some_and(|route| route.grpc);
+            let response = if is_grpc { problem.into_grpc() } else { problem.into_response(exchange.id) };
+            let (head, body) = response.into_parts();
             (head, Content::Whole(Some(body)))
         }
     };
-    exchange.status = head.status.as_u16();
+    // What is said in the record of a refused call of gRPC is the reason's status.
+    if exchange.reason.is_none() {
+        exchange.status = head.status.as_u16();
+    }
     let headers = &mut head.headers;
     headers.insert(&X_REQUEST_ID, exchange.id.header());
     if let Some(rate) = exchange.rate.take() {
@@ -571,7 +648,8 @@ fn finish(mut exchange: Box<Exchange>, outcome: Result<Answer, Problem>) -> Resp
         // hyper keeps such a body back on HTTP/1 alone (RFC 9110 §9.3.2).
         content = Content::Whole(None);
     }
-    if exchange.http1 && (exchange.is_last || *exchange.core.stopping.borrow()) {
+    let switches = exchange.status == StatusCode::SWITCHING_PROTOCOLS.as_u16();
+    if exchange.http1 && !switches && (exchange.is_last || *exchange.core.stopping.borrow()) {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     if exchange.core.snapshot.hsts {

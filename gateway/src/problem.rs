@@ -108,6 +108,7 @@ reasons! {
     TokenReused 400 "token-reused" "The refresh token was used before";
     TokenBusy 503 "token-busy" "Too many passwords are being checked just now";
     TokenStoreLost 503 "token-store-lost" "The store that keeps grants does not answer just now";
+    Http2Needed 505 "http2-needed" "This is asked over HTTP/2 alone";
     Internal 500 "internal" "Something is wrong here";
 }
 
@@ -116,6 +117,23 @@ impl Reason {
     #[must_use]
     pub fn index(self) -> usize {
         self as usize
+    }
+
+    /// The status that gRPC has for it, by the HTTP status ("HTTP to gRPC Status Code Mapping", closer where ours say
+    /// more).
+    #[must_use]
+    pub fn grpc_status(self) -> u8 {
+        match self.status().as_u16() {
+            499 => 1,
+            400 | 413 | 414 | 415 | 417 | 422 | 431 => 3,
+            408 | 504 => 4,
+            403 => 7,
+            429 => 8,
+            404 | 405 | 501 | 505 => 12,
+            503 => 14,
+            401 => 16,
+            _ => 13,
+        }
     }
 
     /// Whether the worker failed to serve what it was asked.
@@ -175,6 +193,8 @@ pub enum Stop {
     Body(body::Refusal),
     /// A body that broke while it was read.
     BodyRead(ClientFault, Option<usize>),
+    /// A call of gRPC over HTTP/1.
+    NotHttp2,
     /// No usable answer from a worker.
     Upstream(Fault),
     /// An answer that is not of the declared form.
@@ -289,6 +309,19 @@ impl Problem {
         body
     }
 
+    /// The answer to a call of gRPC: trailers alone ("gRPC over HTTP2", Responses). The reason's slug is the message.
+    #[must_use]
+    pub fn into_grpc(self) -> Response<Bytes> {
+        let mut response = Response::new(Bytes::new());
+        *response.headers_mut() = self.headers;
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        headers.insert("grpc-status", u16::from(self.reason.grpc_status()).into());
+        headers.insert("grpc-message", HeaderValue::from_static(self.reason.slug()));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        response
+    }
+
     /// The answer. `id` lets the client and the operator speak of the same request.
     #[must_use]
     pub fn into_response(self, id: RequestId) -> Response<Bytes> {
@@ -349,6 +382,9 @@ impl From<Stop> for Problem {
             }
             Stop::Body(refusal) => refused_body(refusal),
             Stop::BodyRead(fault, max) => read_body(fault, max),
+            Stop::NotHttp2 => {
+                Self::new(Reason::Http2Needed, "gRPC needs HTTP/2, which is agreed on in the TLS handshake (ALPN).")
+            }
             Stop::Upstream(fault) => upstream(fault),
             Stop::Undeclared(Undeclared(why)) => Self::new(
                 Reason::AnswerUndeclared,
@@ -601,6 +637,9 @@ fn upstream(fault: Fault) -> Problem {
             Problem::new(Reason::WorkerBusy, "The worker has no room for another request. Try again shortly.")
                 .header(header::RETRY_AFTER, &retry_after.unwrap_or(1).to_string())
         }
+        Fault::Full => Problem::new(Reason::WorkerBusy, "No worker has room for another request. Try again shortly.")
+            .header(header::RETRY_AFTER, "1")
+            .cause("max_connections requests are at each worker, and max_waiting wait"),
         Fault::Client(fault) => read_body(fault, None),
     }
 }

@@ -36,7 +36,7 @@ use crate::deadline::within;
 use crate::edge::socket::Socket;
 use crate::exchange::{AnswerBody, Core, Cores, Snapshot};
 use crate::frames::Frames;
-use crate::journey;
+use crate::journey::{self, Tunnelling};
 use crate::listener::{LINGER, ListenerSettings, Listeners, ProxyProtocol};
 use crate::problem::HeadFault;
 use crate::proxy_protocol::{self, Parsed};
@@ -361,6 +361,8 @@ impl Thread {
         if self.settings.max_headers >= HYPER_HEADERS {
             builder.max_headers(self.settings.max_headers + 1);
         }
+        // What the connection becomes when its last answer says so.
+        let switch = Rc::new(journey::Switch::default());
         let connection = builder
             // Above the bounds that `wire` keeps, whose answers say why.
             .max_header_size(self.settings.max_head * 2)
@@ -371,15 +373,24 @@ impl Thread {
             .serve_connection(
                 TokioIo::new(Watched::new(stream, Rc::clone(activity), Reader::Wire(wire))),
                 service_fn(|request: Request<Incoming>| {
-                    let is_last = quota.spend();
-                    journey::serve(self.core(), peer.clone(), activity.begin(), is_last, request)
+                    let (is_last, switch) = (quota.spend(), Rc::clone(&switch));
+                    let (core, peer, busy) = (self.core(), peer.clone(), activity.begin());
+                    async move { journey::serve(core, peer, busy, is_last, request, Some(&switch)).await }
                 }),
             );
         // An idle HTTP/1 connection is not told at once: a request may be on its way. Its next answer
         // says `Connection: close`, and after a while without one it is closed.
         let mut connection = connection;
         let driven = self.drive(Pin::new(&mut connection), activity, quota, |_| false).await;
-        let (mut stream, fault) = connection.into_parts().io.into_inner().into_inner();
+        let parts = connection.into_parts();
+        let (mut stream, fault) = parts.io.into_inner().into_inner();
+        if let Some(tunnelling) = switch.take() {
+            // Who sent something else than HTTP before it was answered is not let through.
+            if matches!(driven, Driven::Ended(Ok(()))) && fault.is_none() {
+                Box::pin(self.tunnel(*tunnelling, &mut stream, &parts.read_buf)).await;
+            }
+            return (stream, false);
+        }
         if matches!(driven, Driven::Rests) {
             return (stream, true);
         }
@@ -389,6 +400,17 @@ impl Thread {
             let _ = tokio::time::timeout(LINGER, written).await;
         }
         (stream, false)
+    }
+
+    /// Passes octets between a client and a worker, both of which have switched protocols.
+    async fn tunnel(&self, tunnelling: Tunnelling, stream: &mut Client, early: &[u8]) {
+        let Tunnelling { tunnel, id, places } = tunnelling;
+        let ended = tunnel.run(stream, early).await;
+        drop(places);
+        let (to_worker, to_client) = (ended.to_worker.to_string(), ended.to_client.to_string());
+        let fields =
+            [("request_id", id.as_str()), ("cause", ended.why), ("to_worker", &to_worker), ("to_client", &to_client)];
+        self.core().log.log().event("websocket-ended", &fields);
     }
 
     async fn http2(&self, stream: Client, peer: ClientAddress) {
@@ -424,7 +446,7 @@ impl Thread {
                         if request.headers().len() > most_headers {
                             return Ok(journey::refuse(core, peer, busy, HeadFault::Wire(wire::Fault::HeadTooLarge)));
                         }
-                        journey::serve(core, peer, busy, is_last, request).await
+                        journey::serve(core, peer, busy, is_last, request, None).await
                     }
                 }),
             );

@@ -25,6 +25,8 @@ mod limit_histories;
 mod limits;
 mod listener;
 mod oauth;
+
+mod pools;
 mod problems;
 mod quickstart;
 mod rate_limit;

@@ -153,6 +153,7 @@ fn provocations(gateway: &Gateway) -> Vec<(&'static str, u16, String)> {
         ("worker-broken", 502, get("/broken")),
         ("worker-failed", 502, get("/failing")),
         ("worker-slow", 504, get("/silent")),
+        ("http2-needed", 505, request("POST", "/grpc", &typed("Content-Type: application/grpc\r\n"), "")),
         // Redis is lost, and whether this one was revoked nobody knows.
         ("revocation-unknown", 503, request("GET", "/known", &bearer(&gateway.signer().token(&json!({}))), "")),
         ("token-request", 400, form("grant_type=authorization_code")),
@@ -235,6 +236,9 @@ async fn every_reason_has_its_answer_and_its_record() {
          [limits.rows]\nquota = 2\ncost = \"rows\"\nwindow = \"1h\"\nby = [\"address\"]\nstore_lost = \"local\"\n\
          [routes.dear]\npath = \"/dear\"\nmethods = [\"POST\"]\npool = \"models\"\nlimits = [\"rows\"]\n\
          authorize = [\"reader\"]\n[routes.dear.body]\n\
+         [pools.streams]\nworkers = [\"http://127.0.0.1:9\"]\nprotocol = \"http2\"\n\
+         [routes.grpc]\npath = \"/grpc\"\nmethods = [\"POST\"]\npool = \"streams\"\nlimits = [\"wide\"]\n\
+         authorize = [\"reader\"]\ngrpc = true\n\
          [rights.other]\nroles = [\"reader\"]\nmodels = [\"mood\"]\n\
          [rights.elsewhere]\nroles = [\"reader\"]\nnetworks = [\"10.0.0.0/8\"]\n\
          [routes.other-model]\npath = \"/other-model\"\nmethods = [\"GET\"]\npool = \"models\"\nmodel = \"iris\"\n\

@@ -141,7 +141,7 @@ impl World {
             }),
             api_keys: ApiKeys::new(Arc::new(SharedApiKeys::new(Arc::clone(&store))), None),
             grants: Grants::new(Arc::new(SharedGrants::new(store))),
-            pools: pools.iter().map(Pool::new).collect(),
+            pools: pools.iter().map(|pool| Pool::new(pool, 0)).collect(),
             log: BatchLog::new(log),
             metrics: Arc::new(metrics),
             thread: 0,
@@ -231,7 +231,9 @@ async fn connection(core: Rc<Core>, client: Client) -> Vec<u8> {
         .header_read_timeout(None)
         .serve_connection(
             TokioIo::new(Watched::new(client, Rc::clone(&activity), Reader::Wire(Wire::new(HEADS)))),
-            service_fn(|request| journey::serve(Rc::clone(&core), peer.clone(), activity.begin(), false, request)),
+            service_fn(|request| {
+                journey::serve(Rc::clone(&core), peer.clone(), activity.begin(), false, request, None)
+            }),
         );
     let _ = Pin::new(&mut connection).await;
     let (mut client, fault) = connection.into_parts().io.into_inner().into_inner();

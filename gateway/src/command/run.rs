@@ -21,7 +21,7 @@ use gateway::edge::grants::{Follower, Grants, SharedGrants};
 use gateway::edge::log::{BatchLog, Log, LogWriter};
 use gateway::edge::metrics::Metrics;
 use gateway::edge::tls::Tls;
-use gateway::edge::upstream::Pool;
+use gateway::edge::upstream::{Pool, Probing};
 use gateway::exchange::{Core, PasswordRoom, Snapshot};
 use gateway::policy::assertion::Assertions;
 use gateway::policy::authenticate::seen::SeenTokens;
@@ -116,7 +116,7 @@ impl Gateway {
                         Some(before) => before.counter.for_policy(thread, limits),
                         None => Counter::new(Arc::clone(&store), thread, limits, store_changes(log.clone())),
                     },
-                    pools: snapshot.pools.iter().map(Pool::new).collect(),
+                    pools: snapshot.pools.iter().map(|pool| Pool::new(pool, thread)).collect(),
                     log: before.map_or_else(|| BatchLog::new(log.clone()), |before| before.log.clone()),
                     metrics: Arc::clone(&metrics),
                     thread,
@@ -222,6 +222,17 @@ impl Gateway {
             let key_reloader = Rc::clone(&reloader);
             let takes = move || key_reloader.now().policy.authenticator.api_keys().in_redis().is_some();
             let told = takes.clone();
+            let mut snapshots = reloader.snapshots();
+            tokio::task::spawn_local(async move {
+                loop {
+                    let probing = Probing::begin(&snapshots.borrow_and_update().pools);
+                    let replaced = snapshots.changed().await;
+                    drop(probing);
+                    if replaced.is_err() {
+                        break;
+                    }
+                }
+            });
             let issues = move || reloader.now().policy.issuer.is_some();
             tokio::task::spawn_local(follower.follow(
                 wall_clock,

@@ -78,6 +78,10 @@ pub struct Route {
     pub version: Model,
     /// Which bodies it takes; none where absent.
     pub body: Option<BodyRule>,
+    /// Whether it is gRPC: over HTTP/2 on both sides, with trailers, and refusals as gRPC says them.
+    pub grpc: bool,
+    /// Whether clients may ask for a WebSocket.
+    pub websocket: bool,
     /// How much of the answer is shown to whom.
     pub answers: Answers,
     /// Which of these rules are only tried out.
@@ -182,8 +186,13 @@ impl Policy {
         let default_hosts = route::hosts(&defaults);
         defaults.finish();
 
+        let is_http2 = |name: &Name| {
+            let pool = root.section("pools").and_then(|pools| pools.section(name));
+            pool.is_some_and(|pool| pool.word("protocol") == Some("http2"))
+        };
         let parts = Parts {
             pools,
+            http2: pools.iter().map(is_http2).collect(),
             words: &vocabulary,
             rights: &rights,
             answers: &answers,
@@ -276,6 +285,8 @@ impl Setting for Builtin {
 /// What a route may name, while it is compiled.
 struct Parts<'a> {
     pools: &'a [Name],
+    /// Which of them speak HTTP/2.
+    http2: Vec<bool>,
     words: &'a Vocabulary,
     rights: &'a Rights,
     answers: &'a AnswerRules,
@@ -355,6 +366,7 @@ impl Parts<'_> {
                 format!("names {:?} and {:?}, which count rows in different places", &*first.name, &*other.name);
             section.mistake("limits", reason, "write the same `rows_at` in both");
         }
+        let grpc = self.grpc(section, destination.as_ref());
         if section.has("answers")
             && let Some(limit) = limits.iter().find(|limit| matches!(limit.cost, Cost::Answer(_)))
         {
@@ -363,6 +375,8 @@ impl Parts<'_> {
         }
         Some(Route {
             name: section.name(),
+            grpc,
+            websocket: self.websocket(section, destination.as_ref()),
             destination: destination?,
             worker_path: worker_path.map(Into::into),
             cors,
@@ -416,6 +430,64 @@ impl Parts<'_> {
                 None
             }
         }
+    }
+
+    /// Reads `grpc`, and finds what does not go with it.
+    fn grpc(&self, section: &Section<'_>, destination: Option<&Destination>) -> bool {
+        let grpc = section.or("grpc", false);
+        if !grpc {
+            return false;
+        }
+        if section.has("answers") {
+            section.mistake("answers", "stands beside `grpc`, whose messages are not read", "remove one of them");
+        }
+        match destination {
+            Some(Destination::Pool(pool)) if self.http2.get(*pool) == Some(&false) => {
+                let remedy = "write protocol = \"http2\" in the pool's table";
+                section.mistake("grpc", "is written for a pool whose workers are spoken to with HTTP/1", remedy);
+            }
+            Some(Destination::Own(_) | Destination::Fernet(_)) => {
+                section.mistake("grpc", "stands beside `builtin`", "remove it")
+            }
+            Some(Destination::Pool(_)) | None => {}
+        }
+        if section.all::<String>("methods").iter().any(|method| method != "POST") {
+            section.mistake("methods", "has one that gRPC does not use", "write methods = [\"POST\"]");
+        }
+        grpc
+    }
+
+    /// Reads `upgrade`, and finds what does not go with it.
+    fn websocket(&self, section: &Section<'_>, destination: Option<&Destination>) -> bool {
+        let protocols = section.list::<String>("upgrade");
+        for (index, protocol) in protocols.iter().filter(|(_, protocol)| protocol != "websocket") {
+            let reason = format!("is {protocol:?}, which is not passed on");
+            section.mistake_at("upgrade", *index, reason, "write \"websocket\", or remove it");
+        }
+        if protocols.is_empty() {
+            return false;
+        }
+        if section.has("answers") {
+            section.mistake(
+                "answers",
+                "stands beside `upgrade`, and nothing is read of a WebSocket",
+                "remove one of them",
+            );
+        }
+        match destination {
+            Some(Destination::Pool(pool)) if self.http2.get(*pool) == Some(&true) => {
+                let remedy = "use a pool with protocol = \"http1\"";
+                section.mistake("upgrade", "is written for a pool whose workers are spoken to with HTTP/2", remedy);
+            }
+            Some(Destination::Own(_) | Destination::Fernet(_)) => {
+                section.mistake("upgrade", "stands beside `builtin`", "remove it")
+            }
+            Some(Destination::Pool(_)) | None => {}
+        }
+        if !section.all::<String>("methods").iter().any(|method| method == "GET") {
+            section.mistake("methods", "has no GET, which WebSockets begin with", "write methods = [\"GET\"]");
+        }
+        true
     }
 
     /// Finds what does not go with an endpoint of our own.
