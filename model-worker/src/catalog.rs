@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::failure::{Exit, Failure};
+use crate::metrics::Counts;
 use crate::model::{self, Model, artifact};
 
 /// The sentiment model that every worker has, unless its directory holds another of that name.
@@ -46,7 +47,9 @@ pub struct Served {
     /// Its version, as it is written.
     pub version: String,
     /// The model.
-    pub model: Box<dyn Model>,
+    pub model: Model,
+    /// What it has done so far.
+    pub counts: Counts,
 }
 
 /// All that is served.
@@ -121,8 +124,9 @@ impl Catalog {
     }
 
     /// Adds a model.
-    pub fn add(&mut self, name: &str, version: Version, model: Box<dyn Model>) {
-        let served = Served { name: name.to_owned(), version: version.to_string(), model };
+    pub fn add(&mut self, name: &str, version: Version, model: Model) {
+        let counts = Counts::new(model.card());
+        let served = Served { name: name.to_owned(), version: version.to_string(), model, counts };
         self.models.entry(name.to_owned()).or_default().insert(version, Arc::new(served));
     }
 
@@ -197,10 +201,10 @@ mod tests {
     fn the_model_compiled_in_works() {
         let catalog = Catalog::built_in().expect("loads");
         let served = catalog.find("sentiment", Some("1")).expect("is there");
-        let predict = |text: &str| served.model.predict(&[model::Value::Text(text.to_owned().into())]);
-        assert_eq!(predict("I love it, great work!").class, 2);
-        assert_eq!(predict("It is terrible, I hate it.").class, 0);
-        assert_eq!(predict("The meeting is on Monday.").class, 1);
+        let predict = |text: &str| model::argmax(&served.model.predict_all(&model::Rows::Texts(vec![text.into()])));
+        assert_eq!(predict("I love it, great work!"), 2);
+        assert_eq!(predict("It is terrible, I hate it."), 0);
+        assert_eq!(predict("The meeting is on Monday."), 1);
     }
 
     #[test]
@@ -209,7 +213,7 @@ mod tests {
         let iris = root.path().join("iris");
         std::fs::create_dir(&iris).expect("created");
         for version in ["9", "10"] {
-            let (_, bytes) = crate::train::iris::train(1, 1).expect("trained");
+            let (_, bytes) = crate::train::iris::train(1, 1, &mut |_| {}).expect("trained");
             artifact::write(&iris.join(format!("{version}.model")), &bytes).expect("written");
         }
         std::fs::write(iris.join(".11.model"), "unfinished").expect("written");

@@ -25,6 +25,8 @@ pub struct Settings {
     pub max_body: Bytes,
     /// Most rows in one request. Default 1000; bounds the time that one request can keep others waiting.
     pub max_rows: u32,
+    /// Whether values outside the training range are refused instead of being predicted and named. Default `false`.
+    pub strict_range: bool,
     /// Most requests in flight; one more is answered 503 at once. Default 256.
     pub max_in_flight: u32,
     /// Most open connections; further ones wait in the system's backlog. Default 1024; keeps file descriptors free.
@@ -47,6 +49,7 @@ impl Default for Settings {
             danger_public_bind: false,
             max_body: Bytes(1 << 20),
             max_rows: 1000,
+            strict_range: false,
             max_in_flight: 256,
             max_connections: 1024,
             idle: Span(Duration::from_secs(75)),

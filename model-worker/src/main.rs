@@ -1,22 +1,26 @@
 //! `model-worker`: trains, inspects and serves models. The only code that reads arguments, prints or exits.
 
 use std::io::{self, IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{Args, Parser, Subcommand};
 use model_worker::api::{Api, Limits};
-use model_worker::catalog::Catalog;
+use model_worker::catalog::{Catalog, Served};
 use model_worker::config::{Overrides, Settings};
 use model_worker::events::{Event, Events};
 use model_worker::failure::{Exit, Failure};
 use model_worker::listen::Listener;
-use model_worker::model;
+use model_worker::metrics::Counts;
 use model_worker::model::artifact::{self, sha256_hex};
-use model_worker::model::card::Card;
+use model_worker::model::card::{Bounds, Card};
+use model_worker::model::{self, Model};
+use model_worker::offline::{self, PredictError};
 use model_worker::report::{self, Style};
-use model_worker::server::{self, Bounds};
+use model_worker::server;
+use model_worker::train::forest::Recipe;
+use model_worker::train::table::Table;
 use model_worker::train::{self, TrainError};
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
@@ -34,6 +38,49 @@ enum Command {
     /// Fits a model and writes it as one artifact.
     #[command(subcommand)]
     Train(Train),
+    /// Makes an artifact of a scikit-learn forest that `export_sklearn.py` wrote.
+    Import {
+        /// What the script wrote.
+        file: PathBuf,
+        /// What the model is called.
+        #[arg(long)]
+        name: String,
+        /// Where to write the artifact.
+        #[arg(long)]
+        out: PathBuf,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Measures a model on a CSV file whose classes are known.
+    Evaluate {
+        /// The artifact.
+        file: PathBuf,
+        /// The rows: CSV with a line of names.
+        data: PathBuf,
+        /// The column that holds the classes.
+        #[arg(long)]
+        target: String,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Predicts rows from standard input: JSON line by line, or CSV with a line of names.
+    Predict {
+        /// The artifact.
+        file: PathBuf,
+    },
+    /// Times predictions in one thread.
+    Bench {
+        /// The artifact.
+        file: PathBuf,
+        /// Rows at once.
+        #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+        rows: u32,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Checks an artifact and prints its card.
     Inspect {
         /// The artifact.
@@ -53,9 +100,11 @@ enum Train {
         #[command(flatten)]
         output: Output,
         /// Members of the forest, each of one tree per class.
-        #[arg(long, default_value_t = train::iris::TREES, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        #[arg(long, default_value_t = train::forest::TREES, value_parser = clap::value_parser!(u32).range(1..=10_000))]
         trees: u32,
     },
+    /// A random forest on a CSV file: one column of classes, all others numbers.
+    Csv(Csv),
     /// A sentiment model on the rated texts of vaderSentiment's source distribution.
     Sentiment {
         /// vaderSentiment-3.3.2.tar.gz, the archive of texts in it, or a directory with its four files.
@@ -64,6 +113,35 @@ enum Train {
         #[command(flatten)]
         output: Output,
     },
+}
+
+#[derive(Debug, Args)]
+struct Csv {
+    /// CSV with a line of names.
+    file: PathBuf,
+    /// The column that holds the classes.
+    #[arg(long)]
+    target: String,
+    /// What the model is called; by default as the file is.
+    #[arg(long)]
+    name: Option<String>,
+    /// Members of the forest, each of one tree per class (for two classes: one tree).
+    #[arg(long, default_value_t = train::forest::TREES, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    trees: u32,
+    /// Features that a member sees; by default three of four.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    features_per_tree: Option<u32>,
+    /// Parts of the cross-validation.
+    #[arg(long, default_value_t = train::forest::FOLDS, value_parser = clap::value_parser!(u32).range(2..=50))]
+    folds: u32,
+    /// `COLUMN=ABOVE..AT_MOST`: values outside are refused. By default, those very far from all that were seen.
+    #[arg(long = "bounds", value_name = "BOUNDS")]
+    bounds: Vec<String>,
+    /// `COLUMN=UNIT`.
+    #[arg(long = "unit", value_name = "UNIT")]
+    units: Vec<String>,
+    #[command(flatten)]
+    output: Output,
 }
 
 #[derive(Debug, Args)]
@@ -117,24 +195,145 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Train(Train::Iris { output, trees }) => {
-            let trained = train::iris::train(trees, output.seed);
+            let trained = train::iris::train(trees, output.seed, &mut tell);
             write(trained.map_err(|error| untrained(&error, Exit::Software))?, &output)
         }
+        Command::Train(Train::Csv(csv)) => train_csv(&csv),
         Command::Train(Train::Sentiment { data, output }) => {
-            let trained = train::sentiment::train(&data, train::sentiment::Recipe::default(), output.seed);
-            let failure = |error: TrainError| match error {
-                TrainError::Read(error) => Failure::reading(format!("cannot read {}", data.display()), &error),
-                error => untrained(&error, Exit::BadData),
-            };
-            write(trained.map_err(failure)?, &output)
+            let trained = train::sentiment::train(&data, train::sentiment::Recipe::default(), output.seed, &mut tell);
+            write(trained.map_err(|error| unreadable(&data, error))?, &output)
         }
+        Command::Import { file, name, out, json } => {
+            let bytes =
+                std::fs::read(&file).map_err(|error| unreadable(&file, TrainError::Read(error)))?;
+            let imported = train::sklearn::import(&bytes, &name);
+            write(imported.map_err(|error| unreadable(&file, error))?, &Output { out, seed: 0, json })
+        }
+        Command::Evaluate { file, data, target, json } => evaluate(&file, &data, &target, json),
+        Command::Predict { file } => predict(&file),
+        Command::Bench { file, rows, json } => bench(&file, rows, json),
         Command::Inspect { file, json } => {
-            let bytes = artifact::read(&file)?;
-            let model = model::load(&bytes).map_err(|error| artifact::unusable(&file, &error))?;
+            let (model, bytes) = load(&file)?;
             show(model.card(), &bytes, &file, json)
         }
         Command::Serve(serve) => self::serve(serve),
     }
+}
+
+/// Says on standard error how far a long work has come.
+fn tell(text: &str) {
+    let _ = writeln!(io::stderr(), "{text}");
+}
+
+fn load(file: &Path) -> Result<(Model, Vec<u8>), Failure> {
+    let bytes = artifact::read(file)?;
+    let model = model::load(&bytes).map_err(|error| artifact::unusable(file, &error))?;
+    Ok((model, bytes))
+}
+
+fn unreadable(path: &Path, error: TrainError) -> Failure {
+    match error {
+        TrainError::Read(error) => Failure::reading(format!("cannot read {}", path.display()), &error),
+        error => untrained(&error, Exit::BadData),
+    }
+}
+
+/// `NAME=VALUE`, with the place of the column that it names.
+fn assignment<'a>(text: &'a str, table: &Table) -> Result<(usize, &'a str), String> {
+    let (name, value) = text.rsplit_once('=').ok_or_else(|| format!("{text:?} is not COLUMN=VALUE"))?;
+    let place = table.columns.iter().position(|column| column.name == name);
+    Ok((place.ok_or_else(|| format!("there is no column {name:?}"))?, value))
+}
+
+fn describe(table: &mut Table, csv: &Csv) -> Result<(), String> {
+    for text in &csv.bounds {
+        let (place, value) = assignment(text, table)?;
+        let bounds = value.split_once("..").and_then(|(above, at_most)| {
+            Some(Bounds { above: above.parse().ok()?, at_most: at_most.parse().ok()? })
+        });
+        let bounds = bounds.ok_or_else(|| format!("{text:?} is not COLUMN=ABOVE..AT_MOST"))?;
+        if let Some(column) = table.columns.get_mut(place) {
+            column.bounds = Some(bounds);
+        }
+    }
+    for text in &csv.units {
+        let (place, unit) = assignment(text, table)?;
+        if let Some(column) = table.columns.get_mut(place) {
+            unit.clone_into(&mut column.unit);
+        }
+    }
+    Ok(())
+}
+
+fn train_csv(csv: &Csv) -> Result<(), Failure> {
+    let mut table = train::table::read(&csv.file, &csv.target).map_err(|error| unreadable(&csv.file, error))?;
+    describe(&mut table, csv).map_err(|why| {
+        Failure::new(Exit::Usage, "cannot train the model", why, "names are those of the first line of the file")
+    })?;
+    let stem = csv.file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+    let name = csv.name.clone().unwrap_or(stem);
+    let recipe = Recipe { members: csv.trees, features: csv.features_per_tree, folds: csv.folds, seed: csv.output.seed };
+    let description = format!("{} from {} numbers, by a random forest", csv.target, table.columns.len());
+    let trained = train::forest::train(&table, &name, &description, recipe, &mut tell);
+    write(trained.map_err(|error| unreadable(&csv.file, error))?, &csv.output)
+}
+
+fn evaluate(file: &Path, data: &Path, target: &str, json: bool) -> Result<(), Failure> {
+    let (model, _) = load(file)?;
+    let rows = std::fs::File::open(data).map_err(|error| unreadable(data, TrainError::Read(error)))?;
+    let evaluation = offline::evaluate(&model, rows, target).map_err(|error| {
+        let hint = "columns are called as the features are; `model-worker inspect` names them";
+        Failure::new(Exit::BadData, format!("cannot evaluate on {}", data.display()), error.to_string(), hint)
+    })?;
+    if json {
+        return print(&json!(evaluation).to_string());
+    }
+    let (rows, share, loss) = (evaluation.rows, evaluation.accuracy * 100.0, evaluation.log_loss);
+    let rest = report::evaluation(&evaluation, &model.card().classes, style());
+    print(format!("accuracy {share:.1} % of {rows} rows, log loss {loss:.3}\n{rest}").trim_end())
+}
+
+fn predict(file: &Path) -> Result<(), Failure> {
+    let (model, _) = load(file)?;
+    let name = model.card().name.clone();
+    let served = Served { counts: Counts::new(model.card()), name, version: "0".to_owned(), model };
+    let runtime = tokio::runtime::Builder::new_current_thread().build().map_err(no_runtime)?;
+    let mut output = io::BufWriter::new(io::stdout().lock());
+    match runtime.block_on(offline::predict(&served, io::stdin().lock(), &mut output)) {
+        Err(PredictError::Io(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        Err(error) => {
+            let _ = output.flush();
+            let hint = "give JSON rows line by line, or CSV with the features' names in its first line";
+            Err(Failure::new(Exit::BadData, "cannot predict the input", error.to_string(), hint))
+        }
+        Ok(()) => Ok(()),
+    }
+}
+
+fn bench(file: &Path, rows: u32, json: bool) -> Result<(), Failure> {
+    let (model, _) = load(file)?;
+    let many = offline::time(&model, usize::try_from(rows).unwrap_or(usize::MAX), 300);
+    let (least, median) = (many.least.as_nanos(), many.median.as_nanos());
+    let (grids, masks, walks) = match &model {
+        Model::Forest(forest) => forest.engine().forms(),
+        Model::Sentiment(_) => (0, 0, 0),
+    };
+    if json {
+        let forms = json!({"grids": grids, "trees_as_masks": masks, "trees_walked": walks});
+        return print(&json!({"rows": rows, "ns_per_row": {"least": least, "median": median}, "forms": forms}).to_string());
+    }
+    print(&format!(
+        "{rows} rows at once: least {least} ns, median {median} ns a row\n\
+         {grids} grids, {masks} trees as masks, {walks} trees walked"
+    ))
+}
+
+fn no_runtime(error: io::Error) -> Failure {
+    Failure::new(Exit::Io, "cannot start", error.to_string(), "check the limits of this process")
+}
+
+fn style() -> Style {
+    Style::new(io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()))
 }
 
 fn untrained(error: &TrainError, exit: Exit) -> Failure {
@@ -146,7 +345,7 @@ fn write((card, bytes): (Card, Vec<u8>), output: &Output) -> Result<(), Failure>
     show(&card, &bytes, &output.out, output.json)
 }
 
-fn show(card: &Card, bytes: &[u8], file: &std::path::Path, json: bool) -> Result<(), Failure> {
+fn show(card: &Card, bytes: &[u8], file: &Path, json: bool) -> Result<(), Failure> {
     let sha256 = sha256_hex(bytes);
     if json {
         return print(
@@ -160,8 +359,7 @@ fn show(card: &Card, bytes: &[u8], file: &std::path::Path, json: bool) -> Result
             .to_string(),
         );
     }
-    let colour = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let card = report::card(card, Style::new(colour));
+    let card = report::card(card, style());
     print(&format!("{card}{}  {} bytes, sha256 {sha256}", file.display(), bytes.len()))
 }
 
@@ -192,16 +390,18 @@ fn serve(serve: Serve) -> Result<(), Failure> {
     if catalog.own() == 0 {
         events.emit(&Event::OnlyBuiltIn { directory: directory.to_string_lossy().into_owned() });
     }
-    let limits = Limits { max_body: settings.max_body.0, max_rows: settings.max_rows, body: settings.body.0 };
-    let bounds = Bounds {
+    let limits = Limits {
+        max_body: settings.max_body.0,
+        max_rows: settings.max_rows,
+        body: settings.body.0,
+        strict_range: settings.strict_range,
+    };
+    let bounds = server::Bounds {
         max_connections: usize::try_from(settings.max_connections).unwrap_or(usize::MAX),
         idle: settings.idle.0,
         drain: settings.drain.0,
     };
     let api = Arc::new(Api::new(catalog, settings.max_in_flight, limits, Arc::clone(&events)));
-    let no_runtime = |error: io::Error| {
-        Failure::new(Exit::Io, "cannot start", error.to_string(), "check the limits of this process")
-    };
     // One thread: a prediction costs microseconds, less than handing it to another thread would.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(no_runtime)?;
     runtime.block_on(async {

@@ -3,11 +3,12 @@
 
 mod route;
 pub mod rows;
+pub mod score;
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
@@ -19,10 +20,12 @@ use serde_json::json;
 use tokio::time::timeout;
 
 use self::route::{Route, check_media_type};
+use self::score::Terms;
 use crate::body::{self, Json};
 use crate::catalog::{Catalog, Served};
 use crate::events::{Event, Events};
-use crate::model::card::Card;
+use crate::metrics::Protocol;
+use crate::model::card::{Card, FeatureType};
 use crate::problem::Refusal;
 use crate::queue::Gate;
 
@@ -35,6 +38,8 @@ pub struct Limits {
     pub max_rows: u32,
     /// Longest wait for the whole body.
     pub body: Duration,
+    /// Whether values outside the training range are refused.
+    pub strict_range: bool,
 }
 
 /// Everything that answers requests.
@@ -54,7 +59,11 @@ fn request_id(headers: &HeaderMap) -> Option<String> {
 }
 
 fn json_response(status: StatusCode, body: &impl Serialize) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::from(serde_json::to_vec(body).unwrap_or_default()));
+    json_bytes(status, serde_json::to_vec(body).unwrap_or_default())
+}
+
+fn json_bytes(status: StatusCode, body: Vec<u8>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::from(body));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
@@ -141,10 +150,17 @@ impl Api {
                     Some(served) => served,
                     None => choose(&catalog, &json)?,
                 };
-                let answer = rows::predict(served, &json, self.limits.max_rows).await?;
-                Ok(json_response(StatusCode::OK, &answer))
+                let terms = self.terms(headers, Protocol::Predict);
+                Ok(json_bytes(StatusCode::OK, rows::predict(served, &json, terms).await?))
             }
         }
+    }
+
+    fn terms(&self, headers: &HeaderMap, protocol: Protocol) -> Terms {
+        let Limits { max_rows, strict_range, .. } = self.limits;
+        let begun = Instant::now();
+        let deadline = route::patience(headers).and_then(|patience| begun.checked_add(patience));
+        Terms { max_rows, strict: strict_range, deadline, begun, protocol }
     }
 
     /// The whole body, counted as it arrives.
@@ -196,11 +212,21 @@ fn summary<'a>(catalog: &'a Catalog, served: &'a Served) -> Summary<'a> {
 /// The model whose features are the members of the first row. A row that shares members with one model only is meant
 /// for it, so that the answer can say which member is wrong.
 fn choose<'a>(catalog: &'a Catalog, json: &Json<'_>) -> Result<&'a Arc<Served>, Refusal> {
-    let row = if let Json::Array(rows) = json { rows.first() } else { Some(json) };
-    let members: HashSet<&str> = match row {
+    let members: HashSet<&str> = match rows::first(json) {
         Some(Json::Object(members)) => members.iter().map(|(name, _)| name.as_ref()).collect(),
         _ => HashSet::new(),
     };
+    // Values by place say less: the one model of numbers that takes so many.
+    if let Some(Json::Array(items)) = rows::first(json) {
+        let fits = |served: &&Arc<Served>| {
+            let features = &served.model.card().features;
+            features.len() == items.len() && features.iter().all(|feature| feature.kind == FeatureType::Number)
+        };
+        let fitting: Vec<_> = catalog.current().filter(fits).collect();
+        if let [only] = fitting.as_slice() {
+            return Ok(*only);
+        }
+    }
     let shared = |served: &&Arc<Served>| {
         served.model.card().features.iter().filter(|feature| members.contains(feature.name.as_str())).count()
     };
@@ -238,7 +264,7 @@ mod tests {
     use super::*;
 
     fn api(max_in_flight: u32) -> Api {
-        let limits = Limits { max_body: 64, max_rows: 2, body: Duration::from_secs(10) };
+        let limits = Limits { max_body: 64, max_rows: 2, body: Duration::from_secs(10), strict_range: false };
         let events = Arc::new(Events::new(Box::new(std::io::sink())));
         Api::new(Catalog::built_in().expect("loads"), max_in_flight, limits, events)
     }

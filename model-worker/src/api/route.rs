@@ -1,5 +1,7 @@
 //! What a request's head says: where it goes, with which method, and what it calls its body.
 
+use std::time::Duration;
+
 use hyper::Method;
 use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap};
 
@@ -54,6 +56,12 @@ impl<'a> Route<'a> {
             _ => Err(Refusal::WrongMethod("GET, HEAD")),
         }
     }
+}
+
+/// How long the caller still waits: `X-Modelgate-Timeout`, whole milliseconds. What is no such number says nothing.
+pub(super) fn patience(headers: &HeaderMap) -> Option<Duration> {
+    let milliseconds = headers.get("x-modelgate-timeout")?.to_str().ok()?.parse().ok()?;
+    Some(Duration::from_millis(milliseconds))
 }
 
 /// A body may be called JSON or nothing: some clients send no `Content-Type` at all.

@@ -36,7 +36,7 @@ fn training_reports_how_good_the_model_is() {
     assert!(held_out["accuracy"].as_f64() > Some(0.85), "{machines}");
     let rows = held_out["confusion"].as_array().expect("a matrix");
     let counted: u64 = rows.iter().filter_map(Value::as_array).flatten().filter_map(Value::as_u64).sum();
-    assert_eq!(counted, 30);
+    assert_eq!(counted, 150);
     let output = run(&["inspect", text(&file), "--json"]);
     let inspected: Value = serde_json::from_slice(&output.stdout).expect("JSON");
     assert_eq!(inspected, machines);

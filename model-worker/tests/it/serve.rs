@@ -73,7 +73,7 @@ fn what_is_served_can_be_asked() {
     assert_eq!(models["models"][0]["features"][3], "petal_width");
     let card = worker.get("/models/iris").json();
     assert_eq!(card["card"]["features"][0]["bounds"], json!({"above": 0.0, "at_most": 30.0}));
-    assert_eq!(card["card"]["metrics"]["held_out"]["rows"], 30);
+    assert_eq!(card["card"]["metrics"]["held_out"]["rows"], 150);
     let head = worker.send("HEAD", "/readyz", "", "");
     assert_eq!((head.status, head.body.as_str()), (200, ""));
 }
