@@ -4,6 +4,7 @@ use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use model_worker::api::{Api, Limits};
@@ -11,6 +12,7 @@ use model_worker::catalog::{Catalog, Served};
 use model_worker::config::{Overrides, Settings};
 use model_worker::events::{Event, Events};
 use model_worker::failure::{Exit, Failure};
+use model_worker::guard::Guard;
 use model_worker::listen::Listener;
 use model_worker::metrics::Counts;
 use model_worker::model::artifact::{self, sha256_hex};
@@ -18,12 +20,13 @@ use model_worker::model::card::{Bounds, Card};
 use model_worker::model::{self, Model};
 use model_worker::offline::{self, PredictError};
 use model_worker::report::{self, Style};
-use model_worker::server;
+use model_worker::server::{self, Door};
+use model_worker::tls;
 use model_worker::train::forest::Recipe;
 use model_worker::train::table::Table;
 use model_worker::train::{self, TrainError};
 use serde_json::json;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Trains small models and serves their predictions on a private network.
 #[derive(Debug, Parser)]
@@ -204,8 +207,7 @@ fn run(command: Command) -> Result<(), Failure> {
             write(trained.map_err(|error| unreadable(&data, error))?, &output)
         }
         Command::Import { file, name, out, json } => {
-            let bytes =
-                std::fs::read(&file).map_err(|error| unreadable(&file, TrainError::Read(error)))?;
+            let bytes = std::fs::read(&file).map_err(|error| unreadable(&file, TrainError::Read(error)))?;
             let imported = train::sklearn::import(&bytes, &name);
             write(imported.map_err(|error| unreadable(&file, error))?, &Output { out, seed: 0, json })
         }
@@ -248,10 +250,12 @@ fn assignment<'a>(text: &'a str, table: &Table) -> Result<(usize, &'a str), Stri
 fn describe(table: &mut Table, csv: &Csv) -> Result<(), String> {
     for text in &csv.bounds {
         let (place, value) = assignment(text, table)?;
-        let bounds = value.split_once("..").and_then(|(above, at_most)| {
-            Some(Bounds { above: above.parse().ok()?, at_most: at_most.parse().ok()? })
-        });
-        let bounds = bounds.ok_or_else(|| format!("{text:?} is not COLUMN=ABOVE..AT_MOST"))?;
+        let bounds = value
+            .split_once("..")
+            .and_then(|(above, at_most)| Some(Bounds { above: above.parse().ok()?, at_most: at_most.parse().ok()? }));
+        let bounds = bounds.filter(|bounds| bounds.above < bounds.at_most);
+        let bounds =
+            bounds.ok_or_else(|| format!("{text:?} is not COLUMN=ABOVE..AT_MOST, the second above the first"))?;
         if let Some(column) = table.columns.get_mut(place) {
             column.bounds = Some(bounds);
         }
@@ -272,7 +276,8 @@ fn train_csv(csv: &Csv) -> Result<(), Failure> {
     })?;
     let stem = csv.file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
     let name = csv.name.clone().unwrap_or(stem);
-    let recipe = Recipe { members: csv.trees, features: csv.features_per_tree, folds: csv.folds, seed: csv.output.seed };
+    let recipe =
+        Recipe { members: csv.trees, features: csv.features_per_tree, folds: csv.folds, seed: csv.output.seed };
     let description = format!("{} from {} numbers, by a random forest", csv.target, table.columns.len());
     let trained = train::forest::train(&table, &name, &description, recipe, &mut tell);
     write(trained.map_err(|error| unreadable(&csv.file, error))?, &csv.output)
@@ -320,7 +325,9 @@ fn bench(file: &Path, rows: u32, json: bool) -> Result<(), Failure> {
     };
     if json {
         let forms = json!({"grids": grids, "trees_as_masks": masks, "trees_walked": walks});
-        return print(&json!({"rows": rows, "ns_per_row": {"least": least, "median": median}, "forms": forms}).to_string());
+        return print(
+            &json!({"rows": rows, "ns_per_row": {"least": least, "median": median}, "forms": forms}).to_string(),
+        );
     }
     print(&format!(
         "{rows} rows at once: least {least} ns, median {median} ns a row\n\
@@ -394,14 +401,23 @@ fn serve(serve: Serve) -> Result<(), Failure> {
         max_body: settings.max_body.0,
         max_rows: settings.max_rows,
         body: settings.body.0,
+        max_in_flight: settings.max_in_flight,
         strict_range: settings.strict_range,
+        repository_control: settings.repository_control,
     };
+    let guard = settings.assertion_key.as_deref();
+    let guard =
+        guard.map(|key| Guard::load(key, &settings.assertion_audience, &settings.assertion_issuer)).transpose()?;
+    let tls = settings.tls_certificate.as_deref().zip(settings.tls_key.as_deref());
+    let tls = tls
+        .map(|(certificate, key)| tls::Files { certificate, key, client_ca: settings.tls_client_ca.as_deref() })
+        .map(tls::acceptor)
+        .transpose()?;
     let bounds = server::Bounds {
         max_connections: usize::try_from(settings.max_connections).unwrap_or(usize::MAX),
-        idle: settings.idle.0,
         drain: settings.drain.0,
     };
-    let api = Arc::new(Api::new(catalog, settings.max_in_flight, limits, Arc::clone(&events)));
+    let api = Arc::new(Api::new(catalog, directory.clone(), limits, guard, Arc::clone(&events)));
     // One thread: a prediction costs microseconds, less than handing it to another thread would.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(no_runtime)?;
     runtime.block_on(async {
@@ -409,6 +425,7 @@ fn serve(serve: Serve) -> Result<(), Failure> {
         // Before the address is told, so that whoever reads it can already ask for a stop.
         let mut terminate = signal(SignalKind::terminate()).map_err(no_runtime)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(no_runtime)?;
+        let hang_up = signal(SignalKind::hangup()).map_err(no_runtime)?;
         announce(&listener, &api.snapshot())?;
         let stop = async move {
             tokio::select! {
@@ -416,9 +433,24 @@ fn serve(serve: Serve) -> Result<(), Failure> {
                 _ = interrupt.recv() => {}
             }
         };
-        server::run(listener, api, bounds, events, stop).await;
+        let watching = tokio::spawn(watch(Arc::clone(&api), settings.watch.0, hang_up));
+        let door = Door { api, tls, idle: settings.idle.0 };
+        server::run(listener, door, bounds, events, stop).await;
+        watching.abort();
         Ok(())
     })
+}
+
+/// Takes up changes of the directory, at each SIGHUP and as often as is set.
+async fn watch(api: Arc<Api>, every: Duration, mut hang_up: Signal) {
+    loop {
+        if every.is_zero() {
+            hang_up.recv().await;
+        } else {
+            let _ = tokio::time::timeout(every, hang_up.recv()).await;
+        }
+        api.reload().await;
+    }
 }
 
 fn announce(listener: &Listener, catalog: &Catalog) -> Result<(), Failure> {

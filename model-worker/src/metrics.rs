@@ -119,7 +119,8 @@ pub type Entry<'a> = (&'a str, &'a str, &'a Card, &'a Counts);
 pub fn render(models: &[Entry<'_>], totals: &Totals, ready: bool) -> String {
     let mut text = String::new();
     let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-    let labels = |(name, version, ..): &Entry<'_>| format!("model=\"{}\",version=\"{}\"", escaped(name), escaped(version));
+    let labels =
+        |(name, version, ..): &Entry<'_>| format!("model=\"{}\",version=\"{}\"", escaped(name), escaped(version));
     head(&mut text, "model_worker_ready", "gauge", "1 while requests are wanted, 0 while draining.");
     let _ = writeln!(text, "model_worker_ready {}", u8::from(ready));
     head(&mut text, "model_worker_requests_total", "counter", "Requests answered with predictions.");

@@ -1,7 +1,5 @@
 //! Every refusal, its status code and its body (RFC 9457). The one place that knows them.
 
-use bytes::Bytes;
-use http_body_util::Full;
 use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use hyper::{Response, StatusCode};
 use serde::Serialize;
@@ -165,11 +163,13 @@ impl Refusal {
             Self::BodyTooSlow => "Send the whole body without long pauses.".into(),
             Self::BodyBroken => "The connection ended, or its framing broke, before the body was complete.".into(),
             Self::Malformed(why) => format!("{why}."),
-            Self::Invalid(mistakes) | Self::OutOfBounds(mistakes) | Self::Unusual(mistakes) => match mistakes.as_slice() {
-                [only] if only.pointer.is_empty() => format!("{}.", only.detail),
-                [only] => format!("{}: {}.", only.pointer, only.detail),
-                several => format!("`errors` names {} mistakes; there may be more.", several.len()),
-            },
+            Self::Invalid(mistakes) | Self::OutOfBounds(mistakes) | Self::Unusual(mistakes) => {
+                match mistakes.as_slice() {
+                    [only] if only.pointer.is_empty() => format!("{}.", only.detail),
+                    [only] => format!("{}: {}.", only.pointer, only.detail),
+                    several => format!("`errors` names {} mistakes; there may be more.", several.len()),
+                }
+            }
             Self::WhichModel(models) => models.clone(),
             Self::Busy => "Try again in a moment.".into(),
             Self::TooLate => "The deadline that came with the request has passed.".into(),
@@ -179,7 +179,7 @@ impl Refusal {
 
     /// The answer to send.
     #[must_use]
-    pub fn response(&self) -> Response<Full<Bytes>> {
+    pub fn response(&self) -> Response<Vec<u8>> {
         let (status, slug, title) = self.shape();
         let errors = match self {
             Self::Invalid(mistakes) | Self::OutOfBounds(mistakes) | Self::Unusual(mistakes) => mistakes.as_slice(),
@@ -192,10 +192,21 @@ impl Refusal {
             detail: self.detail(),
             errors,
         };
-        let mut response = Response::new(Full::from(serde_json::to_vec(&body).unwrap_or_default()));
-        *response.status_mut() = status;
+        self.respond("application/problem+json", serde_json::to_vec(&body).unwrap_or_default())
+    }
+
+    /// The answer to send where the Open Inference Protocol is spoken.
+    #[must_use]
+    pub fn v2_response(&self) -> Response<Vec<u8>> {
+        let body = serde_json::json!({"error": self.line()});
+        self.respond("application/json", serde_json::to_vec(&body).unwrap_or_default())
+    }
+
+    fn respond(&self, content_type: &'static str, body: Vec<u8>) -> Response<Vec<u8>> {
+        let mut response = Response::new(body);
+        *response.status_mut() = self.status();
         let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
         if let Self::WrongMethod(allow) = self {
             headers.insert(ALLOW, HeaderValue::from_static(allow));
         }

@@ -155,8 +155,9 @@ fn check_row<'a>(card: &Card, row: &'a Json<'_>, at: &str, mistakes: &mut Mistak
         Json::Object(members) => check_members(card, members, at, mistakes),
         Json::Array(items) if items.len() == card.features.len() => {
             let values = card.features.iter().zip(items).enumerate();
-            let checked: Vec<_> =
-                values.map(|(i, (feature, value))| check_value(feature, value, format!("{at}/{i}"), mistakes)).collect();
+            let checked: Vec<_> = values
+                .map(|(i, (feature, value))| check_value(feature, value, format!("{at}/{i}"), mistakes))
+                .collect();
             checked.into_iter().collect()
         }
         Json::Array(items) => {

@@ -97,7 +97,10 @@ pub fn stored_row(row: &[Cell]) -> Rows<'_> {
     match row {
         [Cell::Text(text)] => Rows::Texts(vec![Cow::Borrowed(text)]),
         cells => Rows::Numbers(
-            cells.iter().filter_map(|cell| if let Cell::Number(number) = cell { Some(*number) } else { None }).collect(),
+            cells
+                .iter()
+                .filter_map(|cell| if let Cell::Number(number) = cell { Some(*number) } else { None })
+                .collect(),
         ),
     }
 }

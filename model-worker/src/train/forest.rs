@@ -146,7 +146,12 @@ fn grow(table: &Table, rows: &[usize], member: u32, recipe: Recipe) -> Result<Ve
 }
 
 /// Some members, flat.
-fn members(table: &Table, rows: &[usize], range: std::ops::Range<u32>, recipe: Recipe) -> Result<Vec<Tree>, TrainError> {
+fn members(
+    table: &Table,
+    rows: &[usize],
+    range: std::ops::Range<u32>,
+    recipe: Recipe,
+) -> Result<Vec<Tree>, TrainError> {
     let classes = u32::try_from(table.classes.len()).map_err(|_| ArtifactError::TooLarge)?;
     let mut trees = Vec::new();
     for member in range {
@@ -222,10 +227,8 @@ pub(super) fn feature(table: &Table, index: usize) -> Option<Feature> {
     let (minimum, maximum) = (*values.first()?, *values.last()?);
     let spread = [maximum - minimum, maximum.abs(), minimum.abs(), 1.0].into_iter().find(|spread| *spread > 0.0)?;
     let far = spread.min(f64::MAX / 64.0) * 10.0;
-    let widened = Bounds {
-        above: (minimum - far).clamp(f64::MIN, f64::MAX),
-        at_most: (maximum + far).clamp(f64::MIN, f64::MAX),
-    };
+    let widened =
+        Bounds { above: (minimum - far).clamp(f64::MIN, f64::MAX), at_most: (maximum + far).clamp(f64::MIN, f64::MAX) };
     Some(Feature {
         name: column.name.clone(),
         kind: FeatureType::Number,

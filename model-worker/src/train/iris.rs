@@ -25,7 +25,9 @@ pub fn table() -> Result<Table, TrainError> {
     let mut labels = Vec::new();
     for (row, class) in data.records().rows().into_iter().zip(data.targets()) {
         if row.len() != FEATURES.len() || *class >= CLASSES.len() {
-            return Err(TrainError::Data("a row of the iris data does not have four sizes and a known class".to_owned()));
+            return Err(TrainError::Data(
+                "a row of the iris data does not have four sizes and a known class".to_owned(),
+            ));
         }
         values.extend(row.iter().copied());
         labels.push(*class);

@@ -196,12 +196,7 @@ fn split(texts: &[Text], seed: u64) -> (Vec<&Text>, Vec<&Text>) {
 /// # Errors
 ///
 /// When the data cannot be read or is not what is expected.
-pub fn train(
-    path: &Path,
-    recipe: Recipe,
-    seed: u64,
-    progress: Progress<'_>,
-) -> Result<(Card, Vec<u8>), TrainError> {
+pub fn train(path: &Path, recipe: Recipe, seed: u64, progress: Progress<'_>) -> Result<(Card, Vec<u8>), TrainError> {
     let (texts, sha256) = corpus::read(path)?;
     let (training, held_out) = split(&texts, seed);
     if training.is_empty() || held_out.is_empty() {

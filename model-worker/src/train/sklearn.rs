@@ -105,7 +105,11 @@ fn convert(tree: &Arrays, classes: usize, rows: &mut Rows) -> Result<Tree, Train
             let threshold = tree.threshold.get(at).copied().ok_or_else(|| wrong("a threshold is missing"))?;
             let left = next;
             next = next.checked_add(2).ok_or(ArtifactError::TooLarge)?;
-            Step::Split { feature: u16::try_from(feature).map_err(|_| wrong("a feature's number is too large"))?, threshold, left }
+            Step::Split {
+                feature: u16::try_from(feature).map_err(|_| wrong("a feature's number is too large"))?,
+                threshold,
+                left,
+            }
         };
         nodes.push(Node::new(step));
     }
@@ -161,7 +165,11 @@ pub fn import(bytes: &[u8], name: &str) -> Result<(Card, Vec<u8>), TrainError> {
         let class = argmax(&ours);
         tally.add(*label, class, &ours);
         if number % step == 0 {
-            golden.push(Golden { row: row.iter().map(|value| Cell::Number(*value)).collect(), class, probabilities: ours });
+            golden.push(Golden {
+                row: row.iter().map(|value| Cell::Number(*value)).collect(),
+                class,
+                probabilities: ours,
+            });
         }
     }
     let table = extremes(&export);

@@ -24,6 +24,18 @@ pub(crate) fn run(arguments: &[&str]) -> Output {
     command(arguments).output().expect("the worker runs")
 }
 
+/// Runs the worker to its end with `input` on its standard input.
+pub(crate) fn fed(arguments: &[&str], input: &str) -> Output {
+    let mut child = command(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the worker starts");
+    child.stdin.take().expect("piped").write_all(input.as_bytes()).expect("sent");
+    child.wait_with_output().expect("the worker runs")
+}
+
 /// The exit code and what was printed as an error.
 pub(crate) fn failure(output: &Output) -> (Option<i32>, String) {
     (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())

@@ -38,7 +38,9 @@ impl Packing {
 
     /// One leaf's votes.
     pub(super) fn pack(&self, votes: &[f64]) -> u64 {
-        (0..self.classes).zip(votes).fold(0, |word, (class, vote)| word | (u64::from(*vote > 0.0) << (class * self.bits)))
+        (0..self.classes)
+            .zip(votes)
+            .fold(0, |word, (class, vote)| word | (u64::from(*vote > 0.0) << (class * self.bits)))
     }
 
     fn unpack(&self, word: u64, sums: &mut [f64]) {

@@ -66,7 +66,8 @@ impl Masks {
                 }
             }
         }
-        let words = words.into_iter().zip(thresholds).map(|(words, list)| if list.is_empty() { Vec::new() } else { words });
+        let words =
+            words.into_iter().zip(thresholds).map(|(words, list)| if list.is_empty() { Vec::new() } else { words });
         let masks = Self { trees: count, words: words.collect(), begins, leaves: values, packed: packing.is_some() };
         (Some(masks), many)
     }
