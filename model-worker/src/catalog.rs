@@ -277,12 +277,11 @@ fn find(directory: &Path, mistakes: &mut Vec<(PathBuf, Failure)>) -> Result<Vec<
                 continue;
             };
             found = true;
-            match Version::parse(version) {
-                Some(version) => all.push(Found { name: name.clone(), version, path }),
-                None => {
-                    let mistake = misnamed(&path, "a version is numbers between dots");
-                    mistakes.push((path, mistake));
-                }
+            if let Some(version) = Version::parse(version) {
+                all.push(Found { name: name.clone(), version, path });
+            } else {
+                let mistake = misnamed(&path, "a version is numbers between dots");
+                mistakes.push((path, mistake));
             }
         }
         if !found {

@@ -146,7 +146,15 @@ impl Refusal {
     /// What happened, in one line, where a protocol has room for no more.
     #[must_use]
     pub fn line(&self) -> String {
-        format!("{}: {}", self.shape().2, self.detail())
+        let detail = match self {
+            Self::Invalid(mistakes) | Self::OutOfBounds(mistakes) | Self::Unusual(mistakes) if mistakes.len() > 1 => {
+                let first = |mistake: &Mistake| format!("{}: {}", mistake.pointer, mistake.detail);
+                let shown: Vec<String> = mistakes.iter().take(3).map(first).collect();
+                format!("{}; {} in all.", shown.join("; "), mistakes.len())
+            }
+            _ => self.detail(),
+        };
+        format!("{}: {detail}", self.shape().2)
     }
 
     /// What to say to the client.

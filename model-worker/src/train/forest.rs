@@ -83,20 +83,18 @@ fn flatten(tree: &DecisionTree<f64, bool>, features: &[u16], yes: u32, no: u32) 
     let mut queue = VecDeque::from([tree.root_node()]);
     let mut next_child = 1_u32;
     while let Some(node) = queue.pop_front() {
-        nodes.push(Node::new(match children(node) {
-            Some([left, right]) => {
-                let (column, threshold, _) = node.split();
-                let feature = *features.get(column).ok_or_else(|| data("a tree asks an unknown column"))?;
-                queue.extend([left, right]);
-                let left = next_child;
-                next_child = left.checked_add(2).ok_or(ArtifactError::TooLarge)?;
-                Step::Split { feature, threshold, left }
-            }
-            None => {
-                let vote = node.prediction().ok_or_else(|| data("a leaf has no prediction"))?;
-                Step::Leaf(if vote { yes } else { no })
-            }
-        }));
+        let step = if let Some([left, right]) = children(node) {
+            let (column, threshold, _) = node.split();
+            let feature = *features.get(column).ok_or_else(|| data("a tree asks an unknown column"))?;
+            queue.extend([left, right]);
+            let left = next_child;
+            next_child = left.checked_add(2).ok_or(ArtifactError::TooLarge)?;
+            Step::Split { feature, threshold, left }
+        } else {
+            let vote = node.prediction().ok_or_else(|| data("a leaf has no prediction"))?;
+            Step::Leaf(if vote { yes } else { no })
+        };
+        nodes.push(Node::new(step));
     }
     Ok(Tree(nodes))
 }

@@ -1,5 +1,6 @@
 //! The real binary's commands: what they write, what they print, and the exit code of each mistake.
 
+use std::fmt::Write;
 use std::path::Path;
 
 use super::support::{World, command, failure, fed, run, text};
@@ -28,7 +29,7 @@ fn dots(directory: &Path, classes: usize) -> std::path::PathBuf {
     for dot in 0..120_usize {
         let class = dot % classes;
         let (x, y) = (class * 10 + dot * 7 % 13, dot * 5 % 11);
-        text.push_str(&format!("{x},colour {class},{y}.5,{}\n", dot * 31 % 17));
+        let _ = writeln!(text, "{x},colour {class},{y}.5,{}", dot * 31 % 17);
     }
     let file = directory.join("dots.csv");
     std::fs::write(&file, text).expect("written");
@@ -105,8 +106,8 @@ fn a_table_is_learned_measured_and_predicted() {
     assert!(evaluation["accuracy"].as_f64() > Some(0.85), "{evaluation}");
     let people = run(&["evaluate", text(&model), text(&data), "--target", "colour"]);
     assert!(String::from_utf8_lossy(&people.stdout).contains("calibration"));
-    let csv = "noise,x,y,extra\n3,1,2,a\n3,21,2,b\n";
-    let json = "{\"x\":1,\"y\":2,\"noise\":3}\n[[21,2,3]]\n";
+    let csv = "noise,x,y,extra\n3,1,2,a\n3,30,2,b\n";
+    let json = "{\"x\":1,\"y\":2,\"noise\":3}\n[[30,2,3]]\n";
     for (input, last) in [(csv, "/predictions/0/label"), (json, "/predictions/0/label")] {
         let output = fed(&["predict", text(&model)], input);
         let lines: Vec<Value> =

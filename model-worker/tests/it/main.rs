@@ -2,5 +2,8 @@
 #![expect(clippy::expect_used, clippy::indexing_slicing, reason = "a test that cannot go on has failed")]
 
 mod cli;
+mod grpc;
 mod serve;
 mod support;
+mod trust;
+mod v2;

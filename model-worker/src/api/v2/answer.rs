@@ -70,7 +70,7 @@ impl Output {
             }
             Self::ClassName => names(scored).for_each(|name| push_text(bytes, name)),
             Self::Probabilities => {
-                bytes.extend(scored.probabilities.iter().flat_map(|number| single(*number).to_le_bytes()))
+                bytes.extend(scored.probabilities.iter().flat_map(|number| single(*number).to_le_bytes()));
             }
             Self::Score => bytes.extend(scores(scored).flat_map(f32::to_le_bytes)),
         }

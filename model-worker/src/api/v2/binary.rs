@@ -45,7 +45,7 @@ pub fn decode<'a>(datatype: Datatype, bytes: &'a [u8], at: &str) -> Result<Data<
         }
         return Ok(Data::Texts(texts));
     };
-    if bytes.len() % size != 0 {
+    if !bytes.len().is_multiple_of(size) {
         return Err(wrong("wrong-count", "the octets end within an element"));
     }
     if datatype == Datatype::Bool {

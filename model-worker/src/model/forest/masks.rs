@@ -2,7 +2,7 @@
 
 use super::Leaves;
 use super::engine::{Packing, place};
-use super::tree::{Step, Tree, index};
+use super::tree::{Step, Tree, Ways, index};
 
 const MOST_LEAVES: usize = 64;
 
@@ -18,9 +18,6 @@ pub(super) struct Masks {
     leaves: Vec<u64>,
     packed: bool,
 }
-
-/// A tree's leaves from left to right, with the way to each.
-type Ways = Vec<(u32, Vec<(Step, bool)>)>;
 
 impl Masks {
     /// The masks of as many trees as have few enough leaves, and the others.

@@ -88,7 +88,9 @@ pub struct Trees {
 fn share(sums: &mut [f64]) {
     let total: f64 = sums.iter().sum();
     if total > 0.0 {
-        sums.iter_mut().for_each(|sum| *sum /= total);
+        for sum in sums {
+            *sum /= total;
+        }
     } else {
         let equal = 1.0 / f64::from(u32::try_from(sums.len()).unwrap_or(u32::MAX));
         sums.fill(equal);

@@ -75,6 +75,10 @@ impl Node {
     }
 }
 
+/// A tree's leaves from left to right: each one's row of leaves, and the splits on the way to it, with whether the way
+/// went left there.
+pub type Ways = Vec<(u32, Vec<(Step, bool)>)>;
+
 /// The nodes of one tree; the first is the root.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Tree(pub Vec<Node>);
@@ -114,7 +118,6 @@ impl Tree {
         for (at, node) in self.0.iter().enumerate() {
             match node.step() {
                 Step::Leaf(row) if index(row) >= leaves => return Err("a leaf has no values"),
-                Step::Leaf(_) => {}
                 Step::Split { feature, .. } if usize::from(feature) >= features => {
                     return Err("a node asks a feature that the card does not name");
                 }
@@ -124,17 +127,16 @@ impl Tree {
                 Step::Split { left, .. } if index(left) <= at || index(left).saturating_add(1) >= self.0.len() => {
                     return Err("a node's child does not come after it within its tree");
                 }
-                Step::Split { .. } => {}
+                Step::Leaf(_) | Step::Split { .. } => {}
             }
         }
         Ok(())
     }
 
-    /// Leaves from left to right, and with each the splits on the way: (node, whether the way went left there).
-    /// Returns `None` when there are more than `most`: children may be shared by a hostile file, and the number of
+    /// Leaves from left to right, and with each the splits on the way. Returns `None` when there are more than `most`: children may be shared by a hostile file, and the number of
     /// ways then has no bound.
     #[must_use]
-    pub fn ways(&self, most: usize) -> Option<Vec<(u32, Vec<(Step, bool)>)>> {
+    pub fn ways(&self, most: usize) -> Option<Ways> {
         let mut found = Vec::new();
         let mut open = vec![(0_u32, Vec::new())];
         while let Some((at, way)) = open.pop() {
