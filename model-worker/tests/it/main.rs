@@ -3,6 +3,7 @@
 
 mod cli;
 mod grpc;
+mod hostile;
 mod serve;
 mod support;
 mod trust;
