@@ -35,10 +35,14 @@ const EXCEPTIONS: &[(&str, &str, &str)] = &[
     ),
     ("policy::token", "policy::authenticate", "a signing key is bound to its algorithm as a verifying key is"),
     ("policy::token", "policy::authorize", "a user's roles go into the token by name"),
+    ("policy::answer", "policy::authorize", "what is shown hangs on roles, which have names"),
+    ("policy::assertion", "policy::token", "a key that signs is read alike"),
+    ("policy::assertion", "policy::authenticate", "and so is the name of its algorithm"),
+    ("policy::assertion", "policy::authorize", "a caller's roles and scopes go into the assertion by name"),
     ("policy::body", "policy::token", "the one bound for the form of the token endpoint"),
 ];
 /// What every stage may use.
-const SHARED: [&str; 2] = ["policy::path", "policy::json"];
+const SHARED: [&str; 4] = ["policy::path", "policy::json", "policy::facts", "policy::shadow"];
 
 /// What pure decisions never name: the outside world, time and chance.
 const IMPURE: [&str; 14] = [

@@ -24,6 +24,8 @@ use gateway::head;
 use gateway::policy::authenticate::jwt::Revocations;
 use gateway::policy::authenticate::seen::SeenTokens;
 use gateway::policy::authenticate::{Known, api_key};
+use gateway::policy::authorize::Asked;
+use gateway::policy::facts::Facts;
 use gateway::policy::limit::cost::Size;
 use gateway::policy::limit::scope::Subject;
 use gateway::policy::limit::{Admission, Demand};
@@ -263,11 +265,24 @@ fn known<'a>(ring: &'a KeyRing, seen: &'a SeenTokens) -> Known<'a> {
     Known { keys: ring, revocations: &NothingRevoked, seen }
 }
 
+fn facts(headers: &HeaderMap) -> Facts<'_> {
+    Facts {
+        method: &Method::POST,
+        host: "localhost",
+        path: "/predict",
+        query: None,
+        headers,
+        address: CLIENT,
+        now: NOW,
+    }
+}
+
 fn authenticate(bencher: Bencher<'_, '_>, policy: &Policy, headers: &HeaderMap, good: bool) {
     let route = route(policy, "/predict");
     let (ring, seen) = (KeyRing::new(policy.authenticator.issuers()), SeenTokens::default());
-    let decide =
-        |headers| policy.authenticator.decide(&route.authenticate, headers, &policy.roles, known(&ring, &seen), NOW);
+    let decide = |headers| {
+        policy.authenticator.decide(&route.authenticate, &facts(headers), &policy.vocabulary, known(&ring, &seen))
+    };
     assert_eq!(decide(headers).is_ok(), good);
     bencher.bench_local(|| decide(black_box(headers)));
 }
@@ -298,7 +313,7 @@ fn tokens_and(algorithm: &str, more: impl FnOnce(&mut Dict)) -> (Policy, HeaderM
     });
     let issuer = policy.issuer.as_ref().expect("it issues tokens");
     let holder = Holder { user: Some("alice"), client: None, scope: "", grant: "" };
-    let minted = issuer.mint(&holder, &policy.roles, RequestIds::new([1; 16]).next(), NOW).expect("a token");
+    let minted = issuer.mint(&holder, &policy.vocabulary.roles, RequestIds::new([1; 16]).next(), NOW).expect("a token");
     let minted = serde_json::to_value(minted).expect("JSON");
     let token = minted.get("access_token").and_then(serde_json::Value::as_str).expect("a token");
     let headers = headers(&[("authorization", &format!("Bearer {token}"))]);
@@ -312,7 +327,7 @@ fn jwt_decide_first(bencher: Bencher<'_, '_>, algorithm: &str) {
     let ring = KeyRing::new(policy.authenticator.issuers());
     bencher.with_inputs(SeenTokens::default).bench_local_refs(|seen| {
         let decided =
-            policy.authenticator.decide(&route.authenticate, &headers, &policy.roles, known(&ring, seen), NOW);
+            policy.authenticator.decide(&route.authenticate, &facts(&headers), &policy.vocabulary, known(&ring, seen));
         decided.expect("the token is good")
     });
 }
@@ -342,7 +357,7 @@ fn jwt_decide_seen_before_among_revoked(bencher: Bencher<'_, '_>, revoked: u64) 
         }
     });
     let known = Known { keys: &*ring, revocations: grants.revocations(), seen: &seen };
-    let decide = |headers| policy.authenticator.decide(&route.authenticate, headers, &policy.roles, known, NOW);
+    let decide = |headers| policy.authenticator.decide(&route.authenticate, &facts(headers), &policy.vocabulary, known);
     assert!(decide(&headers).is_ok());
     bencher.bench_local(|| decide(black_box(&headers)));
 }
@@ -374,9 +389,12 @@ fn authorize(bencher: Bencher<'_, '_>) {
     let route = route(&policy, "/predict");
     let (ring, seen) = (KeyRing::new(policy.authenticator.issuers()), SeenTokens::default());
     let headers = headers(&[("x-api-key", &key)]);
-    let principal = policy.authenticator.decide(&route.authenticate, &headers, &policy.roles, known(&ring, &seen), NOW);
+    let principal =
+        policy.authenticator.decide(&route.authenticate, &facts(&headers), &policy.vocabulary, known(&ring, &seen));
     let principal = principal.expect("the key is good");
-    bencher.bench(|| route.authorize.decide(black_box(&principal)).is_ok());
+    let facts = facts(&headers);
+    let asked = Asked { model: "", version: "", facts: &facts };
+    bencher.bench_local(|| route.authorize.decide(black_box(&principal), &asked).is_ok());
 }
 
 /// Counted in process, by one limit and by two, with what the answer says of them.
@@ -460,7 +478,8 @@ fn headers_forwarded(bencher: Bencher<'_, '_>) {
     let route = route(&policy, "/predict");
     let (ring, seen) = (KeyRing::new(policy.authenticator.issuers()), SeenTokens::default());
     let headers = headers(&[("x-api-key", &key)]);
-    let principal = policy.authenticator.decide(&route.authenticate, &headers, &policy.roles, known(&ring, &seen), NOW);
+    let principal =
+        policy.authenticator.decide(&route.authenticate, &facts(&headers), &policy.vocabulary, known(&ring, &seen));
     let principal = principal.expect("the key is good");
     let told = Told {
         credential: policy.api_key_header(),
@@ -469,6 +488,7 @@ fn headers_forwarded(bencher: Bencher<'_, '_>) {
         http2: false,
         id: RequestIds::new([1; 16]).next(),
         principal: &principal,
+        assertion: None,
         route: &route.name,
         is_read_here: false,
     };

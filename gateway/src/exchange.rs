@@ -22,6 +22,7 @@ use crate::edge::log::{BatchLog, Record};
 use crate::edge::metrics::{Metrics, RouteSeries};
 use crate::edge::upstream::{Pool, PoolSettings, WorkerBody};
 use crate::policy::Policy;
+use crate::policy::assertion::Assertions;
 use crate::policy::authenticate::seen::SeenTokens;
 use crate::policy::cors::Earned;
 use crate::policy::limit::headers::RateHeaders;
@@ -93,6 +94,8 @@ pub struct Core {
     pub thread: usize,
     /// Tokens that were verified on this thread.
     pub seen_tokens: SeenTokens,
+    /// What this thread's workers were told of callers.
+    pub assertions: Assertions,
     /// What was granted and taken back.
     pub grants: Grants,
     /// Names for requests.
@@ -165,6 +168,15 @@ pub struct Exchange {
 }
 
 impl Exchange {
+    /// Notes what a rule that is only tried out would have done.
+    pub(crate) fn would_refuse(&mut self, what: &str) {
+        let said = self.would_refuse.get_or_insert_default();
+        if !said.is_empty() {
+            said.push_str(", ");
+        }
+        said.push_str(what);
+    }
+
     pub(crate) fn begin(core: Rc<Core>, peer: ClientAddress, busy: Busy, parts: &http::request::Parts) -> Box<Self> {
         Box::new(Self {
             id: core.ids.next(),
@@ -268,7 +280,7 @@ impl Drop for Exchange {
             status: self.status,
             route: self.route.and_then(|id| policy.route(id)).map(|route| &*route.name),
             principal: self.principal.as_ref().map(|principal| &*principal.id),
-            role: self.role.map(|role| policy.roles.name(role)),
+            role: self.role.map(|role| policy.vocabulary.roles.name(role)),
             reason: reason.map(Reason::slug),
             cause: self.cause.as_deref(),
             security: reason.is_some_and(Reason::is_security),

@@ -4,23 +4,26 @@
 //! would add left out: a limit is full here only where the request costs more than it ever admits. Who asks is
 //! named, not proven, so no credential is needed. Pure: a policy, a request and a time in, steps out.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, Method, Uri, Version, header};
+use serde_json::{Map, Value};
 
 use crate::head;
 use crate::policy::authenticate::jwt::{Keys, Revocations, VerifyKey};
 use crate::policy::authenticate::seen::SeenTokens;
-use crate::policy::authenticate::{self, Authenticate, Known};
-use crate::policy::authorize::Authorize;
+use crate::policy::authenticate::{self, Accepted, Authenticate, Known, Undecided};
+use crate::policy::authorize::{self, Permit};
 use crate::policy::body;
+use crate::policy::facts::Facts;
 use crate::policy::limit::cost::{self, Size};
 use crate::policy::limit::window::Standing;
 use crate::policy::limit::{Admission, Decision, Demand, WhenFull};
 use crate::policy::{Destination, Policy, Route, cors, path};
 use crate::problem::{Problem, Reason, Stop};
-use crate::types::{Principal, RoleSet, Timestamp, TokenId};
+use crate::types::{Principal, RoleSet, Scheme, Timestamp, TokenId};
 
 /// A request that nobody sends.
 #[derive(Clone, Debug)]
@@ -33,8 +36,14 @@ pub struct Asked {
     pub headers: HeaderMap,
     /// Its body.
     pub body: Option<Vec<u8>>,
+    /// The client's address.
+    pub address: IpAddr,
     /// Who asks: [`Caller::parse`].
     pub caller: Caller,
+    /// The scopes of whoever is named.
+    pub scopes: Vec<String>,
+    /// And the claims.
+    pub claims: Map<String, Value>,
     /// When.
     pub now: Timestamp,
 }
@@ -84,6 +93,8 @@ pub struct Explained {
     pub steps: Vec<Step>,
     /// The route, where one was found.
     pub route: Option<String>,
+    /// The named right that opened it.
+    pub right: Option<String>,
     /// The principal's id, where one was proven.
     pub principal: Option<String>,
     /// The limits that it meets, by name, with the quota for this caller.
@@ -115,7 +126,7 @@ impl Revocations for Nothing {
 #[must_use]
 pub fn explain(policy: &Policy, asked: &Asked) -> Explained {
     let mut explained =
-        Explained { steps: Vec::new(), route: None, principal: None, limits: Vec::new(), refused: None };
+        Explained { steps: Vec::new(), route: None, right: None, principal: None, limits: Vec::new(), refused: None };
     if let Err(stop) = walk(policy, asked, &mut explained) {
         let problem = Problem::from(stop);
         explained.refused = Some((problem.reason, problem.detail().to_owned()));
@@ -124,6 +135,12 @@ pub fn explain(policy: &Policy, asked: &Asked) -> Explained {
 }
 
 impl Explained {
+    /// Notes what a rule that is only tried out would have done.
+    fn tried(&mut self, stage: &'static str, stop: Stop, route: &str) {
+        let reason = Problem::from(stop).reason.slug();
+        self.note(stage, format!("would refuse: {reason}"), &["routes", route, "danger_shadow"]);
+    }
+
     fn note(&mut self, stage: &'static str, said: impl Into<String>, key: &[&str]) {
         let key = (!key.is_empty()).then(|| key.iter().map(|part| (*part).to_owned()).collect());
         self.steps.push(Step { stage, said: said.into(), key });
@@ -143,7 +160,14 @@ fn walk(policy: &Policy, asked: &Asked, out: &mut Explained) -> Result<(), Stop>
     out.route = Some(name.into());
     out.note("route", name, &["routes", name, "path"]);
 
-    let earned = route.cors.as_ref().map(|cors| cors.decide(headers));
+    let mut earned = route.cors.as_ref().map(|cors| cors.decide(headers));
+    if route.shadow.cors
+        && headers.contains_key(header::ORIGIN)
+        && !earned.as_ref().is_some_and(cors::Earned::is_allowed)
+    {
+        out.tried("cors", Stop::Origin, name);
+        earned = earned.map(|earned| earned.tried(route.shadow, headers));
+    }
     if let Some(method) = preflight {
         earned.filter(cors::Earned::is_allowed).ok_or(Stop::Origin)?;
         out.note("cors", format!("the page may send {method}"), &["routes", name, "cors"]);
@@ -154,20 +178,49 @@ fn walk(policy: &Policy, asked: &Asked, out: &mut Explained) -> Result<(), Stop>
         out.note("cors", may, &["routes", name, "cors"]);
     }
 
-    let principal = who(policy, route, asked)?;
+    let facts = Facts {
+        method: &asked.method,
+        host,
+        path: &path,
+        query: asked.target.query(),
+        headers,
+        address: asked.address,
+        now: asked.now,
+    };
+    let principal = match who(policy, route, asked, &facts) {
+        Err(stop) if route.shadow.authenticate => {
+            out.tried("authenticate", stop, name);
+            Principal::anonymous()
+        }
+        decided => decided?,
+    };
     out.principal = Some(principal.id.to_string());
     out.note(
         "authenticate",
         format!("{} by {}", principal.id, principal.scheme.as_str()),
         &["routes", name, "authenticate"],
     );
-    let permit = route.authorize.decide(&principal).map_err(Stop::Authorize)?;
+    let wanted = authorize::Asked { model: route.model.of(&path), version: route.version.of(&path), facts: &facts };
+    let permit = match route.authorize.decide(&principal, &wanted) {
+        Ok(permit) => permit,
+        Err(refusal) => {
+            let stop = Stop::Authorize(authorize::Denied::of(refusal, &principal, &policy.vocabulary));
+            let Some(permit) = Permit::tried(route.shadow) else { return Err(stop) };
+            out.tried("authorize", stop, name);
+            permit
+        }
+    };
     let opened = match permit.role() {
-        Some(role) => format!("the role {} opens it", policy.roles.name(role)),
-        None if matches!(route.authorize, Authorize::Anonymous) => "it is open to everybody".into(),
+        _ if permit.is_tried() => "it is open while its rule is only tried out".into(),
+        Some(role) => format!("the role {} opens it", policy.vocabulary.roles.name(role)),
+        None if route.authenticate.is_anonymous() => "it is open to everybody".into(),
         None => "it is open to whoever has proven who they are".into(),
     };
-    out.note("authorize", opened, &["routes", name, "authorize"]);
+    out.right = permit.right().map(ToString::to_string);
+    match permit.right() {
+        Some(right) => out.note("authorize", format!("{opened}, by the right {right}"), &["rights", right]),
+        None => out.note("authorize", opened, &["routes", name, "authorize"]),
+    }
 
     let size = judge(route, asked, out)?;
     limits(route, &principal, size, out)?;
@@ -175,6 +228,9 @@ fn walk(policy: &Policy, asked: &Asked, out: &mut Explained) -> Result<(), Stop>
         Destination::Pool(position) => {
             let pool = policy.pools.get(*position).map_or("", |pool| pool);
             let seen = route.worker_path.as_deref().unwrap_or(&path);
+            if let Some(rule) = route.answers.rule(&principal) {
+                out.note("answer", format!("shaped by {}", rule.name), &["answers", &rule.name]);
+            }
             out.note("forward", format!("to the pool {pool}, as {} {seen}", asked.method), &["routes", name, "pool"]);
         }
         Destination::Own(_) => out.note("answer", "the gateway itself", &["routes", name, "builtin"]),
@@ -183,8 +239,8 @@ fn walk(policy: &Policy, asked: &Asked, out: &mut Explained) -> Result<(), Stop>
 }
 
 /// Who it is: somebody named, held against what the route takes, or whom the headers prove.
-fn who(policy: &Policy, route: &Route, asked: &Asked) -> Result<Arc<Principal>, Stop> {
-    let (authenticator, roles) = (&policy.authenticator, &policy.roles);
+fn who(policy: &Policy, route: &Route, asked: &Asked, facts: &Facts<'_>) -> Result<Arc<Principal>, Stop> {
+    let (authenticator, words) = (&policy.authenticator, &policy.vocabulary);
     let refused = |refusal| {
         let challenges = authenticator.challenges(&route.authenticate, &refusal).collect();
         Stop::Authenticate(refusal, challenges)
@@ -192,28 +248,33 @@ fn who(policy: &Policy, route: &Route, asked: &Asked) -> Result<Arc<Principal>, 
     if let Authenticate::Anonymous(principal) = &route.authenticate {
         return Ok(Arc::clone(principal));
     }
-    let Authenticate::Credential { api_key, jwt } = route.authenticate else {
-        return Err(Stop::Internal("a route that asks for no credential"));
-    };
+    let (api_key, jwt) = (route.authenticate.takes(Accepted::ApiKey), route.authenticate.takes(Accepted::Jwt));
     let missing = || refused(authenticate::Refusal::Missing);
+    let named = |id: &str, held| {
+        let scopes = words.scopes.set(asked.scopes.iter().map(String::as_str));
+        let principal = words.principal(Scheme::Jwt, id, held, scopes, words.claims.met(&asked.claims));
+        principal.map(Arc::new).ok_or_else(missing)
+    };
     match &asked.caller {
         Caller::Headers => {
             let seen = SeenTokens::default();
             let known = Known { keys: &Nothing, revocations: &Nothing, seen: &seen };
-            let decided = authenticator.decide(&route.authenticate, &asked.headers, roles, known, asked.now);
-            decided.map_err(refused)
+            authenticator.decide(&route.authenticate, facts, words, known).map_err(|undecided| match undecided {
+                Undecided::Refused(refusal) => refused(refusal),
+                // What others keep is not asked for here.
+                Undecided::Wanting(_) => refused(authenticate::Refusal::IssuerUnavailable),
+            })
         }
         Caller::ApiKey(id) if api_key => {
             authenticator.holder(id, asked.now).map_err(|refusal| refused(authenticate::Refusal::ApiKey(refusal)))
         }
         Caller::User(name) if jwt => {
             let held = policy.issuer.as_ref().and_then(|issuer| issuer.roles_of(name)).ok_or_else(missing)?;
-            Ok(Arc::new(Principal::named("user", name, held, &roles.list(held))))
+            named(&format!("user:{name}"), held)
         }
-        Caller::Roles(names) => {
-            let held = names.iter().filter_map(|name| roles.find(name)).fold(RoleSet::default(), RoleSet::with);
-            let held = roles.close(held);
-            Ok(Arc::new(Principal::named("role", &names.join(","), held, &roles.list(held))))
+        Caller::Roles(list) => {
+            let held = list.iter().filter_map(|name| words.roles.find(name)).fold(RoleSet::default(), RoleSet::with);
+            named(&format!("role:{}", list.join(",")), held)
         }
         Caller::ApiKey(_) | Caller::User(_) => Err(missing()),
     }
@@ -240,10 +301,16 @@ fn judge(route: &Route, asked: &Asked, out: &mut Explained) -> Result<Size, Stop
     let mut headers = asked.headers.clone();
     headers.entry(header::CONTENT_TYPE).or_insert(HeaderValue::from_static("application/json"));
     headers.insert(header::CONTENT_LENGTH, body.len().into());
-    rule.decide_head(&headers).map_err(Stop::Body)?;
     let mut size = Size { bytes: body.len() as u64, rows: 1 };
     let look = |value: &serde_json::Value| size.rows = cost::rows(value, route.limits.rows_at.as_deref());
-    let checked = rule.decide_and_look(body, look).map_err(Stop::Body)?;
+    let checked = match rule.decide_head(&headers).and_then(|()| rule.decide_and_look(body, look)) {
+        Ok(checked) => checked,
+        Err(refusal) if route.shadow.body && !matches!(refusal, body::Refusal::TooLarge { .. }) => {
+            out.tried("body", Stop::Body(refusal), name);
+            return Ok(size);
+        }
+        Err(refusal) => return Err(Stop::Body(refusal)),
+    };
     let cleaned =
         checked.into_rewritten().map_or_else(String::new, |rewritten| format!(", cleaned: {}", rewritten.note));
     out.note("body", format!("{} bytes, taken{cleaned}", body.len()), &["routes", name, "body"]);

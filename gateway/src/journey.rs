@@ -24,18 +24,23 @@ use hyper::body::Incoming;
 
 use crate::activity::Busy;
 use crate::client_body::ClientBody;
+use crate::credentials;
 use crate::edge::counter::Denied;
 use crate::edge::upstream::{Call, ClientStream, Forwarded, Outgoing, Told, WorkerBody};
 use crate::exchange::{AnswerBody, Content, Core, Exchange};
 use crate::head;
+use crate::policy::answer::AnswerRule;
+use crate::policy::authenticate;
+use crate::policy::authorize::{self, Asked, Permit};
 use crate::policy::body::{self, BodyRule};
 use crate::policy::cors::{self, Earned};
+use crate::policy::facts::Facts;
 use crate::policy::limit::cost::{self, Size};
 use crate::policy::limit::scope::{By, Subject};
 use crate::policy::limit::{Admission, Demand, Limit};
 use crate::policy::token::{self, Endpoint};
 use crate::policy::{Destination, Route, path};
-use crate::problem::{HeadFault, Problem, Stop};
+use crate::problem::{HeadFault, Problem, Reason, Stop};
 use crate::token_endpoint;
 use crate::types::{ClientAddress, Principal, Scheme, Timestamp};
 
@@ -107,7 +112,11 @@ async fn travel(exchange: &mut Exchange, arrived: &Parts, body: &mut ClientBody)
     exchange.route = Some(id);
 
     // CORS before credentials: a preflight carries none, and a page must be able to read a refusal.
-    let earned = route.cors.as_ref().map(|cors| cors.decide(headers));
+    let mut earned = route.cors.as_ref().map(|cors| cors.decide(headers));
+    if route.shadow.cors && headers.contains_key(header::ORIGIN) && !earned.as_ref().is_some_and(Earned::is_allowed) {
+        exchange.would_refuse(Reason::OriginRefused.slug());
+        earned = earned.map(|earned| earned.tried(route.shadow, headers));
+    }
     if let Some(asked) = asked {
         return preflight(earned, &asked);
     }
@@ -116,32 +125,24 @@ async fn travel(exchange: &mut Exchange, arrived: &Parts, body: &mut ClientBody)
     // Who, then whether: a refusal here is charged to the client's address, so that credentials can't be
     // guessed faster than the limit, and a right guess behind the limit looks like a wrong one.
     let now = timestamp(exchange.began);
-    let known = token_endpoint::known(&core);
-    let decided = policy.authenticator.decide(&route.authenticate, headers, &policy.roles, known, now);
-    let principal = match decided {
+    let told = from_proxy.then_some(headers);
+    let facts =
+        Facts { method: &arrived.method, host, path: &path, query: arrived.uri.query(), headers, address: client, now };
+    let principal = match credentials::prove(&core, route, &facts).await {
         Ok(principal) => principal,
-        Err(refusal) => {
-            // Nobody guesses by sending what can't be checked for our own reasons.
-            if !refusal.is_ours() {
-                Box::pin(charge_guess(exchange, route, &path, from_proxy.then_some(headers))).await?;
-            }
-            let challenges = policy.authenticator.challenges(&route.authenticate, &refusal).collect();
-            return Err(Stop::Authenticate(refusal, challenges));
-        }
+        Err(refusal) => Box::pin(unproven(exchange, route, refusal, &path, told)).await?,
     };
     exchange.principal = Some(Arc::clone(&principal));
-    let permit = match route.authorize.decide(&principal) {
+    let wanted = Asked { model: route.model.of(&path), version: route.version.of(&path), facts: &facts };
+    let permit = match route.authorize.decide(&principal, &wanted) {
         Ok(permit) => permit,
-        Err(refusal) => {
-            Box::pin(charge_guess(exchange, route, &path, from_proxy.then_some(headers))).await?;
-            return Err(Stop::Authorize(refusal));
-        }
+        Err(refusal) => Box::pin(unentitled(exchange, route, refusal, &principal, &path, told)).await?,
     };
     exchange.role = permit.role();
 
     // Limits after identity, because most count by it; all in one step, so that a refusal uses up none. Where one
     // counts what is in the body, all wait for it.
-    let asking = Asking { route, principal: &principal, path: &path, headers: from_proxy.then_some(headers), user: "" };
+    let asking = Asking { route, principal: &principal, path: &path, headers: told, user: "" };
     let early = asking.begin(exchange).await?;
 
     // The body last: it is the dearest to look at, and only now has the caller a right to our attention.
@@ -155,7 +156,6 @@ async fn travel(exchange: &mut Exchange, arrived: &Parts, body: &mut ClientBody)
             Ok(Answer::Own(token_endpoint::document(&policy.documents, *endpoint)))
         }
         Destination::Pool(position) => {
-            let pool = core.pools.get(*position).ok_or(Stop::Internal("a route without a pool"))?;
             let (outgoing, size) = match read_body(exchange, route, arrived, body).await {
                 Ok(read) => read,
                 Err(stop) => return Err(asking.refused(exchange, early.as_ref(), stop).await),
@@ -164,33 +164,74 @@ async fn travel(exchange: &mut Exchange, arrived: &Parts, body: &mut ClientBody)
                 Some(admission) => admission,
                 None => Box::pin(asking.admit_and_say(exchange, size)).await?,
             };
-            let told = Told {
-                credential: policy.api_key_header(),
-                client: &exchange.client.text,
-                authority: arrived.uri.authority(),
-                http2: arrived.version == Version::HTTP_2,
-                id: exchange.id,
-                principal: &principal,
-                route: &route.name,
-                is_read_here: exchange.counts_answer(),
-            };
-            let call = Call {
-                method: &arrived.method,
-                path: route.worker_path.as_deref().unwrap_or(&path),
-                query: arrived.uri.query(),
-                headers: Forwarded::new(headers, told).ok_or(Stop::Head(HeadFault::Connection))?,
-            };
-            let tally = core.metrics.tally(core.thread);
-            let sent = Instant::now();
-            let answer = pool.forward(&call, outgoing, permit, admission, || tally.upstream_connected()).await;
-            let answer = answer.map_err(Stop::Upstream)?;
-            exchange.worker_took = Some(sent.elapsed());
-            exchange.worker = Some(answer.worker);
-            exchange.is_last |= answer.early;
-            exchange.answer = exchange.counts_answer().then(Vec::new);
-            Ok(Answer::Worker(answer.response))
+            let cleared = Cleared { route, principal: &principal, path: &path, permit, admission };
+            forward(exchange, arrived, *position, cleared, outgoing).await
         }
     }
+}
+
+/// A request that nothing stands against.
+struct Cleared<'a> {
+    route: &'a Route,
+    principal: &'a Principal,
+    path: &'a str,
+    permit: Permit,
+    admission: Admission,
+}
+
+/// Brings the request to a worker of the pool at the position, and the answer back.
+async fn forward(
+    exchange: &mut Exchange,
+    arrived: &Parts,
+    position: usize,
+    cleared: Cleared<'_>,
+    outgoing: Outgoing,
+) -> Result<Answer, Stop> {
+    let core = Rc::clone(&exchange.core);
+    let policy = &core.snapshot.policy;
+    let Cleared { route, principal, path, permit, admission } = cleared;
+    let pool = core.pools.get(position).ok_or(Stop::Internal("a route without a pool"))?;
+    let now = timestamp(exchange.began);
+    let assertion = core.assertions.of(policy.assertion.as_ref(), position, principal, &policy.vocabulary, now);
+    let assertion = assertion.map_err(|_| Stop::Internal("an assertion that can't be signed"))?;
+    let shaped = route.answers.rule(principal).filter(|_| arrived.method != Method::HEAD);
+    let told = Told {
+        credential: policy.api_key_header(),
+        client: &exchange.client.text,
+        authority: arrived.uri.authority(),
+        http2: arrived.version == Version::HTTP_2,
+        id: exchange.id,
+        principal,
+        assertion: assertion.as_ref(),
+        route: &route.name,
+        is_read_here: exchange.counts_answer() || shaped.is_some(),
+    };
+    let call = Call {
+        method: &arrived.method,
+        path: route.worker_path.as_deref().unwrap_or(path),
+        query: arrived.uri.query(),
+        headers: Forwarded::new(&arrived.headers, told).ok_or(Stop::Head(HeadFault::Connection))?,
+    };
+    let tally = core.metrics.tally(core.thread);
+    let sent = Instant::now();
+    let answer = pool.forward(&call, outgoing, permit, admission, || tally.upstream_connected()).await;
+    let answer = answer.map_err(Stop::Upstream)?;
+    exchange.worker_took = Some(sent.elapsed());
+    exchange.worker = Some(answer.worker);
+    exchange.is_last |= answer.early;
+    exchange.answer = exchange.counts_answer().then(Vec::new);
+    match shaped.filter(|_| answer.response.status().is_success()) {
+        Some(rule) => Box::pin(shape(rule, answer.response)).await.map(Answer::Own),
+        None => Ok(Answer::Worker(answer.response)),
+    }
+}
+
+/// Takes what is not for the caller out of a worker's answer.
+async fn shape(rule: &AnswerRule, answer: Response<WorkerBody>) -> Result<Response<Bytes>, Stop> {
+    let (mut head, body) = answer.into_parts();
+    let whole = body.whole(rule.max()).await.map_err(Stop::Upstream)?;
+    let shaped = rule.apply(head.status, &mut head.headers, &whole).map_err(Stop::Undeclared)?;
+    Ok(Response::from_parts(head, shaped.into()))
 }
 
 /// Answers a form at one of the gateway's own endpoints.
@@ -253,7 +294,7 @@ impl Asking<'_> {
             api_key: &self.principal.id,
             // Where no role opens the route, those who hold the same share a window.
             role: match exchange.role {
-                Some(role) => policy.roles.name(role),
+                Some(role) => policy.vocabulary.roles.name(role),
                 None => self.principal.roles_header.to_str().unwrap_or_default(),
             },
             route: &self.route.name,
@@ -273,7 +314,9 @@ impl Asking<'_> {
         let taken = counter.take_places(&self.route.limits.in_flight, Some(self.principal), &self.subject(exchange));
         if let Some(taken) = taken.map_err(|refusal| Stop::Limit(Denied::Full(refusal)))? {
             exchange.places = Some(taken.places);
-            exchange.would_refuse = taken.would_refuse;
+            if let Some(limits) = taken.would_refuse {
+                exchange.would_refuse(&limits);
+            }
             // Where a guesser's limits stand is for the one who guessed right.
             exchange.rate = taken.headers.filter(|_| matches!(self.route.destination, Destination::Pool(_)));
         }
@@ -335,16 +378,54 @@ impl Asking<'_> {
             Stop::Limit(denied)
         })?;
         exchange.charge = admitted.charge;
-        exchange.would_refuse = match (exchange.would_refuse.take(), admitted.would_refuse) {
-            (Some(first), Some(rest)) => Some(format!("{first}, {rest}")),
-            (first, rest) => first.or(rest),
-        };
+        if let Some(limits) = admitted.would_refuse {
+            exchange.would_refuse(&limits);
+        }
         Ok(admitted.admission)
     }
 }
 
 fn demands<'a>(limits: &'a [Arc<Limit>], principal: &Principal, size: Size) -> Vec<Demand<'a>> {
     limits.iter().map(|limit| Demand::new(limit, Some(principal), size)).collect()
+}
+
+/// What becomes of a request that proves nobody: its refusal, or whom it goes on as where that is only tried out.
+async fn unproven(
+    exchange: &mut Exchange,
+    route: &Route,
+    refusal: authenticate::Refusal,
+    path: &str,
+    headers: Option<&HeaderMap>,
+) -> Result<Arc<Principal>, Stop> {
+    if route.shadow.authenticate {
+        exchange.would_refuse(Problem::from(Stop::Authenticate(refusal, Vec::new())).reason.slug());
+        return Ok(Principal::anonymous());
+    }
+    // Nobody guesses by sending what can't be checked for our own reasons.
+    if !refusal.is_ours() {
+        charge_guess(exchange, route, path, headers).await?;
+    }
+    let challenges = exchange.core.snapshot.policy.authenticator.challenges(&route.authenticate, &refusal).collect();
+    Err(Stop::Authenticate(refusal, challenges))
+}
+
+/// What becomes of a request whose sender lacks the right: its refusal, or a permit where that is only tried out.
+async fn unentitled(
+    exchange: &mut Exchange,
+    route: &Route,
+    refusal: authorize::Refusal,
+    principal: &Principal,
+    path: &str,
+    headers: Option<&HeaderMap>,
+) -> Result<Permit, Stop> {
+    let denied = authorize::Denied::of(refusal, principal, &exchange.core.snapshot.policy.vocabulary);
+    let stop = Stop::Authorize(denied);
+    let Some(permit) = Permit::tried(route.shadow) else {
+        charge_guess(exchange, route, path, headers).await?;
+        return Err(stop);
+    };
+    exchange.would_refuse(Problem::from(stop).reason.slug());
+    Ok(permit)
 }
 
 async fn charge_guess(exchange: &Exchange, route: &Route, path: &str, headers: Option<&HeaderMap>) -> Result<(), Stop> {
@@ -372,7 +453,15 @@ async fn read_body(
     if body.is_empty() && matches!(arrived.method, Method::GET | Method::HEAD | Method::DELETE | Method::OPTIONS) {
         return nothing;
     }
-    rule.decide_head(&arrived.headers).map_err(Stop::Body)?;
+    if let Err(refusal) = rule.decide_head(&arrived.headers) {
+        if !route.shadow.body || matches!(refusal, body::Refusal::TooLarge { .. }) {
+            return Err(Stop::Body(refusal));
+        }
+        exchange.would_refuse(Problem::from(Stop::Body(refusal)).reason.slug());
+        let whole = body.whole(rule.max(), pace).await?;
+        let size = Size { bytes: whole.len() as u64, rows: 1 };
+        return Ok((Outgoing::Whole(Some(whole)), size));
+    }
     if !rule.needs_whole() && !route.limits.needs_body {
         let Some(incoming) = body.take() else { return nothing };
         let stream = ClientStream::new(incoming, rule.max(), pace, Rc::clone(&exchange.bytes_in));
@@ -389,8 +478,15 @@ fn judge(exchange: &mut Exchange, rule: &BodyRule, route: &Route, whole: Bytes) 
             size.rows = cost::rows(body, route.limits.rows_at.as_deref());
         }
     };
-    let checked = rule.decide_and_look(&whole, look).map_err(Stop::Body)?;
-    let body = match checked.into_rewritten() {
+    let rewritten = match rule.decide_and_look(&whole, look) {
+        Ok(checked) => checked.into_rewritten(),
+        Err(refusal) if route.shadow.body => {
+            exchange.would_refuse(Problem::from(Stop::Body(refusal)).reason.slug());
+            None
+        }
+        Err(refusal) => return Err(Stop::Body(refusal)),
+    };
+    let body = match rewritten {
         Some(rewritten) => {
             exchange.normalized = Some(rewritten.note);
             rewritten.body.into()

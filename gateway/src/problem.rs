@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use crate::edge::counter::Denied;
 use crate::edge::upstream::{ClientFault, Fault};
+use crate::policy::answer::Undeclared;
 use crate::policy::authenticate::{self, api_key, jwt};
 use crate::policy::path::Ambiguous;
 use crate::policy::{authorize, body, cors, limit, route, token};
@@ -63,6 +64,7 @@ reasons! {
     OriginRefused 403 "origin-refused" "Pages of this origin may not call this";
     CredentialMissing 401 "credential-missing" "A credential is needed";
     CredentialMalformed 400 "credential-malformed" "The credential can't be read";
+    CredentialsDisagree 400 "credentials-disagree" "The credentials name different principals";
     CredentialsSeveral 400 "credentials-several" "More than one credential was sent";
     ApiKeyMistyped 401 "api-key-mistyped" "This is not an API key of this service";
     ApiKeyUnknown 401 "api-key-unknown" "The API key is not known";
@@ -73,6 +75,9 @@ reasons! {
     RevocationUnknown 503 "revocation-unknown" "Whether the token was taken back can't be known just now";
     IssuerUnavailable 503 "issuer-unavailable" "Tokens of this issuer can't be checked just now";
     RoleMissing 403 "role-missing" "You may not call this";
+    ScopeMissing 403 "scope-missing" "The credential's scopes don't allow this";
+    RightMissing 403 "right-missing" "You may not do this, or not with this model";
+    ConditionUnmet 403 "condition-unmet" "You may not call this now, or from there";
     LimitExceeded 429 "limit-exceeded" "Too many requests";
     TooDear 413 "limit-too-small" "The request costs more than is ever admitted";
     StoreLost 503 "limit-store-lost" "Requests can't be counted just now";
@@ -91,6 +96,7 @@ reasons! {
     WorkerBusy 503 "worker-busy" "The model has too much to do just now";
     WorkerBroken 502 "worker-broken" "The model's answer could not be used";
     WorkerFailed 502 "worker-failed" "The model failed";
+    AnswerUndeclared 502 "answer-undeclared" "The model's answer is not as declared";
     WorkerSlow 504 "worker-slow" "The model did not answer in time";
     TokenRequest 400 "token-request" "The token request is not good";
     TokenGrant 400 "token-grant" "The user name or password is wrong";
@@ -114,7 +120,12 @@ impl Reason {
     pub fn is_workers(self) -> bool {
         matches!(
             self,
-            Self::WorkerUnreachable | Self::WorkerBusy | Self::WorkerBroken | Self::WorkerFailed | Self::WorkerSlow
+            Self::WorkerUnreachable
+                | Self::WorkerBusy
+                | Self::WorkerBroken
+                | Self::WorkerFailed
+                | Self::WorkerSlow
+                | Self::AnswerUndeclared
         )
     }
 
@@ -154,7 +165,7 @@ pub enum Stop {
     /// No principal; with the challenges for `WWW-Authenticate`.
     Authenticate(authenticate::Refusal, Vec<HeaderValue>),
     /// No right.
-    Authorize(authorize::Refusal),
+    Authorize(authorize::Denied),
     /// Too often, or not countable.
     Limit(Denied),
     /// A body that is not taken.
@@ -163,6 +174,8 @@ pub enum Stop {
     BodyRead(ClientFault, Option<usize>),
     /// No usable answer from a worker.
     Upstream(Fault),
+    /// An answer that is not of the declared form.
+    Undeclared(Undeclared),
     /// No token.
     Token(token::Refusal),
     /// More passwords are being checked than may be at once.
@@ -321,10 +334,11 @@ impl From<Stop> for Problem {
                 }
                 problem
             }
-            Stop::Authorize(authorize::Refusal) => Self::new(
-                Reason::RoleMissing,
-                "Your credential is good, but none of its roles may call this. Ask the operator for a role that may.",
-            ),
+            Stop::Authorize(denied) => {
+                let mut problem = right(denied.refusal);
+                problem.headers.extend(denied.challenge.map(|challenge| (header::WWW_AUTHENTICATE, challenge)));
+                problem
+            }
             Stop::Limit(Denied::Full(refusal)) => limited(*refusal),
             Stop::Limit(Denied::StoreLost) => {
                 Self::new(Reason::StoreLost, "The store that counts requests does not answer, and uncounted requests are not taken. Try again shortly.")
@@ -333,6 +347,11 @@ impl From<Stop> for Problem {
             Stop::Body(refusal) => refused_body(refusal),
             Stop::BodyRead(fault, max) => read_body(fault, max),
             Stop::Upstream(fault) => upstream(fault),
+            Stop::Undeclared(Undeclared(why)) => Self::new(
+                Reason::AnswerUndeclared,
+                "The worker answered in a form that is not passed on here. The operator finds the cause in the log.",
+            )
+            .cause(why),
             Stop::Token(refusal) => refused_token(refusal),
             Stop::TokenBusy => Self::new(Reason::TokenBusy, "Too many passwords are being checked. Try again shortly.")
                 .header(header::RETRY_AFTER, "1")
@@ -379,6 +398,36 @@ fn head(fault: HeadFault) -> Problem {
     }
 }
 
+fn right(refusal: authorize::Refusal) -> Problem {
+    use authorize::{Refusal as R, Unmet};
+    let (reason, detail) = match refusal {
+        R::Role => (
+            Reason::RoleMissing,
+            "Your credential is good, but none of its roles may call this. Ask the operator for a role that may.",
+        ),
+        R::Reach => (
+            Reason::RightMissing,
+            "Your roles may call this, but not with this method, or not for this model and version. Ask the operator for the right.",
+        ),
+        R::Scope(_) => (
+            Reason::ScopeMissing,
+            "Your roles may call this, but your credential was not given the scope for it. Ask for one with that scope.",
+        ),
+        R::Condition(Unmet::Network) => (
+            Reason::ConditionUnmet,
+            "You may call this, but not from your address. Call from a network that the operator allows.",
+        ),
+        R::Condition(Unmet::Time) => {
+            (Reason::ConditionUnmet, "You may call this, but not at this time. Ask the operator when it is open.")
+        }
+        R::Condition(Unmet::Claims) => (
+            Reason::ConditionUnmet,
+            "Your roles may call this, but not with your token's claims. Ask the operator which it needs.",
+        ),
+    };
+    Problem::new(reason, detail)
+}
+
 fn credential(refusal: &authenticate::Refusal) -> Problem {
     use authenticate::Refusal as R;
     let invalid = |cause: &str| {
@@ -392,6 +441,10 @@ fn credential(refusal: &authenticate::Refusal) -> Problem {
         R::Missing => Problem::new(
             Reason::CredentialMissing,
             "Send a credential of one of the kinds that WWW-Authenticate names.",
+        ),
+        R::Disagree => Problem::new(
+            Reason::CredentialsDisagree,
+            "Each credential is good, and they name different principals. Send those of one principal.",
         ),
         R::Several => Problem::new(Reason::CredentialsSeveral, "Send exactly one credential, in one header."),
         R::Malformed => {

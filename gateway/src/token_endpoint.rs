@@ -12,10 +12,11 @@ use http::{HeaderMap, HeaderValue, Response, header};
 use serde::Serialize;
 use serde_json::json;
 
+use crate::credentials::known;
 use crate::edge::grants::StoreLost;
 use crate::exchange::Core;
 use crate::policy::Documents;
-use crate::policy::authenticate::{Known, jwt};
+use crate::policy::authenticate::jwt;
 use crate::policy::token::{
     Client, Endpoint, Form, Grant, Holder, Kept, MOST_LIFETIME, PasswordGrant, RefreshToken, Refusal, TokenIssuer,
     describe, describe_refresh,
@@ -39,12 +40,6 @@ pub struct Asked<'a> {
     pub id: RequestId,
     /// When it came.
     pub now: Timestamp,
-}
-
-/// What credentials are held against beside the policy.
-#[must_use]
-pub fn known(core: &Core) -> Known<'_> {
-    Known { keys: &*core.snapshot.keys, revocations: core.grants.revocations(), seen: &core.seen_tokens }
 }
 
 /// Shows the keys or the metadata, to everybody.
@@ -86,7 +81,8 @@ async fn grant(
     client: Option<&Client>,
 ) -> Result<Response<Bytes>, Stop> {
     let Asked { core, id, now, .. } = asked;
-    let mint = |holder: &Holder<'_>| issuer.mint(holder, &core.snapshot.policy.roles, id, now).map_err(Stop::Token);
+    let mint =
+        |holder: &Holder<'_>| issuer.mint(holder, &core.snapshot.policy.vocabulary.roles, id, now).map_err(Stop::Token);
     match issuer.grant(form, client).map_err(Stop::Token)? {
         Grant::ClientCredentials { client, scope } => {
             said(&mint(&Holder { user: None, client: Some(client), scope: &scope, grant: "" })?)

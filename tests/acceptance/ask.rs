@@ -135,6 +135,58 @@ fn cases_hold_or_it_is_said_where_and_why_not() {
 }
 
 #[test]
+fn rights_are_explained_tested_and_shown() {
+    let rights = "[rights.iris]\nroles = [\"reader\"]\nmodels = [\"iris\"]\nscopes = [\"predict\"]\nclaims = { mfa = true }\n\
+                  networks = [\"10.0.0.0/8\"]\nhours = \"08:00-18:00\"\n[routes.infer]\npath = \"/v2/models/{model}\"\n\
+                  methods = [\"GET\"]\npool = \"models\"\nrights = [\"iris\"]\nauthenticate = [\"jwt\"]\n\
+                  [issuers.corp]\nissuer = \"https://corp.example.com\"\naudience = \"modelgate\"\nalgorithms = [\"HS256\"]\n\
+                  secret = { env = \"PATH\" }\n[routes.tried]\npath = \"/tried\"\nmethods = [\"GET\"]\npool = \"models\"\n\
+                  authorize = [\"reader\"]\ndanger_shadow = [\"authenticate\", \"authorize\"]\n";
+    let case = |name: &str, more: &str| {
+        format!("[case.{name}]\nrequest = \"GET /v2/models/iris\"\nas = \"role:reader\"\n{more}\n")
+    };
+    let whole = "scopes = [\"predict\"]\nclaims = { mfa = true }\nfrom = \"10.1.2.3\"\nat = \"2026-11-02T08:00:00Z\"\n";
+    let cases = case("all-of-it", &format!("{whole}expect = \"allowed\""))
+        + &case(
+            "no-scope",
+            &format!("{}expect = \"refused\"\nreason = \"scope-missing\"", whole.replace("predict", "x")),
+        )
+        + &case(
+            "no-claim",
+            &format!("{}expect = \"refused\"\nreason = \"condition-unmet\"", whole.replace("mfa", "x")),
+        )
+        + &case(
+            "at-night",
+            &format!("{}expect = \"refused\"\nreason = \"condition-unmet\"", whole.replace("T08", "T07")),
+        )
+        + &case(
+            "abroad",
+            &format!("{}expect = \"refused\"\nreason = \"condition-unmet\"", whole.replace("10.1", "11.1")),
+        );
+    let directory = world(&cases);
+    std::fs::write(directory.path().join("policy.toml"), format!("{POLICY}{rights}")).expect("it can be written");
+    let (code, text) = said(&gateway(directory.path(), &["test", "cases.toml"]));
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("5 cases, all hold") && !text.contains("rights.iris"), "{text}");
+
+    let (code, text) = said(&gateway(directory.path(), &["routes"]));
+    assert_eq!(code, Some(0));
+    let who = "reader (for iris, scope predict, its claims, from 10.0.0.0/8, 08:00-18:00 UTC)";
+    assert!(text.contains(who), "{text}");
+
+    let asked = ["explain", "GET", "/v2/models/iris", "--as", "role:reader", "--scope", "predict", "--claims"];
+    let rest = ["{\"mfa\": true}", "--from", "10.1.2.3", "--at", "2026-11-02T09:00:00Z"];
+    let (code, text) = said(&gateway(directory.path(), &[&asked[..], &rest].concat()));
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("the role reader opens it, by the right iris"), "{text}");
+    let (code, text) = said(&gateway(directory.path(), &["explain", "GET", "/tried"]));
+    assert_eq!(code, Some(0), "{text}");
+    for line in ["would refuse: credential-missing", "would refuse: role-missing", "only tried out"] {
+        assert!(text.contains(line), "{text}");
+    }
+}
+
+#[test]
 fn mistakes_in_cases_are_told_as_mistakes_in_a_policy_are() {
     let directory = world("[case.a]\nrequest = \"GET\"\nexpect = \"allowd\"\nraeson = \"x\"\n");
     let output = gateway(directory.path(), &["test", "cases.toml"]);

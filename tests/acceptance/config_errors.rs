@@ -86,7 +86,7 @@ a = 1
 
   2.toml:1:2  plugins
     is not a key that is known here
-    help: remove it; known here: admin, api_key, api_keys, client_address, clients, cors, defaults, issuers, limits, listener, log, pools, reload, roles, routes, schemas, store, token, users
+    help: remove it; known here: admin, answers, api_key, api_keys, assertion, client_address, clients, cors, defaults, issuers, limits, listener, log, pools, reload, rights, roles, routes, schemas, store, token, users
 ",
     ),
 ];
@@ -812,6 +812,238 @@ fn anonymous_is_written_out_on_both_sides_or_not_at_all() {
 
 const CONTRADICTIONS: &[Case] = &[
     (
+        "answers",
+        r#"[answers.full]
+form = "predict"
+show = "all"
+[answers.a]
+form = "predict"
+show = "top"
+steps = 1
+labels = ["x"]
+[answers.b]
+show = "label"
+top = 0
+steps = 5
+[answers.c]
+form = "oip-v2"
+show = "top"
+top = 0
+max = "1GiB"
+[routes.known]
+answers = "d"
+[routes.models]
+answers_for = { raeder = "full", admin = "e" }
+"#,
+        r#"error: 13 mistakes in the configuration
+
+  2.toml:4:10  answers.a.top
+    is missing
+    help: write how many classes are shown: top = 1
+
+  2.toml:7:1  answers.a.steps
+    is not from 2 to 1000000
+    help: write 100 for two decimals, 10 for tenths
+
+  2.toml:8:1  answers.a.labels
+    names outputs, and only form = "oip-v2" has any
+    help: remove it
+
+  2.toml:9:10  answers.b.form
+    is missing
+    help: write "predict" or "oip-v2"
+
+  2.toml:11:1  answers.b.top
+    stands without show = "top"
+    help: write show = "top", or remove it
+
+  2.toml:12:1  answers.b.steps
+    stands beside show = "label", which shows no number
+    help: remove it
+
+  2.toml:16:1  answers.c.top
+    is 0
+    help: write show = "label", or a larger number
+
+  2.toml:17:1  answers.c.max
+    is 0, or more than is held in memory
+    help: write at most "16MiB"
+
+  2.toml:1:10  answers.full
+    is called "full", which already means answers as they are
+    help: give it another name
+
+  2.toml:19:1  routes.known.answers
+    names the answer rule "d", which is not defined
+    help: did you mean "a"?
+
+  2.toml:21:1  routes.models.answers_for
+    stands without `answers`, so everybody sees all anyway
+    help: write `answers` for the others
+
+  2.toml:21:34  routes.models.answers_for.admin
+    names the answer rule "e", which is not defined
+    help: did you mean "a"?
+
+  2.toml:21:17  routes.models.answers_for.raeder
+    names the role "raeder", which is not defined
+    help: did you mean "reader"?
+"#,
+    ),
+    (
+        "assertions",
+        r#"[assertion]
+algorithm = "HS256"
+signing_key = "b58c1f0a7d9e4463a2c87b1e5f90d3c46e8a1b7295cd40f3"
+lifetime = "1h"
+pools = { modles = "model-worker" }
+"#,
+        r#"error: 5 mistakes in the configuration
+
+  2.toml:1:2  assertion.issuer
+    is missing
+    help: write the name by which workers know this gateway
+
+  2.toml:4:1  assertion.lifetime
+    is shorter than clocks differ, or longer than a stolen assertion should work
+    help: write one from "10s" to "5m"
+
+  2.toml:5:11  assertion.pools.modles
+    names the pool "modles", which is not defined
+    help: did you mean "models"?
+
+  2.toml:2:1  assertion.algorithm
+    is HMAC, with which whoever can check an assertion can make one
+    help: write one such as "ES256" or "EdDSA"
+
+  2.toml:3:1  assertion.signing_key
+    is written out, and a secret must only be referred to
+    help: write { env = "NAME" } or { file = "path" }; a secret itself never stands here
+"#,
+    ),
+    (
+        "rights",
+        r#"[rights.good]
+roles = ["reader"]
+[rights.models]
+roles = "authenticated"
+models = ["iris", "iris@", "a/b", "*"]
+[rights.bad]
+roles = ["raeder"]
+methods = ["post"]
+models = []
+hours = "8-18"
+days = ["monday"]
+networks = ["10.0.0.0/33"]
+claims = { group = [], team = { name = "x" } }
+[rights.nobody]
+scopes = ["two words"]
+[routes.known]
+authorize = "authenticated"
+rights = ["good"]
+[routes.two]
+path = "/two"
+methods = ["GET"]
+pool = "models"
+rights = ["good", "goood"]
+scopes = ["read"]
+[routes.three]
+path = "/three"
+methods = ["GET"]
+pool = "models"
+rights = ["models"]
+danger_shadow = ["authenticate", "body"]
+[routes.four]
+path = "/four"
+methods = ["GET"]
+pool = "models"
+authenticate = { all_of = ["jwt"] }
+rights = []
+"#,
+        r#"error: 20 mistakes in the configuration
+
+  2.toml:13:12  rights.bad.claims.group
+    is not what a claim can be held against
+    help: write a text, a number, true or false, or a list of those that will do
+
+  2.toml:13:24  rights.bad.claims.team
+    is not what a claim can be held against
+    help: write a text, a number, true or false, or a list of those that will do
+
+  2.toml:7:10  rights.bad.roles.0
+    names the role "raeder", which is not defined
+    help: did you mean "reader"?
+
+  2.toml:8:12  rights.bad.methods.0
+    is "post"
+    help: write a method such as "POST"
+
+  2.toml:9:1  rights.bad.models
+    is empty, so the right is for nothing
+    help: remove it, or name some
+
+  2.toml:10:1  rights.bad.hours
+    is "8-18", which is no part of a day
+    help: write a time such as "08:00-18:00", in UTC; over midnight such as "22:00-06:00"
+
+  2.toml:12:13  rights.bad.networks.0
+    is "10.0.0.0/33", which is not a network
+    help: write a network such as "10.0.0.0/8" or one address
+
+  2.toml:11:9  rights.bad.days.0
+    is "monday", which is not one of its choices
+    help: write "mon", "tue", "wed", "thu", "fri", "sat" or "sun"
+
+  2.toml:5:19  rights.models.models.1
+    is "iris@", which names no model
+    help: write a model such as "iris", one version of it such as "iris@2", or "mood-*"
+
+  2.toml:5:28  rights.models.models.2
+    is "a/b", which names no model
+    help: write a model such as "iris", one version of it such as "iris@2", or "mood-*"
+
+  2.toml:14:9  rights.nobody.roles
+    is missing
+    help: list the roles that have it: roles = ["predictor"]; "authenticated" means every proven principal, "anonymous" everybody
+
+  2.toml:15:11  rights.nobody.scopes.0
+    is "two words", which is no scope
+    help: write one word such as "predict"
+
+  2.toml:35:18  routes.four.authenticate.all_of
+    names less than two schemes
+    help: write a list such as ["api_key", "jwt"]
+
+  2.toml:36:1  routes.four.rights
+    is empty
+    help: list the roles that may call it: authorize = ["predictor"]; "authenticated" means every proven principal, "anonymous" everybody; or list rights: rights = ["office-hours"]
+
+  2.toml:18:1  routes.known.rights
+    stands beside `authorize`
+    help: keep one of them
+
+  2.toml:29:1  routes.three.rights
+    names one that is for some models, and this route names none
+    help: write `model = "NAME"`, or {model} in the path
+
+  2.toml:30:1  routes.three.danger_shadow
+    names "authenticate" without "authorize", so whoever it lets pass would be refused for lack of a role
+    help: write both
+
+  2.toml:30:1  routes.three.danger_shadow
+    names "body", and the route has no such rule
+    help: remove it, or define `body`
+
+  2.toml:24:1  routes.two.scopes
+    stands beside `rights`, each of which has its own
+    help: move it to [rights.NAME]
+
+  2.toml:23:19  routes.two.rights.1
+    names the right "goood", which is not defined
+    help: did you mean "good"?
+"#,
+    ),
+    (
         "contradictions",
         r#"[routes.open]
 authorize = ["reader"]
@@ -830,10 +1062,10 @@ authenticate = []
 
   2.toml:8:1  routes.admin.authorize
     is "nobody", which is not one of its words
-    help: list the roles that may call it: authorize = ["predictor"]; "authenticated" means every proven principal, "anonymous" everybody
+    help: list the roles that may call it: authorize = ["predictor"]; "authenticated" means every proven principal, "anonymous" everybody; or list rights: rights = ["office-hours"]
 
   2.toml:4:1  routes.known.authorize
-    is "anonymous" while `authenticate` asks for a credential
+    is for "anonymous" callers while `authenticate` asks for a credential
     help: write authenticate = "anonymous" too, or "authenticated" here
 
   2.toml:12:1  routes.model.authenticate
@@ -845,11 +1077,11 @@ authenticate = []
     help: write a list such as ["api_key", "jwt"], or "anonymous" for everybody
 
   2.toml:2:1  routes.open.authorize
-    asks for roles while `authenticate` is "anonymous", so nobody could call it
-    help: ask for credentials
+    asks for more than `authenticate`, which is "anonymous", so nobody could call it
+    help: ask for credentials, or write "anonymous" here too
 
   2.toml:6:1  routes.token.authorize
-    is "authenticated" while `authenticate` is "anonymous", so nobody could call it
+    asks for more than `authenticate`, which is "anonymous", so nobody could call it
     help: ask for credentials, or write "anonymous" here too
 "#,
     ),
@@ -925,7 +1157,7 @@ const MISSING: &[Case] = &[
 
   2.toml:1:9  routes.empty.authorize
     is missing
-    help: list the roles that may call it: authorize = ["predictor"]; "authenticated" means every proven principal, "anonymous" everybody
+    help: list the roles that may call it: authorize = ["predictor"]; "authenticated" means every proven principal, "anonymous" everybody; or list rights: rights = ["office-hours"]
 "#,
     ),
     (
@@ -937,7 +1169,7 @@ authorize = []
 
   2.toml:2:1  routes.predict.authorize
     names no role, so nobody could call it
-    help: list the roles that may call it: authorize = ["predictor"]; "authenticated" means every proven principal, "anonymous" everybody
+    help: list the roles that may call it: authorize = ["predictor"]; "authenticated" means every proven principal, "anonymous" everybody; or list rights: rights = ["office-hours"]
 "#,
     ),
     (

@@ -2,8 +2,10 @@
 #![expect(clippy::expect_used, clippy::indexing_slicing, reason = "a test that can't go on has failed")]
 
 mod admin;
+mod answers;
 mod api_key;
 mod ask;
+mod assertion;
 mod bodies;
 mod certificates;
 mod config_errors;
@@ -24,6 +26,7 @@ mod rate_limit;
 mod rbac;
 mod regression;
 mod reload;
+mod rights;
 mod secrets;
 mod shutdown;
 mod store_links;

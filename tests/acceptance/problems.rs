@@ -108,6 +108,9 @@ fn provocations(gateway: &Gateway) -> Vec<(&'static str, u16, String)> {
         ("token-expired", 401, predict(&bearer(&expired), &body)),
         ("issuer-unavailable", 503, predict(&bearer(&away), &body)),
         ("role-missing", 403, predict(&reader, &body)),
+        ("right-missing", 403, get("/other-model")),
+        ("scope-missing", 403, get("/scoped")),
+        ("condition-unmet", 403, get("/elsewhere")),
         ("limit-exceeded", 429, get("/limited")),
         ("limit-store-lost", 503, get("/uncountable")),
         ("body-not-taken", 413, request("GET", "/known", &reader, "x")),
@@ -210,6 +213,13 @@ async fn every_reason_has_its_answer_and_its_record() {
          [limits.rows]\nquota = 2\ncost = \"rows\"\nwindow = \"1h\"\nby = [\"address\"]\nstore_lost = \"local\"\n\
          [routes.dear]\npath = \"/dear\"\nmethods = [\"POST\"]\npool = \"models\"\nlimits = [\"rows\"]\n\
          authorize = [\"reader\"]\n[routes.dear.body]\n\
+         [rights.other]\nroles = [\"reader\"]\nmodels = [\"mood\"]\n\
+         [rights.elsewhere]\nroles = [\"reader\"]\nnetworks = [\"10.0.0.0/8\"]\n\
+         [routes.other-model]\npath = \"/other-model\"\nmethods = [\"GET\"]\npool = \"models\"\nmodel = \"iris\"\n\
+         rights = [\"other\"]\n\
+         [routes.elsewhere]\npath = \"/elsewhere\"\nmethods = [\"GET\"]\npool = \"models\"\nrights = [\"elsewhere\"]\n\
+         [routes.scoped]\npath = \"/scoped\"\nmethods = [\"GET\"]\npool = \"models\"\nauthorize = [\"reader\"]\n\
+         scopes = [\"read\"]\n\
          [issuers.away]\nissuer = \"https://away.example.com\"\naudience = \"modelgate\"\nalgorithms = [\"ES256\"]\n\
          jwks_url = \"https://127.0.0.1:{}/jwks\"\n",
         lost.address(),
@@ -238,8 +248,17 @@ async fn every_reason_has_its_answer_and_its_record() {
 
     too_many_passwords(&gateway).await;
     a_token_used_twice().await;
-    // Nobody is there to read the one, and the other is what the tests are here to never see.
-    provoked.extend(["token-busy", "token-reused", "token-revoked", "client-gone", "internal"]);
+    // Nobody is there to read the one, and the other is what the tests are here to never see; those of schemes,
+    // answers and keys in other stores are provoked beside what they are for.
+    provoked.extend([
+        "credentials-disagree",
+        "answer-undeclared",
+        "token-busy",
+        "token-reused",
+        "token-revoked",
+        "client-gone",
+        "internal",
+    ]);
     let all: BTreeSet<&str> = Reason::SLUGS.iter().copied().collect();
     assert_eq!(provoked, all, "a reason without a test");
 }

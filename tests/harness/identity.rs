@@ -6,7 +6,10 @@ use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der, PublicKeyX509Der};
 use aws_lc_rs::hmac;
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa::{KeyPair as RsaKeyPair, KeySize};
-use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _, RSA_PKCS1_SHA256};
+use aws_lc_rs::signature::{
+    ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _, RSA_PKCS1_SHA256,
+    UnparsedPublicKey,
+};
 use base64::Engine as _;
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
 use gateway::policy::authenticate::api_key;
@@ -213,6 +216,16 @@ impl Signer {
                 signature
             }
         }
+    }
+
+    /// Whether this key made the signature of a token; for ES256 alone.
+    #[must_use]
+    pub fn made(&self, token: &str) -> bool {
+        let Self::Es256(key) = self else { panic!("only signatures with ES256 are verified here") };
+        let (signed, signature) = token.rsplit_once('.').expect("a token has three parts");
+        let signature = BASE64_URL_SAFE_NO_PAD.decode(signature).expect("base64url");
+        let public = UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, key.public_key().as_ref());
+        public.verify(signed.as_bytes(), &signature).is_ok()
     }
 
     /// A token of a header and claims that are written as they stand here.

@@ -141,6 +141,7 @@ impl World {
             metrics: Arc::new(metrics),
             thread: 0,
             seen_tokens: SeenTokens::default(),
+            assertions: gateway::policy::assertion::Assertions::default(),
             ids: Rc::new(RequestIds::new([0; 16])),
             passwords: Arc::new(PasswordRoom::new(1)),
             stopping,

@@ -2,7 +2,7 @@
 #![expect(clippy::print_stdout, reason = "printing is what commands are for")]
 
 use std::fmt::Write as _;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::SystemTime;
 
@@ -11,7 +11,7 @@ use gateway::config::{Config, ConfigFile, Places};
 use gateway::explain::{Asked, Caller, Explained, explain};
 use gateway::types::Timestamp;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::Failure;
 
@@ -24,6 +24,18 @@ pub(crate) struct Options {
     /// Who asks: an API key's id (`team-a`), `user:alice`, `role:reader,admin`, or `anonymous`.
     #[arg(long = "as", value_name = "WHO", default_value = "anonymous")]
     caller: String,
+    /// A scope that a user or a role comes with; repeat it for more.
+    #[arg(long = "scope", value_name = "SCOPE")]
+    scopes: Vec<String>,
+    /// The claims that a user or a role comes with, as a JSON object.
+    #[arg(long, value_name = "JSON")]
+    claims: Option<String>,
+    /// The address that it comes from.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
+    from: IpAddr,
+    /// When, such as 2027-01-31T12:00:00Z; now where absent.
+    #[arg(long, value_name = "INSTANT")]
+    at: Option<At>,
     /// A header, such as `Origin: https://app.example.com`; repeat it for more.
     #[arg(long = "header", short = 'H', value_name = "NAME: VALUE")]
     headers: Vec<String>,
@@ -44,6 +56,18 @@ pub(crate) struct Options {
     json: bool,
 }
 
+/// An instant, as it is written on a command line.
+#[derive(Clone, Copy)]
+struct At(Timestamp);
+
+impl std::str::FromStr for At {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Timestamp::parse(text).map(Self).ok_or("is not an instant; write one such as 2027-01-31T12:00:00Z")
+    }
+}
+
 /// Says what would become of a request; whether it would pass.
 pub(crate) fn run(options: &Options, files: &[ConfigFile]) -> Result<bool, Failure> {
     let (policy, places) = Config::load_policy(files)?;
@@ -55,8 +79,11 @@ pub(crate) fn run(options: &Options, files: &[ConfigFile]) -> Result<bool, Failu
         target: options.path.parse().map_err(|_| Failure::usage("the path is no path"))?,
         headers,
         body,
+        address: options.from,
         caller: Caller::parse(&options.caller),
-        now: now(),
+        scopes: options.scopes.clone(),
+        claims: options.claims.as_deref().map_or_else(|| Ok(Map::new()), claims)?,
+        now: options.at.map_or_else(now, |at| at.0),
     };
     let mut explained = explain(&policy, &asked);
     let full = if options.live { live(&mut explained, options.admin)? } else { None };
@@ -73,6 +100,10 @@ pub(crate) fn run(options: &Options, files: &[ConfigFile]) -> Result<bool, Failu
 pub(super) fn now() -> Timestamp {
     let micros = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_micros();
     Timestamp::from_micros(u64::try_from(micros).unwrap_or(u64::MAX))
+}
+
+fn claims(text: &str) -> Result<Map<String, Value>, Failure> {
+    serde_json::from_str(text).map_err(|error| Failure::usage(format!("the claims are no JSON object: {error}")))
 }
 
 /// Headers as they are written: `Name: value`.

@@ -3,11 +3,11 @@
 
 use std::collections::BTreeSet;
 use std::io::IsTerminal as _;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
 use gateway::config::{Config, ConfigFile, Places, read_file};
 use gateway::explain::{Asked, Caller, Explained, explain};
-use gateway::policy::authorize::Authorize;
 use gateway::policy::{Destination, Policy};
 use gateway::problem::Reason;
 use gateway::settings::{Named, Section};
@@ -112,6 +112,10 @@ impl Case {
                 "remove it, or write expect = \"refused\"",
             );
         }
+        let scopes = section.all::<String>("scopes");
+        let claims =
+            section.section("claims").and_then(|claims| claims.json().as_object().cloned()).unwrap_or_default();
+        let address = section.or("from", IpAddr::from(Ipv4Addr::LOCALHOST));
         let at = section.optional::<String>("at").and_then(|text| {
             let instant = Timestamp::parse(&text);
             if instant.is_none() {
@@ -148,7 +152,9 @@ impl Case {
         let name = section.name().to_string();
         section.finish();
         let (method, target) = line?;
-        let asked = Asked { method, target, headers: headers.ok()?, body, caller, now: at.unwrap_or_else(now) };
+        let headers = headers.ok()?;
+        let now = at.unwrap_or_else(now);
+        let asked = Asked { method, target, headers, body, address, caller, scopes, claims, now };
         Some(Self { name, asked, expected: expected?, reason, route })
     }
 
@@ -198,6 +204,7 @@ fn complain(case: &Case, explained: &Explained, why: &str, places: &Places) {
 struct Coverage {
     allowed: BTreeSet<String>,
     refused: BTreeSet<String>,
+    rights: BTreeSet<String>,
     limits: BTreeSet<String>,
 }
 
@@ -208,6 +215,7 @@ impl Coverage {
             None => self.allowed.insert(route),
             Some(_) => self.refused.insert(route),
         };
+        self.rights.extend(explained.right.clone());
         self.limits.extend(explained.limits.iter().map(|(name, _)| name.clone()));
     }
 
@@ -218,11 +226,16 @@ impl Coverage {
             if !self.allowed.contains(name) {
                 missing.push(format!("routes.{name}: no request that is allowed"));
             }
-            let is_guarded = !matches!(route.authorize, Authorize::Anonymous)
-                || matches!(route.destination, Destination::Pool(_)) && route.body.is_some();
+            let is_guarded =
+                !route.authorize.is_open() || matches!(route.destination, Destination::Pool(_)) && route.body.is_some();
             if is_guarded && !self.refused.contains(name) {
                 missing.push(format!("routes.{name}: no request that is refused"));
             }
+        }
+        let rights = policy.routes.iter().flat_map(|route| route.authorize.rights());
+        let rights: BTreeSet<&str> = rights.filter_map(|right| right.name.as_deref()).collect();
+        for right in rights.into_iter().filter(|right| !self.rights.contains(*right)) {
+            missing.push(format!("rights.{right}: no request that it allows"));
         }
         for limit in policy.limits.iter().filter(|limit| !limit.in_flight && !self.limits.contains(&*limit.name)) {
             missing.push(format!("limits.{}: no request that meets it", limit.name));

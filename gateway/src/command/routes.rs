@@ -2,7 +2,7 @@
 #![expect(clippy::print_stdout, reason = "printing is what commands are for")]
 
 use gateway::config::{Config, ConfigFile};
-use gateway::policy::authorize::Authorize;
+use gateway::policy::authorize::{Right, Who};
 use gateway::policy::{Destination, Policy, Route};
 use serde_json::{Value, json};
 
@@ -41,11 +41,17 @@ pub(crate) fn run(files: &[ConfigFile], as_json: bool) -> Result<(), Failure> {
 }
 
 fn who(policy: &Policy, route: &Route) -> String {
-    match &route.authorize {
-        Authorize::Anonymous => "everybody".into(),
-        Authorize::Authenticated => "whoever is proven".into(),
-        Authorize::AnyOf(roles) => policy.roles.list(*roles).replace(',', ", "),
-    }
+    let words = &policy.vocabulary;
+    let right = |right: &Right| {
+        let who = match &right.who {
+            Who::Anonymous => "everybody".into(),
+            Who::Authenticated => "whoever is proven".into(),
+            Who::AnyOf(roles) => words.roles.list(*roles).replace(',', ", "),
+        };
+        let conditions = right.conditions(words);
+        if conditions.is_empty() { who } else { format!("{who} ({conditions})") }
+    };
+    route.authorize.rights().iter().map(|it| right(it)).collect::<Vec<_>>().join("; ")
 }
 
 fn destination(policy: &Policy, route: &Route) -> String {

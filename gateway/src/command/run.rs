@@ -22,6 +22,7 @@ use gateway::edge::metrics::Metrics;
 use gateway::edge::tls::Tls;
 use gateway::edge::upstream::Pool;
 use gateway::exchange::{Core, PasswordRoom, Snapshot};
+use gateway::policy::assertion::Assertions;
 use gateway::policy::authenticate::seen::SeenTokens;
 use gateway::problem::Reason;
 use gateway::reload::{Loaded, Reloader, Shared, Source};
@@ -113,6 +114,7 @@ impl Gateway {
                     thread,
                     // What was verified by other keys is verified again.
                     seen_tokens: SeenTokens::default(),
+                    assertions: Assertions::default(),
                     grants: Grants::new(Arc::clone(&grants)),
                     ids: before.map_or_else(|| Rc::new(RequestIds::new(seed())), |before| Rc::clone(&before.ids)),
                     passwords: Arc::clone(&passwords),

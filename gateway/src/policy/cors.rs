@@ -15,6 +15,7 @@ use http::header::{
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use std::time::Duration;
 
+use super::shadow::Shadow;
 use crate::settings::Section;
 use crate::types::Name;
 
@@ -154,6 +155,15 @@ pub struct Earned {
 }
 
 impl Earned {
+    /// The same for a page whose origin is not listed, where that is only tried out.
+    #[must_use]
+    pub fn tried(mut self, shadow: Shadow, request: &HeaderMap) -> Self {
+        if shadow.cors && self.allow_origin.is_none() {
+            self.allow_origin = single(request, &ORIGIN).cloned();
+        }
+        self
+    }
+
     /// Whether the page may read.
     #[must_use]
     pub fn is_allowed(&self) -> bool {

@@ -4,15 +4,19 @@
 //! answers one question, reads top-down (what people write, how it is compiled, how it decides, what
 //! it refuses) and knows no other stage. `journey` alone knows their order.
 
+pub mod answer;
+pub mod assertion;
 pub mod authenticate;
 pub mod authorize;
 pub mod body;
 pub mod cors;
+pub mod facts;
 pub mod forwarded;
 pub mod json;
 pub mod limit;
 pub mod path;
 pub mod route;
+pub mod shadow;
 pub mod token;
 
 use std::collections::HashMap;
@@ -24,8 +28,10 @@ use http::HeaderName;
 use crate::settings::Section;
 use crate::types::Name;
 
+use answer::{AnswerRules, Answers};
+use assertion::Assertion;
 use authenticate::{Authenticate, Authenticator};
-use authorize::{Authorize, Roles};
+use authorize::{Authorize, Rights, Vocabulary};
 use body::BodyRule;
 use cors::Cors;
 use forwarded::TrustedProxies;
@@ -33,6 +39,7 @@ use limit::cost::Cost;
 use limit::scope::By;
 use limit::{Counts, Limit, Limits, RouteLimits};
 use route::{RouteId, RouteTable};
+use shadow::Shadow;
 use token::{Endpoint, TokenIssuer};
 
 /// Where a route's requests go.
@@ -61,13 +68,19 @@ pub struct Route {
     pub authorize: Authorize,
     /// How often, and how much.
     pub limits: RouteLimits,
-    /// The model that is asked, for limits that count by it.
+    /// The model that is asked, for limits that count by it and rights that are for some.
     pub model: Model,
+    /// And its version.
+    pub version: Model,
     /// Which bodies it takes; none where absent.
     pub body: Option<BodyRule>,
+    /// How much of the answer is shown to whom.
+    pub answers: Answers,
+    /// Which of these rules are only tried out.
+    pub shadow: Shadow,
 }
 
-/// Where the name of the model stands.
+/// Where the name of the model stands, or its version.
 #[derive(Debug)]
 pub enum Model {
     /// Nowhere.
@@ -79,7 +92,7 @@ pub enum Model {
 }
 
 impl Model {
-    /// The model's name, of a request with this path; empty where there is none.
+    /// The name, of a request with this path; empty where there is none.
     #[must_use]
     pub fn of<'a>(&'a self, path: &'a str) -> &'a str {
         match self {
@@ -110,10 +123,12 @@ pub struct Policy {
     pub authenticator: Authenticator,
     /// The gateway's own tokens, where it issues any.
     pub issuer: Option<TokenIssuer>,
+    /// What workers are told of callers with a signature, where they are.
+    pub assertion: Option<Assertion>,
     /// The gateway's public keys and metadata, as they are shown.
     pub documents: Documents,
-    /// The roles' names.
-    pub roles: Roles,
+    /// What roles, scopes and claims mean.
+    pub vocabulary: Vocabulary,
     /// Peers whose word about the client's address is taken.
     pub trusted_proxies: TrustedProxies,
     /// The limits, in their order.
@@ -128,12 +143,20 @@ impl Policy {
     /// Mistakes are noted in the section; `None` only says that there were some.
     #[must_use]
     pub fn compile(root: &Section<'_>, pools: &[Name]) -> Option<Self> {
-        let roles = Roles::compile(root);
-        let issuer = root.section("token").and_then(|section| TokenIssuer::compile(section, root, &roles));
+        let vocabulary = Vocabulary::compile(root);
+        let roles = &vocabulary.roles;
+        let issuer = root.section("token").and_then(|section| TokenIssuer::compile(section, root, roles));
         if !root.has("token") && root.has("clients") {
             root.mistake("clients", "stands here without [token], so no client could get a token", "define [token]");
         }
-        let authenticator = Authenticator::compile(root, &roles, issuer.as_ref());
+        let authenticator = Authenticator::compile(root, &vocabulary, issuer.as_ref());
+        let assertion = root.section("assertion").and_then(|section| {
+            let assertion = Assertion::compile(&section, pools);
+            section.finish();
+            assertion
+        });
+        let rights = Rights::compile(root, &vocabulary);
+        let answers = AnswerRules::compile(root);
         let schemas = body::Schemas::compile(root);
         let client_address = root.section_or_empty("client_address");
         let trusted_proxies = TrustedProxies::compile(&client_address);
@@ -149,7 +172,9 @@ impl Policy {
 
         let parts = Parts {
             pools,
-            roles: &roles,
+            words: &vocabulary,
+            rights: &rights,
+            answers: &answers,
             authenticator: &authenticator,
             limits: &limits,
             cors: &cors,
@@ -189,7 +214,18 @@ impl Policy {
                 |wanted| own_paths.iter().find(|(endpoint, _)| *endpoint == wanted).map(|(_, path)| path.clone());
             Documents { jwks: issuer.jwks().into(), metadata: issuer.metadata(path).into() }
         });
-        Some(Self { table, routes, authenticator, issuer, documents, roles, trusted_proxies, limits, pools })
+        Some(Self {
+            table,
+            routes,
+            authenticator,
+            issuer,
+            assertion,
+            documents,
+            vocabulary,
+            trusted_proxies,
+            limits,
+            pools,
+        })
     }
 
     /// The route of an id that this policy's table gave.
@@ -208,7 +244,9 @@ impl Policy {
 /// What a route may name, while it is compiled.
 struct Parts<'a> {
     pools: &'a [Name],
-    roles: &'a Roles,
+    words: &'a Vocabulary,
+    rights: &'a Rights,
+    answers: &'a AnswerRules,
     authenticator: &'a Authenticator,
     limits: &'a Limits,
     cors: &'a HashMap<Name, Arc<Cors>>,
@@ -247,7 +285,7 @@ impl Parts<'_> {
             }
             self.default_authenticate.clone()
         };
-        let authorize = Authorize::compile(section, self.roles, authenticate.as_ref());
+        let authorize = Authorize::compile(section, self.words, self.rights, authenticate.as_ref());
         let limits =
             if section.has("limits") { limit::references(section, self.limits) } else { self.default_limits.clone() };
         if limits.is_none() {
@@ -264,7 +302,11 @@ impl Parts<'_> {
             section.mistake("limits", reason, "use a limit by \"address\" or \"route\"");
         }
         let body = section.section("body").and_then(|body| BodyRule::compile(body, self.schemas));
-        let model = model(section);
+        let (model, version) = (named(section, "model"), named(section, "version"));
+        if authorize.as_ref().is_some_and(Authorize::needs_model) && matches!(model, Model::Unnamed) {
+            let reason = "names one that is for some models, and this route names none";
+            section.mistake("rights", reason, "write `model = \"NAME\"`, or {model} in the path");
+        }
         for limit in &limits {
             check(section, limit, destination.as_ref(), body.as_ref(), &model);
         }
@@ -276,6 +318,12 @@ impl Parts<'_> {
                 format!("names {:?} and {:?}, which count rows in different places", &*first.name, &*other.name);
             section.mistake("limits", reason, "write the same `rows_at` in both");
         }
+        if section.has("answers")
+            && let Some(limit) = limits.iter().find(|limit| matches!(limit.cost, Cost::Answer(_)))
+        {
+            let reason = format!("stands beside the limit {:?}, which counts what the answer names", &*limit.name);
+            section.mistake("answers", reason, "keep one of them: what is shaped may no longer name it");
+        }
         Some(Route {
             name: section.name(),
             destination: destination?,
@@ -285,7 +333,10 @@ impl Parts<'_> {
             authorize: authorize?,
             limits: RouteLimits::new(limits),
             model,
+            version,
             body,
+            answers: Answers::compile(section, self.answers, &self.words.roles),
+            shadow: Shadow::compile(section),
         })
     }
 
@@ -344,12 +395,13 @@ impl Parts<'_> {
     }
 }
 
-/// Reads `model`, or finds `{model}` in the path.
-fn model(section: &Section<'_>) -> Model {
-    if let Some(name) = section.optional::<String>("model") {
+/// Reads `model` or `version`, or finds `{model}` or `{version}` in the path.
+fn named(section: &Section<'_>, key: &str) -> Model {
+    if let Some(name) = section.optional::<String>(key) {
         return Model::Named(name.into());
     }
-    let segment = section.word("path").and_then(|path| path.split('/').skip(1).position(|part| part == "{model}"));
+    let is_it = |part: &str| part.strip_prefix('{').and_then(|part| part.strip_suffix('}')) == Some(key);
+    let segment = section.word("path").and_then(|path| path.split('/').skip(1).position(is_it));
     segment.map_or(Model::Unnamed, Model::Segment)
 }
 

@@ -98,6 +98,12 @@ impl<'a> Section<'a> {
         self.value(key)?.as_str()
     }
 
+    /// Whether the key's value is a table.
+    #[must_use]
+    pub fn is_table(&self, key: &str) -> bool {
+        self.value(key).is_some_and(|value| value.as_dict().is_some())
+    }
+
     /// The key's value, or `default` where it is absent.
     pub fn or<T: Setting>(&self, key: &str, default: T) -> T {
         self.optional(key).unwrap_or(default)

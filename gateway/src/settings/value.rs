@@ -1,6 +1,6 @@
 //! The forms that a single value can have.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use figment::value::{Num, Value};
@@ -76,6 +76,14 @@ impl Setting for String {
     const SHAPE: &'static str = "a string";
     fn read(value: &Value) -> Result<Self, String> {
         text(value).map(str::to_owned)
+    }
+}
+
+impl Setting for IpAddr {
+    const SHAPE: &'static str = "an address such as \"192.0.2.1\"";
+    fn read(value: &Value) -> Result<Self, String> {
+        let word = text(value)?;
+        word.parse().map_err(|_| format!("is {word:?}, which is no address"))
     }
 }
 

@@ -54,6 +54,12 @@ pub struct Network {
     prefix: u8,
 }
 
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.base, self.prefix)
+    }
+}
+
 impl Network {
     /// Parses `address/prefix` or a single address.
     #[must_use]

@@ -7,14 +7,16 @@ mod digest;
 mod principal;
 mod request_id;
 mod secret;
+mod set;
 mod time;
 mod token_id;
 
 pub use address::{AddressBucket, ClientAddress, Network};
 pub use digest::Sha256;
-pub use principal::{Principal, Role, RoleSet, Scheme};
+pub use principal::{Principal, Scheme};
 pub use request_id::{RequestId, RequestIds};
 pub use secret::Secret;
+pub use set::{ClaimRule, ClaimSet, Role, RoleSet, Scope, ScopeSet};
 pub use time::Timestamp;
 pub use token_id::TokenId;
 

@@ -20,6 +20,8 @@ pub struct Told<'a> {
     pub id: RequestId,
     /// Who it was proven to come from.
     pub principal: &'a Principal,
+    /// The same with a signature, where the pool is told so.
+    pub assertion: Option<&'a HeaderValue>,
     /// The route that it took.
     pub route: &'a Name,
     /// Whether a number is looked for in the answer, which must then come without any coding.
@@ -94,6 +96,9 @@ impl<'a> Forwarded<'a> {
         field(out, "x-modelgate-roles", told.principal.roles_header.as_bytes());
         field(out, "x-modelgate-scheme", told.principal.scheme.as_str().as_bytes());
         field(out, "x-modelgate-route", told.route.as_bytes());
+        if let Some(assertion) = told.assertion {
+            field(out, "x-modelgate-assertion", assertion.as_bytes());
+        }
     }
 
     /// HTTP/2 may send one cookie in several fields; HTTP/1 readers expect one (RFC 9113 §8.2.3).
@@ -219,6 +224,7 @@ mod tests {
             http2: false,
             id: RequestIds::new([1; 16]).next(),
             principal: &principal,
+            assertion: None,
             route: &route,
             is_read_here: false,
         };

@@ -221,6 +221,25 @@ impl WorkerBody {
         }
     }
 
+    /// All of it, if it is not longer than `max` octets.
+    ///
+    /// # Errors
+    /// [`Fault`].
+    pub async fn whole(mut self, max: usize) -> Result<Bytes, Fault> {
+        let mut whole = Vec::new();
+        while let Some(part) = poll_fn(|cx| self.poll_data(cx)).await {
+            let part = part?;
+            if whole.len() + part.len() > max {
+                return Err(Fault::TooLarge);
+            }
+            if whole.is_empty() && self.is_end() {
+                return Ok(part);
+            }
+            whole.extend_from_slice(&part);
+        }
+        Ok(whole.into())
+    }
+
     /// Whether nothing more comes.
     #[must_use]
     pub fn is_end(&self) -> bool {

@@ -8,11 +8,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use http::HeaderValue;
-
-use crate::policy::authorize::Roles;
+use crate::policy::authorize::Vocabulary;
 use crate::settings::Section;
-use crate::types::{Principal, Scheme, Sha256, Timestamp};
+use crate::types::{ClaimSet, Principal, Scheme, Sha256, Timestamp};
 
 /// What every key begins with, so that people and scanners recognise a leaked one.
 pub const PREFIX: &str = "mgk_";
@@ -57,7 +55,7 @@ pub struct ApiKeys {
 impl ApiKeys {
     /// Reads every `[api_keys.ID]`.
     #[must_use]
-    pub fn compile(root: &Section<'_>, roles: &Roles) -> Self {
+    pub fn compile(root: &Section<'_>, words: &Vocabulary) -> Self {
         let mut keys = HashMap::new();
         for section in root.sections("api_keys") {
             let id = section.name();
@@ -69,7 +67,8 @@ impl ApiKeys {
             }
             let digest = section.required("digest", "paste the line that `gateway key new` printed");
             let owner: Option<String> = section.required("owner", "write who holds the key, to know whom to ask");
-            let held = roles.references(&section, "roles");
+            let held = words.roles.references(&section, "roles");
+            let scopes = words.scopes.references(&section, "scopes");
             let expires = section.optional::<String>("expires").and_then(|text| {
                 let parsed = Timestamp::parse(&text);
                 if parsed.is_none() {
@@ -83,15 +82,8 @@ impl ApiKeys {
             });
             section.finish();
             let (Some(digest), Some(_)) = (digest, owner) else { continue };
-            let held = roles.close(held);
-            let name = format!("key:{id}");
-            let principal = Principal {
-                scheme: Scheme::ApiKey,
-                header: HeaderValue::try_from(&name).unwrap_or(HeaderValue::from_static("key")),
-                id: name.into(),
-                roles: held,
-                roles_header: HeaderValue::try_from(roles.list(held)).unwrap_or(HeaderValue::from_static("")),
-            };
+            let principal = words.principal(Scheme::ApiKey, &format!("key:{id}"), held, scopes, ClaimSet::default());
+            let Some(principal) = principal else { continue };
             keys.insert(Box::from(&*id), ApiKey { digest, expires, principal: Arc::new(principal) });
         }
         Self { keys, nobody: Sha256::of(b"") }
@@ -160,7 +152,7 @@ mod tests {
             "[roles.predictor]\n[api_keys.team-a]\ndigest = \"{}\"\nowner = \"Team A\"\nroles = [\"predictor\"]\nexpires = \"2030-01-01T00:00:00Z\"",
             Sha256::of(key.as_bytes())
         );
-        let (keys, mistakes) = with_section(&toml, |root| ApiKeys::compile(root, &Roles::compile(root)));
+        let (keys, mistakes) = with_section(&toml, |root| ApiKeys::compile(root, &Vocabulary::compile(root)));
         assert_eq!(mistakes, []);
         let now = Timestamp::from_secs(1_800_000_000);
         assert_eq!(keys.decide(key.as_bytes(), now).map(|p| p.id.to_string()), Ok("key:team-a".into()));

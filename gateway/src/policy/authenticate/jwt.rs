@@ -10,13 +10,12 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
-use http::HeaderValue;
 use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey, DecodingKeyKind};
 use serde_json::{Map, Value};
 
 use super::Known;
 use super::seen::Verified;
-use crate::policy::authorize::Roles;
+use crate::policy::authorize::{Vocabulary, descend};
 use crate::policy::json;
 use crate::policy::token::{CLIENT_CREDENTIALS, TokenIssuer};
 use crate::settings::{Named, Section};
@@ -226,7 +225,7 @@ impl Issuers {
     pub fn decide(
         &self,
         token: &[u8],
-        roles: &Roles,
+        words: &Vocabulary,
         known: Known<'_>,
         now: Timestamp,
     ) -> Result<Arc<Principal>, Refusal> {
@@ -238,7 +237,7 @@ impl Issuers {
         let (principal, own) = if let Some(proven) = proven {
             proven
         } else {
-            let verified = self.verify(token, roles, known.keys, now)?;
+            let verified = self.verify(token, words, known.keys, now)?;
             let proven = (Arc::clone(&verified.principal), verified.own);
             known.seen.remember(&digest, verified);
             proven
@@ -268,9 +267,9 @@ impl Issuers {
         own.check(revocations, self.unknown_after).map(|()| own)
     }
 
-    fn verify(&self, token: &[u8], roles: &Roles, keys: &dyn Keys, now: Timestamp) -> Result<Verified, Refusal> {
+    fn verify(&self, token: &[u8], words: &Vocabulary, keys: &dyn Keys, now: Timestamp) -> Result<Verified, Refusal> {
         let checked = self.check(token, keys, now)?;
-        let principal = checked.issuer.principal(&checked.claims, roles)?;
+        let principal = checked.issuer.principal(&checked.claims, words)?;
         let own = checked.issuer.is_own.then(|| OwnToken::of(&checked.claims));
         let (from, until) = checked.holds;
         Ok(Verified { principal, own, from, until, issuer: checked.position, keys: checked.keys })
@@ -484,46 +483,30 @@ impl Issuer {
         }
     }
 
-    fn principal(&self, claims: &Map<String, Value>, roles: &Roles) -> Result<Arc<Principal>, Refusal> {
+    fn principal(&self, claims: &Map<String, Value>, words: &Vocabulary) -> Result<Arc<Principal>, Refusal> {
         let subject = claims.get("sub").and_then(Value::as_str).unwrap_or_default();
         if subject.is_empty() || subject.len() > MOST_SUBJECT || !subject.bytes().all(|b| b.is_ascii_graphic()) {
             return Err(Refusal::Subject);
         }
-        let mut held = RoleSet::default();
-        match descend(claims, &self.roles_claim) {
-            Some(Value::Array(names)) => {
-                for name in names.iter().filter_map(Value::as_str) {
-                    held = roles.find(name).map_or(held, |role| held.with(role));
-                }
-            }
-            // A `scope` is one string of words (RFC 6749 §3.3).
-            Some(Value::String(words)) => {
-                for name in words.split(' ') {
-                    held = roles.find(name).map_or(held, |role| held.with(role));
-                }
-            }
-            _ => {}
-        }
-        let held = roles.close(held);
+        let named = descend(claims, &self.roles_claim);
+        let held = named_words(named).filter_map(|name| words.roles.find(name)).fold(RoleSet::default(), RoleSet::with);
+        let scopes = words.scopes.set(named_words(claims.get("scope").or_else(|| claims.get("scp"))));
         let is_client = self.is_own && claims.get("gty").and_then(Value::as_str) == Some(CLIENT_CREDENTIALS);
         let id = format!("{}:{subject}", if is_client { "client" } else { &*self.name });
-        Ok(Arc::new(Principal {
-            scheme: Scheme::Jwt,
-            header: HeaderValue::try_from(&id).map_err(|_| Refusal::Subject)?,
-            id: id.into(),
-            roles: held,
-            roles_header: HeaderValue::try_from(roles.list(held)).unwrap_or(HeaderValue::from_static("")),
-        }))
+        let principal = words.principal(Scheme::Jwt, &id, held, scopes, words.claims.met(claims));
+        principal.map(Arc::new).ok_or(Refusal::Subject)
     }
 }
 
-/// The claim at a path such as `realm_access.roles`.
-fn descend<'c>(claims: &'c Map<String, Value>, path: &str) -> Option<&'c Value> {
-    if let Some(value) = claims.get(path) {
-        return Some(value);
-    }
-    let (first, rest) = path.split_once('.')?;
-    descend(claims.get(first)?.as_object()?, rest)
+/// The words of a claim: a list of them, or one string with spaces between them (RFC 6749 §3.3).
+fn named_words(claim: Option<&Value>) -> impl Iterator<Item = &str> {
+    let (list, text) = match claim {
+        Some(Value::Array(names)) => (Some(names), None),
+        Some(Value::String(words)) => (None, Some(words)),
+        _ => (None, None),
+    };
+    let listed = list.into_iter().flatten().filter_map(Value::as_str);
+    listed.chain(text.into_iter().flat_map(|words| words.split(' ')))
 }
 
 /// Reads a public key for an algorithm.

@@ -12,7 +12,8 @@ use std::sync::Arc;
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::authorize::Roles;
+use super::authorize::Vocabulary;
+use super::facts::Facts;
 use super::token::TokenIssuer;
 use crate::settings::{Named, Section};
 use crate::types::{Principal, Timestamp};
@@ -22,10 +23,18 @@ use jwt::{Issuers, Keys, Revocations};
 use seen::SeenTokens;
 
 /// A scheme that a route can name.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Accepted {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Accepted {
+    /// An API key, in its header.
     ApiKey,
+    /// A token, as `Authorization: Bearer`.
     Jwt,
+}
+
+impl Accepted {
+    fn name(self) -> &'static str {
+        Self::NAMES.iter().find(|(_, accepted)| *accepted == self).map_or("", |(name, _)| name)
+    }
 }
 
 impl Named for Accepted {
@@ -39,12 +48,9 @@ pub enum Authenticate {
     /// None is asked for: written out in the policy.
     Anonymous(Arc<Principal>),
     /// One of these.
-    Credential {
-        /// An API key is taken.
-        api_key: bool,
-        /// A token is taken.
-        jwt: bool,
-    },
+    AnyOf(Box<[Accepted]>),
+    /// All of these, for one principal; the first says what it may do.
+    AllOf(Box<[Accepted]>),
 }
 
 impl Authenticate {
@@ -62,31 +68,55 @@ impl Authenticate {
             section.mistake("authenticate", format!("is {word:?}"), remedy);
             return None;
         }
-        let schemes = section.all::<Accepted>("authenticate");
-        let (api_key, jwt) = (schemes.contains(&Accepted::ApiKey), schemes.contains(&Accepted::Jwt));
-        if jwt && authenticator.issuers.is_empty() && !api_key {
+        let (schemes, all) = if section.is_table("authenticate") {
+            let table = section.section("authenticate")?;
+            let schemes = table.all::<Accepted>("all_of");
+            if schemes.len() < 2 {
+                table.mistake("all_of", "names less than two schemes", "write a list such as [\"api_key\", \"jwt\"]");
+            }
+            table.finish();
+            (schemes, true)
+        } else {
+            (section.all::<Accepted>("authenticate"), false)
+        };
+        let needs_jwt = schemes.contains(&Accepted::Jwt) && (all || schemes.len() == 1);
+        if needs_jwt && authenticator.issuers.is_empty() {
             section.mistake(
                 "authenticate",
                 "takes only tokens, and no issuer of tokens is defined, so nobody could call it",
                 "define [token] or [issuers.NAME]",
             );
         }
-        if !api_key && !jwt {
+        if schemes.is_empty() {
             section.mistake("authenticate", "names no scheme, so nobody could call it", remedy);
             return None;
         }
-        Some(Self::Credential { api_key, jwt })
+        Some(if all { Self::AllOf(schemes.into()) } else { Self::AnyOf(schemes.into()) })
+    }
+
+    /// The schemes that it takes; none where it asks for none.
+    #[must_use]
+    pub fn schemes(&self) -> &[Accepted] {
+        match self {
+            Self::Anonymous(_) => &[],
+            Self::AnyOf(schemes) | Self::AllOf(schemes) => schemes,
+        }
+    }
+
+    /// Whether the scheme is taken.
+    #[must_use]
+    pub fn takes(&self, scheme: Accepted) -> bool {
+        self.schemes().contains(&scheme)
     }
 
     /// The schemes, for people.
     #[must_use]
     pub fn list(&self) -> String {
+        let names = self.schemes().iter().map(|scheme| scheme.name()).collect::<Vec<_>>();
         match self {
             Self::Anonymous(_) => "anonymous".into(),
-            Self::Credential { api_key, jwt } => {
-                let schemes = [(*api_key, "api_key"), (*jwt, "jwt")];
-                schemes.iter().filter(|(taken, _)| *taken).map(|(_, name)| *name).collect::<Vec<_>>().join(", ")
-            }
+            Self::AnyOf(_) => names.join(", "),
+            Self::AllOf(_) => names.join(" and "),
         }
     }
 
@@ -120,7 +150,7 @@ pub struct Authenticator {
 impl Authenticator {
     /// Reads `[api_key]`, `[api_keys.ID]` and `[issuers.NAME]`.
     #[must_use]
-    pub fn compile(root: &Section<'_>, roles: &Roles, own: Option<&TokenIssuer>) -> Self {
+    pub fn compile(root: &Section<'_>, words: &Vocabulary, own: Option<&TokenIssuer>) -> Self {
         let settings = root.section_or_empty("api_key");
         let name = settings.or("header", "X-API-Key".to_owned());
         let header = HeaderName::from_bytes(name.as_bytes()).ok().filter(|header| {
@@ -145,7 +175,7 @@ impl Authenticator {
         Self {
             challenges: Challenges::new(&name),
             header,
-            api_keys: ApiKeys::compile(root, roles),
+            api_keys: ApiKeys::compile(root, words),
             issuers: Issuers::compile(root, own),
         }
     }
@@ -170,50 +200,90 @@ impl Authenticator {
         &self.issuers
     }
 
-    /// Decides. `now` is the wall clock.
+    /// Decides.
     ///
     /// # Errors
-    /// [`Refusal`].
+    /// [`Undecided`]: what is missing can be had, and the question asked again, or the request is refused.
     pub fn decide(
         &self,
         rule: &Authenticate,
-        headers: &HeaderMap,
-        roles: &Roles,
+        facts: &Facts<'_>,
+        words: &Vocabulary,
         known: Known<'_>,
-        now: Timestamp,
-    ) -> Result<Arc<Principal>, Refusal> {
-        let (api_key, jwt) = match rule {
-            Authenticate::Anonymous(principal) => return Ok(Arc::clone(principal)),
-            Authenticate::Credential { api_key, jwt } => (*api_key, *jwt),
-        };
-        let key = if api_key { single(headers, &self.header)? } else { None };
-        let bearer = if jwt { bearer(headers)? } else { None };
-        match (key, bearer) {
-            (Some(_), Some(_)) => Err(Refusal::Several),
-            (Some(key), None) => self.api_keys.decide(key.as_bytes(), now).map_err(Refusal::ApiKey),
-            (None, Some(token)) => match self.issuers.decide(token, roles, known, now) {
+    ) -> Result<Arc<Principal>, Undecided> {
+        match rule {
+            Authenticate::Anonymous(principal) => Ok(Arc::clone(principal)),
+            Authenticate::AnyOf(schemes) => {
+                let mut shown = None;
+                for &scheme in schemes {
+                    // Which of two is meant, nobody but the client knows.
+                    if let Some(credential) = self.shown(scheme, facts)?
+                        && shown.replace(credential).is_some()
+                    {
+                        return Err(Refusal::Several.into());
+                    }
+                }
+                self.judge(shown.ok_or(Refusal::Missing)?, facts, words, known)
+            }
+            Authenticate::AllOf(schemes) => {
+                let mut proven: Option<Arc<Principal>> = None;
+                for &scheme in schemes {
+                    let shown = self.shown(scheme, facts)?.ok_or(Refusal::Missing)?;
+                    let principal = self.judge(shown, facts, words, known)?;
+                    match &proven {
+                        Some(first) if first.id != principal.id => return Err(Refusal::Disagree.into()),
+                        Some(_) => {}
+                        None => proven = Some(principal),
+                    }
+                }
+                proven.ok_or(Undecided::Refused(Refusal::Missing))
+            }
+        }
+    }
+
+    /// The credential of a scheme, where the request shows one.
+    fn shown<'f>(&self, scheme: Accepted, facts: &Facts<'f>) -> Result<Option<Shown<'f>>, Refusal> {
+        Ok(match scheme {
+            Accepted::ApiKey => single(facts.headers, &self.header)?.map(|key| Shown::ApiKey(key.as_bytes())),
+            Accepted::Jwt => bearer(facts.headers)?.map(Shown::Token),
+        })
+    }
+
+    fn judge(
+        &self,
+        shown: Shown<'_>,
+        facts: &Facts<'_>,
+        words: &Vocabulary,
+        known: Known<'_>,
+    ) -> Result<Arc<Principal>, Undecided> {
+        match shown {
+            Shown::ApiKey(key) => Ok(self.api_keys.decide(key, facts.now).map_err(Refusal::ApiKey)?),
+            Shown::Token(token) => match self.issuers.decide(token, words, known, facts.now) {
                 Ok(principal) => Ok(principal),
-                Err(jwt::Refusal::NoKeys) => Err(Refusal::IssuerUnavailable),
-                Err(jwt::Refusal::RevocationUnknown) => Err(Refusal::RevocationUnknown),
-                Err(refusal) => Err(Refusal::Token(refusal)),
+                Err(jwt::Refusal::NoKeys) => Err(Refusal::IssuerUnavailable.into()),
+                Err(jwt::Refusal::RevocationUnknown) => Err(Refusal::RevocationUnknown.into()),
+                Err(refusal) => Err(Refusal::Token(refusal).into()),
             },
-            (None, None) => Err(Refusal::Missing),
         }
     }
 
     /// The `WWW-Authenticate` values for an answer with 401, one for each scheme that the route takes.
     pub fn challenges(&self, rule: &Authenticate, refusal: &Refusal) -> impl Iterator<Item = HeaderValue> {
-        let (api_key, jwt) = match rule {
-            Authenticate::Anonymous(_) => (false, false),
-            Authenticate::Credential { api_key, jwt } => (*api_key, *jwt),
-        };
+        let (api_key, jwt) = (rule.takes(Accepted::ApiKey), rule.takes(Accepted::Jwt));
         let bearer = match refusal {
             Refusal::Token(_) => &self.challenges.bearer_invalid,
-            Refusal::Several | Refusal::Malformed => &self.challenges.bearer_malformed,
+            Refusal::Several | Refusal::Disagree | Refusal::Malformed => &self.challenges.bearer_malformed,
             _ => &self.challenges.bearer,
         };
         [jwt.then(|| bearer.clone()), api_key.then(|| self.challenges.api_key.clone())].into_iter().flatten()
     }
+}
+
+/// A credential as a request shows it.
+#[derive(Clone, Copy)]
+enum Shown<'f> {
+    ApiKey(&'f [u8]),
+    Token(&'f [u8]),
 }
 
 /// The values of `WWW-Authenticate`, made once.
@@ -260,6 +330,25 @@ fn bearer(headers: &HeaderMap) -> Result<Option<&[u8]>, Refusal> {
     Ok(Some(token))
 }
 
+/// Why there is no principal yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Undecided {
+    /// Something that is kept elsewhere decides. Once it was looked for, the same question has an answer.
+    Wanting(Wanted),
+    /// There will be none.
+    Refused(Refusal),
+}
+
+impl From<Refusal> for Undecided {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+/// What a decision waits for, and `crate::credentials` fetches.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wanted {}
+
 /// Why no principal was proven.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
@@ -267,6 +356,8 @@ pub enum Refusal {
     Missing,
     /// More than one was sent.
     Several,
+    /// All are good, and name different principals.
+    Disagree,
     /// `Authorization: Bearer` without one token behind it.
     Malformed,
     /// The API key is not good.

@@ -509,8 +509,7 @@ pub(crate) mod tests {
     use super::window::Standing;
     use super::*;
     use crate::settings::tests::with_section;
-    use crate::types::{RoleSet, Scheme};
-    use http::HeaderValue;
+    use crate::types::RoleSet;
 
     pub(crate) fn limit(toml: &str) -> Arc<Limit> {
         let roles = ["reader".into(), "admin".into()];
@@ -568,13 +567,10 @@ pub(crate) mod tests {
         let limit = limit(&format!(
             "{BASE}quota = 10\nroles = {{ reader = 20, admin = 100 }}\nprincipals = {{ \"key:a\" = 5 }}"
         ));
-        let role = |index| Role::new(index).expect("a small index");
         let principal = |id: &str, roles: &[usize]| Principal {
-            scheme: Scheme::ApiKey,
             id: id.into(),
-            roles: roles.iter().fold(RoleSet::default(), |set, index| set.with(role(*index))),
-            header: HeaderValue::from_static(""),
-            roles_header: HeaderValue::from_static(""),
+            roles: roles.iter().filter_map(|&role| Role::new(role)).fold(RoleSet::default(), RoleSet::with),
+            ..Principal::nobody()
         };
         for (id, roles, quota) in
             [("key:a", &[1][..], 5), ("key:b", &[0, 1], 100), ("key:b", &[0], 20), ("key:b", &[], 10)]

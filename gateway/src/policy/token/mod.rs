@@ -27,6 +27,7 @@ use clients::{Clients, narrow};
 pub use form::{Form, PasswordGrant};
 pub use refresh::{Family, Kept, RefreshToken};
 use signing::OwnKeys;
+pub(super) use signing::signing_pair;
 use users::Users;
 pub use users::hash_password;
 

@@ -76,7 +76,8 @@ fn verify_only(section: &Section<'_>) -> Option<(VerifyKey, Option<Jwk>)> {
     }
 }
 
-fn signing_pair(
+/// Reads `signing_key`: what signs, what its signatures are verified with, and what of it is published.
+pub(in crate::policy) fn signing_pair(
     section: &Section<'_>,
     algorithm: JwtAlgorithm,
     secret: &Secret,
