@@ -129,7 +129,7 @@ struct Csv {
     /// Members of the forest, each of one tree per class (for two classes: one tree).
     #[arg(long, default_value_t = train::forest::TREES, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     trees: u32,
-    /// Features that a member sees; by default three of four.
+    /// Features that a member sees; by default three of four of a few, two of five of many.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1024))]
     features_per_tree: Option<u32>,
     /// Parts of the cross-validation.

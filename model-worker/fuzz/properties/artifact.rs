@@ -13,11 +13,8 @@ pub(crate) fn check(octets: &[u8]) {
     let card = model.card();
     let text = card.features.iter().any(|feature| feature.kind == FeatureType::Text);
     for value in [-1e300, -1.5, 0.0, 1.0, 2.45, 1e300] {
-        let rows = if text {
-            Rows::Texts(vec!["not bad".into()])
-        } else {
-            Rows::Numbers(vec![value; card.features.len()])
-        };
+        let rows =
+            if text { Rows::Texts(vec!["not bad".into()]) } else { Rows::Numbers(vec![value; card.features.len()]) };
         let probabilities = model.predict_all(&rows);
         assert_eq!(probabilities.len(), card.classes.len());
         let sum: f64 = probabilities.iter().sum();

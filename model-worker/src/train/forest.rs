@@ -42,7 +42,7 @@ const GOLDEN: usize = 12;
 pub struct Recipe {
     /// Members of the forest.
     pub members: u32,
-    /// Features that a member sees; three of four where no number is given.
+    /// Features that a member sees; where no number is given, three of four of up to five, and two of five of many.
     pub features: Option<u32>,
     /// Parts of the cross-validation.
     pub folds: u32,
@@ -54,7 +54,9 @@ impl Recipe {
     fn features_of(self, table: &Table) -> usize {
         let all = table.columns.len();
         let wanted = self.features.and_then(|features| usize::try_from(features).ok());
-        wanted.unwrap_or((all * 3).div_ceil(4)).clamp(1, all.max(1))
+        // linfa chooses among a tree's features at every split, so that trees of wide tables differ only by seeing few.
+        let few = (all * 3).div_ceil(4).min(4);
+        wanted.unwrap_or((all * 2).div_ceil(5).max(few)).clamp(1, all.max(1))
     }
 }
 
