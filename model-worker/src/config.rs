@@ -42,8 +42,10 @@ pub struct Settings {
     pub assertion_key: Option<PathBuf>,
     /// Whom assertions must be for. Default `model-worker`.
     pub assertion_audience: String,
-    /// Whom assertions must be from. Default `modelgate`.
-    pub assertion_issuer: String,
+    /// Whom assertions must be from: `issuer` of the gateway's `[assertion]`. No default.
+    pub assertion_issuer: Option<String>,
+    /// Longest life of an assertion. Default `60s`, as the gateway's; what was stolen works no longer.
+    pub assertion_lifetime: Span,
     /// Most requests in flight; one more is answered 503 at once. Default 256.
     pub max_in_flight: u32,
     /// Most open connections; further ones wait in the system's backlog. Default 1024; keeps file descriptors free.
@@ -74,7 +76,8 @@ impl Default for Settings {
             tls_client_ca: None,
             assertion_key: None,
             assertion_audience: "model-worker".to_owned(),
-            assertion_issuer: "modelgate".to_owned(),
+            assertion_issuer: None,
+            assertion_lifetime: Span(Duration::from_mins(1)),
             max_in_flight: 256,
             max_connections: 1024,
             idle: Span(Duration::from_secs(75)),
@@ -140,6 +143,14 @@ impl Settings {
                 "the settings are not usable",
                 "TLS needs both `tls_certificate` and `tls_key`; `tls_client_ca` needs them too",
                 "give all of them, or none",
+            ));
+        }
+        if settings.assertion_key.is_some() != settings.assertion_issuer.is_some() {
+            return Err(Failure::new(
+                Exit::Config,
+                "the settings are not usable",
+                "assertions need both `assertion_key` and `assertion_issuer`",
+                "give the gateway's public key, and the `issuer` of its `[assertion]`",
             ));
         }
         let zero: Vec<&str> = zero.into_iter().filter_map(|(key, is_zero)| is_zero.then_some(key)).collect();
@@ -287,6 +298,7 @@ mod tests {
             ("max_rows = -1", "max_rows"),
             ("tls_key = \"key.pem\"", "tls_certificate"),
             ("tls_client_ca = \"ca.pem\"", "tls_certificate"),
+            ("assertion_key = \"key.pem\"", "assertion_issuer"),
         ] {
             let mut file = tempfile::NamedTempFile::new().expect("file");
             std::io::Write::write_all(&mut file, text.as_bytes()).expect("written");

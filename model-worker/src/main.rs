@@ -244,9 +244,10 @@ fn serve(serve: Serve) -> Result<(), Failure> {
         strict_range: settings.strict_range,
         repository_control: settings.repository_control,
     };
-    let guard = settings.assertion_key.as_deref();
-    let guard =
-        guard.map(|key| Guard::load(key, &settings.assertion_audience, &settings.assertion_issuer)).transpose()?;
+    let guard = settings.assertion_key.as_deref().zip(settings.assertion_issuer.as_deref());
+    let guard = guard
+        .map(|(key, issuer)| Guard::load(key, &settings.assertion_audience, issuer, settings.assertion_lifetime.0))
+        .transpose()?;
     let tls = settings.tls_certificate.as_deref().zip(settings.tls_key.as_deref());
     let tls = tls
         .map(|(certificate, key)| tls::Files { certificate, key, client_ca: settings.tls_client_ca.as_deref() })
