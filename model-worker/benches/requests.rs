@@ -96,7 +96,7 @@ impl Server {
     fn ask(&mut self, request: &[u8], buffer: &mut Vec<u8>) {
         self.stream.write_all(request).expect("sent");
         buffer.clear();
-        let mut chunk = [0; 64 * 1024];
+        let mut chunk = vec![0; 64 * 1024];
         loop {
             let read = self.stream.read(&mut chunk).expect("an answer");
             assert!(read > 0, "the server hung up");

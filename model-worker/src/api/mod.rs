@@ -6,8 +6,8 @@ mod route;
 pub mod rows;
 pub mod score;
 pub mod v2;
+mod which;
 
-use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -17,7 +17,6 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::header::{HeaderMap, HeaderValue};
 use hyper::{Request, StatusCode};
-use serde::Serialize;
 use serde_json::json;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
@@ -25,12 +24,12 @@ use tokio::time::timeout;
 use self::reply::{Body, Reply, inflate};
 use self::route::{Named, Route, check_media_type, coding, json_length};
 use self::score::Terms;
-use crate::body::{self, Json};
+use self::which::{choose, summary};
+use crate::body;
 use crate::catalog::{Catalog, Served};
 use crate::events::{Event, Events};
 use crate::guard::Guard;
 use crate::metrics::{self, Protocol, Totals};
-use crate::model::card::{Card, FeatureType};
 use crate::problem::Refusal;
 use crate::queue::Gate;
 
@@ -199,8 +198,7 @@ impl Api {
             }
             Route::Card(name) => {
                 let served = named(&catalog, (name, None))?;
-                let summary = Summary { card: Some(served.model.card()), ..summary(&catalog, served) };
-                Ok(reply::json(StatusCode::OK, &summary))
+                Ok(reply::json(StatusCode::OK, &summary(&catalog, served).with_card()))
             }
             Route::Predict(model) => self.predict(&catalog, model, headers, body).await,
             Route::Server => ok(&v2::metadata::server()),
@@ -234,10 +232,11 @@ impl Api {
         let meant = model.map(|model| named(catalog, model)).transpose()?;
         let _place = self.gate.enter().ok_or(Refusal::Busy)?;
         check_media_type(headers, false)?;
+        let terms = self.terms(route::patience(headers), Protocol::Predict);
         let bytes = self.read(headers, body).await?;
+        let terms = terms.from_now();
         let json = body::parse(&bytes).map_err(Refusal::Malformed)?;
         let served = meant.map_or_else(|| choose(catalog, &json), Ok)?;
-        let terms = self.terms(route::patience(headers), Protocol::Predict);
         Ok(reply::typed(StatusCode::OK, "application/json", rows::predict(served, &json, terms).await?))
     }
 
@@ -246,9 +245,9 @@ impl Api {
         let _place = self.gate.enter().ok_or(Refusal::Busy)?;
         check_media_type(headers, true)?;
         let json = json_length(headers)?;
-        let bytes = self.read(headers, body).await?;
         let terms = self.terms(route::patience(headers), Protocol::Rest);
-        let (answer, json) = v2::infer(served, &bytes, json, terms).await?;
+        let bytes = self.read(headers, body).await?;
+        let (answer, json) = v2::infer(served, &bytes, json, terms.from_now()).await?;
         let Some(json) = json else {
             return Ok(reply::typed(StatusCode::OK, "application/json", answer));
         };
@@ -272,7 +271,9 @@ impl Api {
         }
         let limit = self.limits.max_body;
         let _place = if call == "ModelInfer" { Some(self.gate.enter().ok_or(Refusal::Busy)?) } else { None };
+        let terms = self.terms(grpc::wire::patience(headers), Protocol::Grpc);
         let bytes = self.collect(body).await?;
+        let terms = terms.from_now();
         let find = || {
             let ModelRequest { name, version } = decode(headers, &bytes, limit)?;
             named(catalog, (&name, Some(version.as_str()).filter(|version| !version.is_empty())))
@@ -288,7 +289,6 @@ impl Api {
                 let request: InferRequest = decode(headers, &bytes, limit)?;
                 let version = Some(request.model_version.as_str()).filter(|version| !version.is_empty());
                 let served = named(catalog, (&request.model_name, version))?;
-                let terms = self.terms(grpc::wire::patience(headers), Protocol::Grpc);
                 Ok(encode(&grpc::infer(served, &request, terms).await?))
             }
             _ => Err(Refusal::NoSuchPath),
@@ -323,80 +323,6 @@ impl Api {
             Err(_) => Err(Refusal::BodyTooSlow),
         }
     }
-}
-
-/// A model as it is listed, and with its card where one model was asked for.
-#[derive(Debug, Serialize)]
-struct Summary<'a> {
-    name: &'a str,
-    version: &'a str,
-    versions: Vec<&'a str>,
-    description: &'a str,
-    features: Vec<&'a str>,
-    classes: &'a [String],
-    #[serde(skip_serializing_if = "Option::is_none")]
-    card: Option<&'a Card>,
-}
-
-fn summary<'a>(catalog: &'a Catalog, served: &'a Served) -> Summary<'a> {
-    let card = served.model.card();
-    Summary {
-        name: &served.name,
-        version: &served.version,
-        versions: catalog.versions(&served.name).collect(),
-        description: &card.description,
-        features: card.features.iter().map(|feature| feature.name.as_str()).collect(),
-        classes: &card.classes,
-        card: None,
-    }
-}
-
-/// The model whose features are the members of the first row. A row that shares members with one model only is meant
-/// for it, so that the answer can say which member is wrong.
-fn choose<'a>(catalog: &'a Catalog, json: &Json<'_>) -> Result<&'a Arc<Served>, Refusal> {
-    let members: HashSet<&str> = match rows::first(json) {
-        Some(Json::Object(members)) => members.iter().map(|(name, _)| name.as_ref()).collect(),
-        _ => HashSet::new(),
-    };
-    // Values by place say less: the one model of numbers that takes so many.
-    if let Some(Json::Array(items)) = rows::first(json) {
-        let fits = |served: &&Arc<Served>| {
-            let features = &served.model.card().features;
-            features.len() == items.len() && features.iter().all(|feature| feature.kind == FeatureType::Number)
-        };
-        let fitting: Vec<_> = catalog.current().filter(fits).collect();
-        if let [only] = fitting.as_slice() {
-            return Ok(*only);
-        }
-    }
-    let shared = |served: &&Arc<Served>| {
-        served.model.card().features.iter().filter(|feature| members.contains(feature.name.as_str())).count()
-    };
-    let exact: Vec<_> = catalog
-        .current()
-        .filter(|served| served.model.card().features.len() == members.len() && shared(served) == members.len())
-        .collect();
-    let near: Vec<_> = catalog.current().filter(|served| shared(served) > 0).collect();
-    match (exact.as_slice(), near.as_slice()) {
-        ([only], _) | ([], [only]) => Ok(*only),
-        _ => Err(Refusal::WhichModel(takes(catalog))),
-    }
-}
-
-/// Which models take which members, in words.
-fn takes(catalog: &Catalog) -> String {
-    let models: Vec<String> = catalog
-        .current()
-        .map(|served| {
-            let features = &served.model.card().features;
-            let mut names: Vec<&str> = features.iter().take(10).map(|feature| feature.name.as_str()).collect();
-            if features.len() > names.len() {
-                names.push("and others");
-            }
-            format!("{} takes {}", served.name, names.join(", "))
-        })
-        .collect();
-    format!("Send one row or an array of rows: {}. Or name the model: /models/{{name}}/predict.", models.join("; "))
 }
 
 #[cfg(test)]

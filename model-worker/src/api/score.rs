@@ -30,6 +30,14 @@ pub struct Terms {
     pub protocol: Protocol,
 }
 
+impl Terms {
+    /// The same for a body that is there by now; the deadline is still counted from the request's head.
+    #[must_use]
+    pub fn from_now(self) -> Self {
+        Self { begun: Instant::now(), ..self }
+    }
+}
+
 /// The predictions for a request's rows.
 #[derive(Debug)]
 pub struct Scored<'a> {
