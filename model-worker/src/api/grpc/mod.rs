@@ -62,7 +62,7 @@ pub fn index(catalog: &Catalog) -> RepositoryIndex {
 
 /// Elements that came typed; of each datatype in its own list.
 #[expect(clippy::cast_precision_loss, reason = "features are f64: the nearest is taken")]
-fn typed<'a>(contents: &'a Contents, datatype: Datatype, at: &str) -> Result<Data<'a>, Refusal> {
+fn typed<'a>(contents: &'a Contents, datatype: Datatype, place: usize) -> Result<Data<'a>, Refusal> {
     Ok(match datatype {
         Datatype::Bool => Data::Bools(contents.bools.len()),
         Datatype::Int(8, true) => Data::Numbers(contents.longs.iter().map(|number| *number as f64).collect()),
@@ -72,13 +72,17 @@ fn typed<'a>(contents: &'a Contents, datatype: Datatype, at: &str) -> Result<Dat
         Datatype::Float(8) => Data::Numbers(contents.doubles.clone()),
         Datatype::Float(4) => Data::Numbers(contents.singles.iter().map(|number| f64::from(*number)).collect()),
         Datatype::Float(_) => {
-            return Err(Refusal::invalid(format!("{at}/contents"), "wrong-type", "FP16 comes as raw contents only"));
+            return Err(Refusal::invalid(
+                format!("/inputs/{place}/contents"),
+                "wrong-type",
+                "FP16 comes as raw contents only",
+            ));
         }
         Datatype::Bytes => {
             let text = |bytes: &'a bytes::Bytes| str::from_utf8(bytes).ok().map(Cow::Borrowed);
             let texts: Option<_> = contents.texts.iter().map(text).collect();
             Data::Texts(texts.ok_or_else(|| {
-                Refusal::invalid(format!("{at}/contents/bytes_contents"), "wrong-type", "expected UTF-8")
+                Refusal::invalid(format!("/inputs/{place}/contents/bytes_contents"), "wrong-type", "expected UTF-8")
             })?)
         }
     })
@@ -92,8 +96,8 @@ fn tensors(request: &InferRequest) -> Result<Vec<Tensor<'_>>, Refusal> {
     }
     let mut tensors = Vec::with_capacity(request.inputs.len());
     for (index, input) in request.inputs.iter().enumerate() {
-        let at = format!("/inputs/{index}");
-        let wrong = |member: &str, detail: &str| Refusal::invalid(format!("{at}/{member}"), "wrong-type", detail);
+        let wrong =
+            |member: &str, detail: &str| Refusal::invalid(format!("/inputs/{index}/{member}"), "wrong-type", detail);
         let datatype = Datatype::parse(&input.datatype)
             .ok_or_else(|| wrong("datatype", "expected a type of the protocol, such as FP64"))?;
         if input.parameters.contains_key("shared_memory_region") {
@@ -103,11 +107,11 @@ fn tensors(request: &InferRequest) -> Result<Vec<Tensor<'_>>, Refusal> {
         let shape = shape.map_err(|_| wrong("shape", "expected whole numbers"))?;
         let data = match (&input.contents, request.raw.get(index)) {
             (Some(_), Some(_)) => return Err(wrong("contents", "expected contents or raw contents, not both")),
-            (Some(contents), None) => typed(contents, datatype, &at)?,
-            (None, Some(octets)) => binary::decode(datatype, octets, &at)?,
+            (Some(contents), None) => typed(contents, datatype, index)?,
+            (None, Some(octets)) => binary::decode(datatype, octets, index)?,
             (None, None) => return Err(wrong("contents", "the input has no data")),
         };
-        tensors.push(Tensor { at, name: Cow::Borrowed(&input.name), datatype, shape, data });
+        tensors.push(Tensor { place: index, name: Cow::Borrowed(&input.name), datatype, shape, data });
     }
     Ok(tensors)
 }

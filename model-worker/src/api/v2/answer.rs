@@ -1,6 +1,6 @@
 //! The outputs: which there are, which are asked for, and how they are written.
 
-use std::fmt::Write as _;
+use std::io::Write as _;
 
 use serde::Serialize;
 
@@ -146,13 +146,22 @@ pub fn choose(model: &Model, wanted: &Wanted) -> Result<Vec<(Output, bool)>, Ref
 /// What lies outside the training range, in words that a parameter can hold: the features, and the number of rows.
 #[must_use]
 pub fn unusual(scored: &Scored<'_>) -> Option<(String, usize)> {
+    if scored.unusual.is_empty() {
+        return None;
+    }
     let card = scored.served.model.card();
     let named = |index: usize| scored.unusual.iter().any(|(_, feature)| *feature == index);
     let features: Vec<&str> =
         card.features.iter().enumerate().filter(|(i, _)| named(*i)).map(|(_, f)| f.name.as_str()).collect();
     let mut rows: Vec<usize> = scored.unusual.iter().map(|(row, _)| *row).collect();
     rows.dedup();
-    (!rows.is_empty()).then(|| (features.join(","), rows.len()))
+    Some((features.join(","), rows.len()))
+}
+
+/// Appends a text as JSON.
+fn push(json: &mut Vec<u8>, text: &str) {
+    let written = serde_json::to_writer(json, text);
+    debug_assert!(written.is_ok(), "a text always becomes JSON");
 }
 
 /// The answer: its octets, and how many of them are JSON where others follow.
@@ -161,31 +170,34 @@ pub fn write(scored: &Scored<'_>, id: Option<&str>, outputs: &[(Output, bool)]) 
     let served = scored.served;
     let classes = served.model.card().classes.len();
     let rows = scored.rows().len();
-    let text = |text: &str| serde_json::to_string(text).unwrap_or_default();
-    let mut head = format!("{{\"model_name\":{},\"model_version\":{}", text(&served.name), text(&served.version));
+    let mut json = Vec::with_capacity(512 + rows * (16 + 12 * classes));
+    json.extend_from_slice(b"{\"model_name\":");
+    push(&mut json, &served.name);
+    json.extend_from_slice(b",\"model_version\":");
+    push(&mut json, &served.version);
     if let Some(id) = id {
-        let _ = write!(head, ",\"id\":{}", text(id));
+        json.extend_from_slice(b",\"id\":");
+        push(&mut json, id);
     }
     if let Some((features, rows)) = unusual(scored) {
-        let features = text(&features);
-        let _ = write!(
-            head,
-            ",\"parameters\":{{\"out_of_training_range\":{features},\"out_of_training_range_rows\":{rows}}}"
-        );
+        json.extend_from_slice(b",\"parameters\":{\"out_of_training_range\":");
+        push(&mut json, &features);
+        put(&mut json, format_args!(",\"out_of_training_range_rows\":{rows}}}"));
     }
-    let mut json = head.into_bytes();
     let mut tail = Vec::new();
     json.extend_from_slice(b",\"outputs\":[");
     for (index, (output, binary)) in outputs.iter().enumerate() {
         let (name, datatype, width) = (output.name(), output.datatype(), output.width(classes));
-        let comma = if index > 0 { "," } else { "" };
-        let head = format!("{comma}{{\"name\":\"{name}\",\"datatype\":\"{datatype}\",\"shape\":[{rows},{width}],");
-        json.extend_from_slice(head.as_bytes());
+        let begin: &[u8] = if index > 0 { b",{\"name\":\"" } else { b"{\"name\":\"" };
+        for part in [begin, name.as_bytes(), b"\",\"datatype\":\"", datatype.as_bytes(), b"\",\"shape\":["] {
+            json.extend_from_slice(part);
+        }
+        put(&mut json, format_args!("{rows},{width}],"));
         if *binary {
             let before = tail.len();
             output.write_binary(scored, &mut tail);
             let size = tail.len() - before;
-            json.extend_from_slice(format!("\"parameters\":{{\"binary_data_size\":{size}}}").as_bytes());
+            put(&mut json, format_args!("\"parameters\":{{\"binary_data_size\":{size}}}"));
         } else {
             json.extend_from_slice(b"\"data\":");
             output.write_json(scored, &mut json);
@@ -197,4 +209,10 @@ pub fn write(scored: &Scored<'_>, id: Option<&str>, outputs: &[(Output, bool)]) 
     let binary = outputs.iter().any(|(_, binary)| *binary);
     json.append(&mut tail);
     (json, binary.then_some(length))
+}
+
+/// Appends what is formatted.
+fn put(json: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
+    let written = json.write_fmt(text);
+    debug_assert!(written.is_ok(), "a vector grows");
 }

@@ -24,13 +24,13 @@ fn element(datatype: Datatype, bytes: &[u8]) -> f64 {
     }
 }
 
-/// Elements out of octets.
+/// Elements out of the octets of the input at `place`.
 ///
 /// # Errors
 ///
 /// When the octets are not whole elements, or a text is not UTF-8.
-pub fn decode<'a>(datatype: Datatype, bytes: &'a [u8], at: &str) -> Result<Data<'a>, Refusal> {
-    let wrong = |code, detail: &str| Refusal::invalid(format!("{at}/data"), code, detail);
+pub fn decode(datatype: Datatype, bytes: &[u8], place: usize) -> Result<Data<'_>, Refusal> {
+    let wrong = |code, detail: &str| Refusal::invalid(format!("/inputs/{place}/data"), code, detail);
     let Some(size) = datatype.size() else {
         let mut texts = Vec::new();
         let mut rest = bytes;
@@ -77,9 +77,9 @@ mod tests {
             ("FP64", 0.1_f64.to_le_bytes().to_vec(), 0.1),
         ] {
             let datatype = Datatype::parse(name).expect(name);
-            assert_eq!(decode(datatype, &bytes, ""), Ok(Data::Numbers(vec![number])), "{name}");
+            assert_eq!(decode(datatype, &bytes, 0), Ok(Data::Numbers(vec![number])), "{name}");
             if bytes.len() > 1 {
-                assert!(decode(datatype, &bytes[1..], "").is_err(), "{name}");
+                assert!(decode(datatype, &bytes[1..], 0).is_err(), "{name}");
             }
         }
     }
@@ -89,11 +89,11 @@ mod tests {
         let mut bytes = Vec::new();
         push_text(&mut bytes, "é");
         push_text(&mut bytes, "");
-        assert_eq!(decode(Datatype::Bytes, &bytes, ""), Ok(Data::Texts(vec!["é".into(), "".into()])));
+        assert_eq!(decode(Datatype::Bytes, &bytes, 0), Ok(Data::Texts(vec!["é".into(), "".into()])));
         for cut in [1, 5, 7] {
-            assert!(decode(Datatype::Bytes, &bytes[..cut], "").is_err(), "{cut}");
+            assert!(decode(Datatype::Bytes, &bytes[..cut], 0).is_err(), "{cut}");
         }
-        assert!(decode(Datatype::Bytes, &[1, 0, 0, 0, 0xff], "").is_err());
-        assert!(decode(Datatype::Bytes, &[0xff; 8], "").is_err());
+        assert!(decode(Datatype::Bytes, &[1, 0, 0, 0, 0xff], 0).is_err());
+        assert!(decode(Datatype::Bytes, &[0xff; 8], 0).is_err());
     }
 }

@@ -207,14 +207,18 @@ impl<'de: 'a, 'a> Deserialize<'de> for Elements<'a> {
 
 impl<'a> Elements<'a> {
     /// The elements, if they are all of one kind and nested as the shape says.
-    fn into_data(self, at: &str, shape: &[u64]) -> Result<Data<'a>, Refusal> {
+    fn into_data(self, place: usize, shape: &[u64]) -> Result<Data<'a>, Refusal> {
         let kinds = [!self.numbers.is_empty(), !self.texts.is_empty(), self.bools > 0];
         if let Some(index) = self.foreign {
             let detail = "expected a number or a string";
-            return Err(Refusal::invalid(format!("{at}/data/{index}"), "wrong-type", detail));
+            return Err(Refusal::invalid(format!("/inputs/{place}/data/{index}"), "wrong-type", detail));
         }
         if kinds.into_iter().filter(|kind| *kind).count() > 1 {
-            return Err(Refusal::invalid(format!("{at}/data"), "wrong-type", "expected elements of one kind"));
+            return Err(Refusal::invalid(
+                format!("/inputs/{place}/data"),
+                "wrong-type",
+                "expected elements of one kind",
+            ));
         }
         let nested = self.lengths.len() > 1;
         let as_shaped =
@@ -224,7 +228,7 @@ impl<'a> Elements<'a> {
             || (nested && !as_shaped)
         {
             let detail = "expected one flat array, or arrays nested as the shape says";
-            return Err(Refusal::invalid(format!("{at}/data"), "wrong-shape", detail));
+            return Err(Refusal::invalid(format!("/inputs/{place}/data"), "wrong-shape", detail));
         }
         Ok(match kinds {
             [_, true, _] => Data::Texts(self.texts),
@@ -285,27 +289,27 @@ impl<'a> Request<'a> {
     pub fn tensors(self, mut tail: &'a [u8]) -> Result<Vec<Tensor<'a>>, Refusal> {
         let mut tensors = Vec::with_capacity(self.inputs.len());
         for (index, input) in self.inputs.into_iter().enumerate() {
-            let at = format!("/inputs/{index}");
-            let wrong = |member: &str, code, detail: &str| Refusal::invalid(format!("{at}/{member}"), code, detail);
+            let wrong =
+                |member: &str, code, detail: &str| Refusal::invalid(format!("/inputs/{index}/{member}"), code, detail);
             let datatype = Datatype::parse(&input.datatype)
                 .ok_or_else(|| wrong("datatype", "wrong-type", "expected a type of the protocol, such as FP64"))?;
             if input.parameters.shared_memory_region.is_some() {
                 return Err(wrong("parameters/shared_memory_region", "not-offered", "there is no shared memory"));
             }
             let data = match (input.data, input.parameters.binary_data_size) {
-                (Some(elements), None) => elements.into_data(&at, &input.shape)?,
+                (Some(elements), None) => elements.into_data(index, &input.shape)?,
                 (None, Some(size)) => {
                     let (own, rest) = tail.split_at_checked(size).ok_or_else(|| {
                         let detail = "the body has fewer octets after its JSON";
                         wrong("parameters/binary_data_size", "wrong-count", detail)
                     })?;
                     tail = rest;
-                    super::binary::decode(datatype, own, &at)?
+                    super::binary::decode(datatype, own, index)?
                 }
                 (Some(_), Some(_)) => return Err(wrong("data", "wrong-type", "expected data or octets, not both")),
                 (None, None) => return Err(wrong("data", "missing-member", "the input has no data")),
             };
-            tensors.push(Tensor { at, name: input.name, datatype, shape: input.shape, data });
+            tensors.push(Tensor { place: index, name: input.name, datatype, shape: input.shape, data });
         }
         if tail.is_empty() {
             Ok(tensors)

@@ -140,8 +140,8 @@ impl Data<'_> {
 /// One input.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Tensor<'a> {
-    /// Its place in the request: `/inputs/0`.
-    pub at: String,
+    /// Its place among the request's inputs.
+    pub place: usize,
     /// Its name.
     pub name: Cow<'a, str>,
     /// Type of its elements.
@@ -158,7 +158,7 @@ pub struct Placed<'a> {
     /// The rows.
     pub rows: Rows<'a>,
     /// Place of each tensor, in the order of the features; one alone when it holds whole rows.
-    places: Vec<String>,
+    places: Vec<usize>,
     width: usize,
 }
 
@@ -167,8 +167,8 @@ impl Placed<'_> {
     #[must_use]
     pub fn place(&self, row: usize, feature: usize) -> String {
         match self.places.as_slice() {
-            [only] => format!("{only}/data/{}", row * self.width + feature),
-            several => format!("{}/data/{row}", several.get(feature).map_or("", String::as_str)),
+            [only] => format!("/inputs/{only}/data/{}", row * self.width + feature),
+            several => format!("/inputs/{}/data/{row}", several.get(feature).copied().unwrap_or_default()),
         }
     }
 }
@@ -178,7 +178,17 @@ fn shape_text(shape: &[u64]) -> String {
     format!("[{}]", shape.join(","))
 }
 
+/// Where a member of the input at `place` is.
+fn at(place: usize, member: &str) -> String {
+    format!("/inputs/{place}/{member}")
+}
+
 impl Tensor<'_> {
+    /// Where one of its members is.
+    fn at(&self, member: &str) -> String {
+        at(self.place, member)
+    }
+
     /// The number of rows, if the tensor holds `width` values of each.
     fn count(&self, width: usize, max_rows: u32) -> Result<usize, Refusal> {
         let wide = u64::try_from(width).unwrap_or(u64::MAX);
@@ -187,11 +197,11 @@ impl Tensor<'_> {
             [rows] if width == 1 => *rows,
             other => {
                 let detail = format!("expected [rows,{width}], not {}", shape_text(other));
-                return Err(Refusal::invalid(format!("{}/shape", self.at), "wrong-shape", detail));
+                return Err(Refusal::invalid(self.at("shape"), "wrong-shape", detail));
             }
         };
         if rows == 0 {
-            return Err(Refusal::invalid(format!("{}/shape", self.at), "no-rows", "expected at least one row"));
+            return Err(Refusal::invalid(self.at("shape"), "no-rows", "expected at least one row"));
         }
         if rows > u64::from(max_rows) {
             return Err(Refusal::TooManyRows(max_rows));
@@ -199,7 +209,7 @@ impl Tensor<'_> {
         let expected = usize::try_from(rows * wide).unwrap_or(usize::MAX);
         if self.data.len() != expected {
             let detail = format!("expected {expected} elements as the shape says, not {}", self.data.len());
-            return Err(Refusal::invalid(format!("{}/data", self.at), "wrong-count", detail));
+            return Err(Refusal::invalid(self.at("data"), "wrong-count", detail));
         }
         usize::try_from(rows).map_err(|_| Refusal::TooManyRows(max_rows))
     }
@@ -208,17 +218,17 @@ impl Tensor<'_> {
     fn numbers(self) -> Result<Vec<f64>, Refusal> {
         if matches!(self.datatype, Datatype::Bytes | Datatype::Bool) {
             let detail = format!("expected a type of numbers such as FP64, not {}", self.datatype.name());
-            return Err(Refusal::invalid(format!("{}/datatype", self.at), "wrong-type", detail));
+            return Err(Refusal::invalid(self.at("datatype"), "wrong-type", detail));
         }
         let Data::Numbers(mut numbers) = self.data else {
             let detail = format!("expected numbers, not {}", self.data.kind());
-            return Err(Refusal::invalid(format!("{}/data", self.at), "wrong-type", detail));
+            return Err(Refusal::invalid(at(self.place, "data"), "wrong-type", detail));
         };
         for (index, number) in numbers.iter_mut().enumerate() {
             let held = self.datatype.hold(*number).filter(|number| number.is_finite());
             *number = held.ok_or_else(|| {
                 let detail = format!("expected a finite number that {} can hold", self.datatype.name());
-                Refusal::invalid(format!("{}/data/{index}", self.at), "wrong-number", detail)
+                Refusal::invalid(at(self.place, &format!("data/{index}")), "wrong-number", detail)
             })?;
         }
         Ok(numbers)
@@ -233,7 +243,7 @@ fn names(card: &Card) -> String {
 fn by_feature<'a>(card: &Card, tensors: Vec<Tensor<'a>>) -> Result<Vec<Tensor<'a>>, Refusal> {
     let mut found: Vec<Option<Tensor<'a>>> = card.features.iter().map(|_| None).collect();
     for tensor in tensors {
-        let at = || format!("{}/name", tensor.at);
+        let at = || tensor.at("name");
         let place = card.features.iter().position(|feature| feature.name == tensor.name);
         match place.and_then(|place| found.get_mut(place)) {
             None => {
@@ -295,7 +305,7 @@ pub fn rows<'a>(card: &Card, tensors: Vec<Tensor<'a>>, max_rows: u32) -> Result<
     let placed = match <[Tensor<'a>; 1]>::try_from(tensors) {
         Ok([tensor]) => {
             tensor.count(width, max_rows)?;
-            let places = vec![tensor.at.clone()];
+            let places = vec![tensor.place];
             let rows = match card.features.first().map(|feature| feature.kind) {
                 Some(FeatureType::Text) => Rows::Texts(texts(tensor)?),
                 _ => Rows::Numbers(tensor.numbers()?),
@@ -304,14 +314,14 @@ pub fn rows<'a>(card: &Card, tensors: Vec<Tensor<'a>>, max_rows: u32) -> Result<
         }
         Err(tensors) => {
             let tensors = by_feature(card, tensors)?;
-            let places = tensors.iter().map(|tensor| tensor.at.clone()).collect();
+            let places = tensors.iter().map(|tensor| tensor.place).collect();
             let mut count = None;
             let mut columns = Vec::new();
             for tensor in tensors {
                 let own = tensor.count(1, max_rows)?;
                 if *count.get_or_insert(own) != own {
                     let detail = "expected as many rows as the first feature has";
-                    return Err(Refusal::invalid(format!("{}/shape", tensor.at), "wrong-shape", detail));
+                    return Err(Refusal::invalid(tensor.at("shape"), "wrong-shape", detail));
                 }
                 columns.push(tensor.numbers()?.into_iter());
             }
@@ -331,11 +341,11 @@ fn texts(tensor: Tensor<'_>) -> Result<Vec<Cow<'_, str>>, Refusal> {
         (Datatype::Bytes, Data::Texts(texts)) => Ok(texts),
         (Datatype::Bytes, other) => {
             let detail = format!("expected strings, not {}", other.kind());
-            Err(Refusal::invalid(format!("{}/data", tensor.at), "wrong-type", detail))
+            Err(Refusal::invalid(at(tensor.place, "data"), "wrong-type", detail))
         }
         (other, _) => {
             let detail = format!("expected BYTES, not {}", other.name());
-            Err(Refusal::invalid(format!("{}/datatype", tensor.at), "wrong-type", detail))
+            Err(Refusal::invalid(at(tensor.place, "datatype"), "wrong-type", detail))
         }
     }
 }
