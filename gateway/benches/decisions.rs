@@ -434,10 +434,10 @@ fn body(bencher: Bencher<'_, '_>, path: &str) {
     let text = r#"{"text":"Wer reitet so spät durch Nacht und Wind? Es ist der Vater mit seinem K"}"#;
     let body = if path == "/text" { text } else { FLOWER };
     assert!(
-        rule.decide(body.as_bytes()).is_ok_and(|checked| checked.into_rewritten().is_none()),
+        rule.decide(&headers, body.as_bytes()).is_ok_and(|checked| checked.into_rewritten().is_none()),
         "it is taken as it is"
     );
-    bencher.bench(|| rule.decide_head(&headers).is_ok() && rule.decide(black_box(body.as_bytes())).is_ok());
+    bencher.bench(|| rule.decide_head(&headers).is_ok() && rule.decide(&headers, black_box(body.as_bytes())).is_ok());
 }
 
 #[divan::bench]
@@ -525,6 +525,7 @@ fn log_record(bencher: Bencher<'_, '_>) {
         worker_took: Some(Duration::from_micros(301)),
         normalized: None,
         would_refuse: None,
+        flagged: None,
     };
     bencher.bench_local(|| batch.request(black_box(&record)));
     drop(batch);

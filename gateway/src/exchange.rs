@@ -157,6 +157,8 @@ pub struct Exchange {
     pub(crate) answer: Option<Vec<u8>>,
     /// The limits that are only tried out and would have refused.
     pub(crate) would_refuse: Option<String>,
+    /// Features with values that the model does not know.
+    pub(crate) flagged: Option<String>,
     pub(crate) normalized: Option<String>,
     pub(crate) status: u16,
     pub(crate) reason: Option<Reason>,
@@ -197,6 +199,7 @@ impl Exchange {
             charge: None,
             answer: None,
             would_refuse: None,
+            flagged: None,
             normalized: None,
             // What stands in the record if the client leaves before there is an answer (nginx's number).
             status: 499,
@@ -290,6 +293,7 @@ impl Drop for Exchange {
             worker_took: self.worker_took,
             normalized: self.normalized.as_deref(),
             would_refuse: self.would_refuse.as_deref(),
+            flagged: self.flagged.as_deref(),
         });
     }
 }

@@ -303,7 +303,7 @@ fn judge(route: &Route, asked: &Asked, out: &mut Explained) -> Result<Size, Stop
     headers.insert(header::CONTENT_LENGTH, body.len().into());
     let mut size = Size { bytes: body.len() as u64, rows: 1 };
     let look = |value: &serde_json::Value| size.rows = cost::rows(value, route.limits.rows_at.as_deref());
-    let checked = match rule.decide_head(&headers).and_then(|()| rule.decide_and_look(body, look)) {
+    let checked = match rule.decide_head(&headers).and_then(|()| rule.decide_and_look(&headers, body, look)) {
         Ok(checked) => checked,
         Err(refusal) if route.shadow.body && !matches!(refusal, body::Refusal::TooLarge { .. }) => {
             out.tried("body", Stop::Body(refusal), name);
@@ -311,6 +311,9 @@ fn judge(route: &Route, asked: &Asked, out: &mut Explained) -> Result<Size, Stop
         }
         Err(refusal) => return Err(Stop::Body(refusal)),
     };
+    if let Some(names) = checked.flagged() {
+        out.note("body", format!("outside what the model knows: {names}"), &["routes", name, "body", "guard"]);
+    }
     let cleaned =
         checked.into_rewritten().map_or_else(String::new, |rewritten| format!(", cleaned: {}", rewritten.note));
     out.note("body", format!("{} bytes, taken{cleaned}", body.len()), &["routes", name, "body"]);

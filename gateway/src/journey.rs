@@ -45,6 +45,7 @@ use crate::token_endpoint;
 use crate::types::{ClientAddress, Principal, Scheme, Timestamp};
 
 static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+static X_OUT_OF_RANGE: HeaderName = HeaderName::from_static("x-out-of-range");
 static X_NORMALIZED: HeaderName = HeaderName::from_static("x-normalized");
 
 /// One request on one connection, which `is_last` says ends with it. Always gives an answer.
@@ -468,18 +469,27 @@ async fn read_body(
         return Ok((Outgoing::Stream(stream), Size::default()));
     }
     let whole = body.whole(rule.max(), pace).await?;
-    judge(exchange, rule, route, whole)
+    judge(exchange, rule, route, &arrived.headers, whole)
 }
 
-fn judge(exchange: &mut Exchange, rule: &BodyRule, route: &Route, whole: Bytes) -> Result<(Outgoing, Size), Stop> {
+fn judge(
+    exchange: &mut Exchange,
+    rule: &BodyRule,
+    route: &Route,
+    headers: &HeaderMap,
+    whole: Bytes,
+) -> Result<(Outgoing, Size), Stop> {
     let mut size = Size { bytes: whole.len() as u64, rows: 1 };
     let look = |body: &serde_json::Value| {
         if route.limits.needs_body {
             size.rows = cost::rows(body, route.limits.rows_at.as_deref());
         }
     };
-    let rewritten = match rule.decide_and_look(&whole, look) {
-        Ok(checked) => checked.into_rewritten(),
+    let rewritten = match rule.decide_and_look(headers, &whole, look) {
+        Ok(checked) => {
+            exchange.flagged = checked.flagged().map(str::to_owned);
+            checked.into_rewritten()
+        }
         Err(refusal) if route.shadow.body => {
             exchange.would_refuse(Problem::from(Stop::Body(refusal)).reason.slug());
             None
@@ -528,6 +538,9 @@ fn finish(mut exchange: Box<Exchange>, outcome: Result<Answer, Problem>) -> Resp
     }
     if let Some(note) = exchange.normalized.as_deref().and_then(|note| HeaderValue::from_str(note).ok()) {
         headers.insert(&X_NORMALIZED, note);
+    }
+    if let Some(flagged) = exchange.flagged.as_deref().and_then(|names| HeaderValue::from_str(names).ok()) {
+        headers.insert(&X_OUT_OF_RANGE, flagged);
     }
     if let Some(earned) = exchange.earned.take() {
         earned.apply(headers);

@@ -86,7 +86,7 @@ a = 1
 
   2.toml:1:2  plugins
     is not a key that is known here
-    help: remove it; known here: admin, answers, api_key, api_keys, assertion, client_address, clients, cors, defaults, issuers, limits, listener, log, pools, reload, rights, roles, routes, schemas, store, token, users
+    help: remove it; known here: admin, answers, api_key, api_keys, assertion, client_address, clients, cors, defaults, guards, issuers, limits, listener, log, pools, reload, rights, roles, routes, schemas, store, token, users
 ",
     ),
 ];
@@ -811,6 +811,50 @@ fn anonymous_is_written_out_on_both_sides_or_not_at_all() {
 }
 
 const CONTRADICTIONS: &[Case] = &[
+    (
+        "guards",
+        r#"[guards.a]
+card = "2.toml"
+outside_bounds = "pass"
+[guards.b]
+outside_training = "maybe"
+[routes.upload.body]
+guard = "c"
+[routes.predict.body]
+format = "oip-v2"
+schema = "iris"
+"#,
+        r#"error: 7 mistakes in the configuration
+
+  2.toml:2:1  guards.a.card
+    is not JSON: expected value at line 1 column 2
+    help: save what GET /v2/models/NAME of the worker answers
+
+  2.toml:3:1  guards.a.outside_bounds
+    is "pass", so nothing would be guarded
+    help: write "refuse", "clip" or "flag"
+
+  2.toml:4:9  guards.b.card
+    is missing
+    help: name a file with the model's card, as its worker shows it
+
+  2.toml:5:1  guards.b.outside_training
+    is "maybe", which is not one of its choices
+    help: write "refuse", "clip", "flag" or "pass"
+
+  2.toml:10:1  routes.predict.body.schema
+    stands beside format = "oip-v2", whose form is known
+    help: remove it
+
+  2.toml:7:1  routes.upload.body.guard
+    names the guard "c", which is not defined
+    help: define it; no guard is defined yet
+
+  2.toml:7:1  routes.upload.body.guard
+    stands beside format = "opaque", which nobody reads
+    help: write another format
+"#,
+    ),
     (
         "answers",
         r#"[answers.full]

@@ -6,7 +6,8 @@ use harness::{Answer, Gateway, Page, Recorder, Reply};
 use serde_json::json;
 
 const LISTED: &str = "https://app.example.com";
-const EXPOSED: &str = "X-Request-Id, Retry-After, RateLimit, RateLimit-Policy, WWW-Authenticate, X-Normalized";
+const EXPOSED: &str =
+    "X-Request-Id, Retry-After, RateLimit, RateLimit-Policy, WWW-Authenticate, X-Normalized, X-Out-Of-Range";
 
 /// Every CORS header of an answer, sorted.
 fn granted(answer: &Answer) -> Vec<String> {

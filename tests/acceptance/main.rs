@@ -13,6 +13,7 @@ mod conformance;
 mod cors;
 mod counter_model;
 mod forward;
+mod guards;
 mod http2;
 mod issuer_keys;
 mod jwt;

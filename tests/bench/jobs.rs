@@ -15,6 +15,8 @@ pub(crate) enum Credential {
     Token,
     /// One of so many tokens that hardly any was seen a short while ago.
     ManyTokens,
+    /// One of so many tokens as are not remembered together, where signing one takes long.
+    FreshTokens,
     /// Always the same token.
     OneToken,
 }
@@ -116,9 +118,40 @@ pub(crate) const JOBS: &[Job] = &[
     Job { id: "jwt-rs256", title: "the same, RS256", features: &["jwt", "rs256", "cors", "log"], ..JWT },
     Job { id: "jwt-es256", title: "the same, ES256", features: &["jwt", "es256", "cors", "log"], ..JWT },
     Job {
+        id: "jwt-eddsa",
+        title: "the same, EdDSA",
+        features: &["jwt", "eddsa", "cors", "log"],
+        target: Some(Target::Adds(2.0, "key")),
+        ..JWT
+    },
+    Job {
         id: "jwt-unseen",
         title: "JWT HS256, 40,000 tokens in turn, CORS, log",
         credential: Credential::ManyTokens,
+        target: None,
+        ..JWT
+    },
+    Job {
+        id: "jwt-rs256-unseen",
+        title: "the same, RS256, 6,000 tokens",
+        features: &["jwt", "rs256", "cors", "log"],
+        credential: Credential::FreshTokens,
+        target: None,
+        ..JWT
+    },
+    Job {
+        id: "jwt-es256-unseen",
+        title: "the same, ES256",
+        features: &["jwt", "es256", "cors", "log"],
+        credential: Credential::FreshTokens,
+        target: None,
+        ..JWT
+    },
+    Job {
+        id: "jwt-eddsa-unseen",
+        title: "the same, EdDSA",
+        features: &["jwt", "eddsa", "cors", "log"],
+        credential: Credential::FreshTokens,
         target: None,
         ..JWT
     },

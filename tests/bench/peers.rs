@@ -59,6 +59,8 @@ impl Peer {
             Self::Floor | Self::Gateway => None,
             _ if needs("schema") => Some("it has no JSON Schema"),
             Self::Haproxy | Self::Nginx if job.post_quantum => Some("its OpenSSL 3.0 has no X25519MLKEM768"),
+            Self::Haproxy if needs("eddsa") => Some("it verifies no EdDSA"),
+            Self::Nginx if needs("eddsa") => Some("its OpenSSL is asked for digests that EdDSA has none of"),
             Self::Haproxy if needs("redis") => Some("it speaks no Redis"),
             Self::Envoy if needs("redis") => Some("it needs another service for that"),
             Self::Nginx if needs("jwt") && world.nginx_modules.is_none() => Some("its Lua module is not installed"),

@@ -23,6 +23,8 @@ pub(crate) const ORIGIN: &str = "https://app.example.com";
 const KEYS: usize = 1000;
 const TOKENS: usize = 100;
 const MANY_TOKENS: usize = 40_000;
+/// More than the gateway remembers.
+const FRESH_TOKENS: usize = 6_000;
 
 pub(crate) struct World {
     pub(crate) dir: PathBuf,
@@ -31,7 +33,7 @@ pub(crate) struct World {
     programs: Vec<(Peer, PathBuf)>,
     /// Consumer and key.
     keys: Vec<(String, String)>,
-    signers: [Signer; 3],
+    signers: [Signer; 4],
     redis_port: u16,
     redis: Option<Child>,
 }
@@ -43,8 +45,8 @@ impl World {
         let shared = dir.join("shared");
         fs::create_dir_all(&shared).expect("a directory");
         let ca = TestCa::shared();
-        let signers = [Signer::hs256(identity::SECRET), Signer::rs256(), Signer::es256()];
-        let [_, rs256, es256] = &signers;
+        let signers = [Signer::hs256(identity::SECRET), Signer::rs256(), Signer::es256(), Signer::eddsa()];
+        let [_, rs256, es256, eddsa] = &signers;
         for (name, content) in [
             ("server.pem", &ca.certificate),
             ("server.key", &ca.private_key),
@@ -52,6 +54,7 @@ impl World {
             ("jwt.secret", &identity::SECRET.to_owned()),
             ("rs256.pem", &rs256.public()),
             ("es256.pem", &es256.public()),
+            ("eddsa.pem", &eddsa.public()),
         ] {
             fs::write(shared.join(name), content).expect("a file can be written");
         }
@@ -135,11 +138,13 @@ impl World {
     }
 
     fn signer(&self, features: &[&str]) -> &Signer {
-        let [hs256, rs256, es256] = &self.signers;
+        let [hs256, rs256, es256, eddsa] = &self.signers;
         if features.contains(&"rs256") {
             rs256
         } else if features.contains(&"es256") {
             es256
+        } else if features.contains(&"eddsa") {
+            eddsa
         } else {
             hs256
         }
@@ -154,6 +159,9 @@ impl World {
                 // Tokens do not name their key.
                 key.as_object_mut().map(|key| key.remove("kid"));
                 key
+            }
+            Signer::EdDsa(key) => {
+                json!({ "kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "x": identity::base64url(key.public_key().as_ref()) })
             }
             Signer::Rs256(key) => {
                 // RSAPublicKey (RFC 8017 appendix A.1.1) ends with the modulus, and with 65537 in five octets.
@@ -183,6 +191,7 @@ impl World {
             Credential::UnknownKey => vec![request(job, Some(("x-api-key", identity::key("stranger"))))],
             Credential::OneToken => vec![self.with_token(job, 0)],
             Credential::Token => (0..TOKENS).map(|number| self.with_token(job, number)).collect(),
+            Credential::FreshTokens => (0..FRESH_TOKENS).map(|number| self.with_token(job, number)).collect(),
             Credential::ManyTokens => (0..MANY_TOKENS).map(|number| self.with_token(job, number)).collect(),
         }
     }

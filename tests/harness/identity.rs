@@ -7,8 +7,8 @@ use aws_lc_rs::hmac;
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa::{KeyPair as RsaKeyPair, KeySize};
 use aws_lc_rs::signature::{
-    ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _, RSA_PKCS1_SHA256,
-    UnparsedPublicKey,
+    ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _,
+    RSA_PKCS1_SHA256, UnparsedPublicKey,
 };
 use base64::Engine as _;
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
@@ -140,6 +140,8 @@ pub enum Signer {
     Es256(EcdsaKeyPair),
     /// With RS256.
     Rs256(RsaKeyPair),
+    /// With EdDSA.
+    EdDsa(Ed25519KeyPair),
 }
 
 impl Signer {
@@ -161,6 +163,12 @@ impl Signer {
         Self::Rs256(RsaKeyPair::generate(KeySize::Rsa2048).expect("a key can be made"))
     }
 
+    /// With a new key on edwards25519.
+    #[must_use]
+    pub fn eddsa() -> Self {
+        Self::EdDsa(Ed25519KeyPair::generate().expect("a key can be made"))
+    }
+
     /// The `alg` of its tokens.
     #[must_use]
     pub fn alg(&self) -> &'static str {
@@ -168,6 +176,7 @@ impl Signer {
             Self::Hs256(_) => "HS256",
             Self::Es256(_) => "ES256",
             Self::Rs256(_) => "RS256",
+            Self::EdDsa(_) => "EdDSA",
         }
     }
 
@@ -178,6 +187,7 @@ impl Signer {
             Self::Hs256(secret) => return String::from_utf8_lossy(secret).into_owned(),
             Self::Es256(key) => key.to_pkcs8v1().expect("a key has a form").as_ref().to_vec(),
             Self::Rs256(key) => AsDer::<Pkcs8V1Der<'_>>::as_der(key).expect("a key has a form").as_ref().to_vec(),
+            Self::EdDsa(key) => key.to_pkcs8v1().expect("a key has a form").as_ref().to_vec(),
         };
         pem("PRIVATE KEY", &der)
     }
@@ -189,6 +199,7 @@ impl Signer {
             Self::Hs256(_) => panic!("a secret has no public part"),
             Self::Es256(key) => AsDer::<PublicKeyX509Der<'_>>::as_der(key.public_key()).expect("a key has a form"),
             Self::Rs256(key) => AsDer::<PublicKeyX509Der<'_>>::as_der(key.public_key()).expect("a key has a form"),
+            Self::EdDsa(key) => AsDer::<PublicKeyX509Der<'_>>::as_der(key.public_key()).expect("a key has a form"),
         };
         pem("PUBLIC KEY", der.as_ref())
     }
@@ -215,6 +226,7 @@ impl Signer {
                 key.sign(&RSA_PKCS1_SHA256, &random, signed, &mut signature).expect("a key signs");
                 signature
             }
+            Self::EdDsa(key) => key.sign(signed).as_ref().to_vec(),
         }
     }
 

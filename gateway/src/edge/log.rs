@@ -287,6 +287,8 @@ pub struct Record<'a> {
     pub normalized: Option<&'a str>,
     /// The limits that are only tried out and would have refused it.
     pub would_refuse: Option<&'a str>,
+    /// Features with values that the model does not know.
+    pub flagged: Option<&'a str>,
 }
 
 impl Record<'_> {
@@ -315,6 +317,7 @@ impl Record<'_> {
         line.optional("worker", self.worker);
         line.optional("normalized", self.normalized);
         line.optional("would_refuse", self.would_refuse);
+        line.optional("flagged", self.flagged);
         if let Some(took) = self.worker_took {
             line.micros("worker_us", took);
         }
@@ -483,6 +486,7 @@ mod tests {
             worker_took: None,
             normalized: None,
             would_refuse: None,
+            flagged: None,
         }
     }
 

@@ -20,7 +20,8 @@ use crate::settings::Section;
 use crate::types::Name;
 
 /// The headers of ours that a page may always read, beside those that the rule names.
-const EXPOSED: &str = "X-Request-Id, Retry-After, RateLimit, RateLimit-Policy, WWW-Authenticate, X-Normalized";
+const EXPOSED: &str =
+    "X-Request-Id, Retry-After, RateLimit, RateLimit-Policy, WWW-Authenticate, X-Normalized, X-Out-Of-Range";
 
 /// What the answer to a preflight depends on.
 pub const PREFLIGHT_VARY: &str = "Origin, Access-Control-Request-Method, Access-Control-Request-Headers";

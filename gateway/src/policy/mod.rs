@@ -158,6 +158,7 @@ impl Policy {
         let rights = Rights::compile(root, &vocabulary);
         let answers = AnswerRules::compile(root);
         let schemas = body::Schemas::compile(root);
+        let guards = body::Guards::compile(root);
         let client_address = root.section_or_empty("client_address");
         let trusted_proxies = TrustedProxies::compile(&client_address);
         client_address.finish();
@@ -179,6 +180,7 @@ impl Policy {
             limits: &limits,
             cors: &cors,
             schemas: &schemas,
+            guards: &guards,
             tokens: root.has("token"),
             issuer: issuer.as_ref(),
             default_authenticate,
@@ -251,6 +253,7 @@ struct Parts<'a> {
     limits: &'a Limits,
     cors: &'a HashMap<Name, Arc<Cors>>,
     schemas: &'a body::Schemas,
+    guards: &'a body::Guards,
     tokens: bool,
     issuer: Option<&'a TokenIssuer>,
     default_authenticate: Option<Authenticate>,
@@ -301,7 +304,7 @@ impl Parts<'_> {
             let reason = format!("names {:?}, which counts by {by}, and this route proves none", &*limit.name);
             section.mistake("limits", reason, "use a limit by \"address\" or \"route\"");
         }
-        let body = section.section("body").and_then(|body| BodyRule::compile(body, self.schemas));
+        let body = section.section("body").and_then(|body| BodyRule::compile(body, self.schemas, self.guards));
         let (model, version) = (named(section, "model"), named(section, "version"));
         if authorize.as_ref().is_some_and(Authorize::needs_model) && matches!(model, Model::Unnamed) {
             let reason = "names one that is for some models, and this route names none";

@@ -6,6 +6,8 @@
 
 mod clean;
 mod fault;
+mod guard;
+mod oip;
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -22,6 +24,8 @@ use crate::types::Name;
 use clean::CleanText;
 pub use fault::Fault;
 use fault::{MOST_FAULTS, faults};
+pub use guard::Guards;
+use guard::{Found, Guard};
 
 /// The schemas of `[schemas.NAME]`, compiled once and shared.
 #[derive(Debug, Default)]
@@ -72,13 +76,16 @@ pub(super) const MOST_WHOLE: usize = 16 << 20;
 enum Format {
     /// Whole, as JSON.
     Json,
+    /// Whole, as an inference request of the Open Inference Protocol.
+    Oip,
     /// Not at all: counted and passed on as it comes.
     Opaque,
 }
 
 impl Named for Format {
-    const SHAPE: &'static str = "\"json\" or \"opaque\"";
-    const NAMES: &'static [(&'static str, Self)] = &[("json", Self::Json), ("opaque", Self::Opaque)];
+    const SHAPE: &'static str = "\"json\", \"oip-v2\" or \"opaque\"";
+    const NAMES: &'static [(&'static str, Self)] =
+        &[("json", Self::Json), ("oip-v2", Self::Oip), ("opaque", Self::Opaque)];
 }
 
 /// A route's `[body]`, compiled.
@@ -90,12 +97,13 @@ pub struct BodyRule {
     depth: usize,
     schema: Option<Arc<Validator>>,
     clean: Box<[CleanText]>,
+    guard: Option<Arc<Guard>>,
 }
 
 impl BodyRule {
     /// Reads `[routes.NAME.body]`.
     #[must_use]
-    pub fn compile(section: Section<'_>, schemas: &Schemas) -> Option<Self> {
+    pub fn compile(section: Section<'_>, schemas: &Schemas, guards: &Guards) -> Option<Self> {
         let format = section.or("format", Format::Json);
         let mut content_types = Vec::new();
         for (index, text) in section.list::<String>("content_types") {
@@ -110,6 +118,7 @@ impl BodyRule {
         if content_types.is_empty() {
             match format {
                 Format::Json => content_types.push("application/json".into()),
+                Format::Oip => content_types.extend(["application/json".into(), "application/octet-stream".into()]),
                 Format::Opaque => section.missing("content_types", "list the media types that the route takes"),
             }
         }
@@ -134,15 +143,24 @@ impl BodyRule {
                 "write format = \"json\", or remove `schema`, `depth` and `clean_text`",
             );
         }
-        if format == Format::Json && max > MOST_WHOLE {
+        if format == Format::Oip {
+            for key in ["content_types", "schema", "clean_text"].into_iter().filter(|key| section.has(key)) {
+                section.mistake(key, "stands beside format = \"oip-v2\", whose form is known", "remove it");
+            }
+        }
+        if format != Format::Opaque && max > MOST_WHOLE {
             section.mistake(
                 "max",
                 "is more than 16 MiB, and a JSON body is held in memory whole",
                 "lower it, or write format = \"opaque\"",
             );
         }
+        let guard = guards.reference(&section);
+        if format == Format::Opaque && section.has("guard") {
+            section.mistake("guard", "stands beside format = \"opaque\", which nobody reads", "write another format");
+        }
         section.finish();
-        Some(Self { content_types: content_types.into(), max, format, depth, schema, clean: clean.into() })
+        Some(Self { content_types: content_types.into(), max, format, depth, schema, clean: clean.into(), guard })
     }
 
     /// The rule for a form, as OAuth2 has it.
@@ -155,6 +173,7 @@ impl BodyRule {
             depth: 0,
             schema: None,
             clean: Box::default(),
+            guard: None,
         }
     }
 
@@ -167,13 +186,13 @@ impl BodyRule {
     /// Whether the body is read as JSON.
     #[must_use]
     pub fn is_json(&self) -> bool {
-        self.format == Format::Json
+        self.format != Format::Opaque
     }
 
     /// Whether the body must be there whole before it can be judged.
     #[must_use]
     pub fn needs_whole(&self) -> bool {
-        self.format == Format::Json
+        self.format != Format::Opaque
     }
 
     /// Judges what the head says: type and announced length.
@@ -187,8 +206,14 @@ impl BodyRule {
         let mut types = headers.get_all(header::CONTENT_TYPE).iter();
         let sent = types.next().and_then(|value| value.to_str().ok());
         let essence = sent.and_then(|value| value.split(';').next()).unwrap_or_default().trim_matches([' ', '\t']);
-        let taken =
-            types.next().is_none() && self.content_types.iter().any(|taken| taken.eq_ignore_ascii_case(essence));
+        let taken = match self.format {
+            Format::Oip => oip::takes(headers),
+            // A worker that goes by that header would read another body than we do.
+            Format::Json if headers.contains_key(&oip::JSON_LENGTH) => false,
+            Format::Json | Format::Opaque => {
+                types.next().is_none() && self.content_types.iter().any(|taken| taken.eq_ignore_ascii_case(essence))
+            }
+        };
         if !taken {
             return Err(Refusal::Type { taken: self.content_types.join(", ") });
         }
@@ -204,17 +229,25 @@ impl BodyRule {
     ///
     /// # Errors
     /// [`Refusal::Malformed`] or [`Refusal::Invalid`].
-    pub fn decide(&self, bytes: &[u8]) -> Result<Checked, Refusal> {
-        self.decide_and_look(bytes, |_| ())
+    pub fn decide(&self, headers: &HeaderMap, bytes: &[u8]) -> Result<Checked, Refusal> {
+        self.decide_and_look(headers, bytes, |_| ())
     }
 
     /// Judges a whole body, and lets somebody look at what is good JSON.
     ///
     /// # Errors
     /// As [`BodyRule::decide`].
-    pub fn decide_and_look(&self, bytes: &[u8], look: impl FnOnce(&Value)) -> Result<Checked, Refusal> {
+    pub fn decide_and_look(
+        &self,
+        headers: &HeaderMap,
+        bytes: &[u8],
+        look: impl FnOnce(&Value),
+    ) -> Result<Checked, Refusal> {
         if self.format == Format::Opaque {
             return Ok(Checked::default());
+        }
+        if self.format == Format::Oip {
+            return self.decide_oip(headers, bytes, look);
         }
         let mut value = json::parse(bytes, self.depth).map_err(Refusal::Malformed)?;
         let mut changes = Vec::new();
@@ -226,17 +259,32 @@ impl BodyRule {
         {
             return Err(Refusal::Invalid { faults: faults(schema, &value) });
         }
+        let mut found = Found::default();
+        if let Some(guard) = &self.guard {
+            guard.rows(&mut value, &mut found);
+        }
         look(&value);
-        if changes.is_empty() {
-            return Ok(Checked::default());
-        }
-        let mut note = String::new();
-        for (index, change) in changes.iter().take(MOST_FAULTS).enumerate() {
-            let separator = if index == 0 { "" } else { ", " };
-            let _ = write!(note, "{separator}{change}");
-        }
-        let body = serde_json::to_vec(&value).unwrap_or_default();
-        Ok(Checked { rewritten: Some(Rewritten { body, note }) })
+        let changes = changes.iter().map(ToString::to_string).collect();
+        Checked::of(changes, found, || serde_json::to_vec(&value).unwrap_or_default())
+    }
+
+    /// Judges a request of the Open Inference Protocol.
+    fn decide_oip(&self, headers: &HeaderMap, bytes: &[u8], look: impl FnOnce(&Value)) -> Result<Checked, Refusal> {
+        let length =
+            oip::json_length(headers, bytes.len()).map_err(|fault| Refusal::Invalid { faults: vec![*fault] })?;
+        let (text, tail) = bytes.split_at(length);
+        let mut value = json::parse(text, self.depth).map_err(Refusal::Malformed)?;
+        let tensors = oip::read(&value, tail).map_err(|faults| Refusal::Invalid { faults })?;
+        look(&value);
+        let Some(guard) = &self.guard else { return Ok(Checked::default()) };
+        let (mut tail, mut found) = (tail.to_vec(), Found::default());
+        guard.tensors(&mut value, &mut tail, &tensors, &mut found);
+        Checked::of(Vec::new(), found, || {
+            // Where octets follow, the header says how long the JSON is, so it keeps its length, and its numbers are octets.
+            let mut body = if tail.is_empty() { serde_json::to_vec(&value).unwrap_or_default() } else { text.to_vec() };
+            body.append(&mut tail);
+            body
+        })
     }
 }
 
@@ -244,6 +292,7 @@ impl BodyRule {
 #[derive(Debug, Default)]
 pub struct Checked {
     rewritten: Option<Rewritten>,
+    flagged: Option<String>,
 }
 
 /// A body that was cleaned, and what was done to it.
@@ -256,6 +305,30 @@ pub struct Rewritten {
 }
 
 impl Checked {
+    /// What was found, where that is no reason to refuse; `body` writes what was changed.
+    fn of(mut changes: Vec<String>, found: Found, body: impl FnOnce() -> Vec<u8>) -> Result<Self, Refusal> {
+        if !found.faults.is_empty() {
+            return Err(Refusal::Invalid { faults: found.faults });
+        }
+        changes.extend(found.clipped.iter().map(|pointer| format!("{pointer:?};clipped")));
+        let flagged = (!found.flagged.is_empty()).then(|| found.flagged.into_iter().collect::<Vec<_>>().join(", "));
+        if changes.is_empty() {
+            return Ok(Self { rewritten: None, flagged });
+        }
+        let mut note = String::new();
+        for (index, change) in changes.iter().take(MOST_FAULTS).enumerate() {
+            let separator = if index == 0 { "" } else { ", " };
+            let _ = write!(note, "{separator}{change}");
+        }
+        Ok(Self { rewritten: Some(Rewritten { body: body(), note }), flagged })
+    }
+
+    /// The features with values outside what the model knows, separated by commas.
+    #[must_use]
+    pub fn flagged(&self) -> Option<&str> {
+        self.flagged.as_deref()
+    }
+
     /// The body that goes to the worker in place of the client's, where it was changed.
     #[must_use]
     pub fn into_rewritten(self) -> Option<Rewritten> {
@@ -319,7 +392,8 @@ mod tests {
     fn rule(key: &str) -> BodyRule {
         let (rule, mistakes) = with_section(POLICY, |root| {
             let schemas = Schemas::compile(root);
-            let both = ["body", "clean"].map(|key| root.section(key).and_then(|s| BodyRule::compile(s, &schemas)));
+            let both = ["body", "clean"]
+                .map(|key| root.section(key).and_then(|s| BodyRule::compile(s, &schemas, &Guards::default())));
             let [body, clean] = both;
             if key == "body" { body } else { clean }
         });
@@ -329,8 +403,9 @@ mod tests {
 
     #[test]
     fn every_fault_is_listed_with_its_place() {
-        let refusal =
-            rule("body").decide(br#"{"sepal_length":31,"petal_width":"x","extra":1}"#).expect_err("three faults");
+        let refusal = rule("body")
+            .decide(&HeaderMap::new(), br#"{"sepal_length":31,"petal_width":"x","extra":1}"#)
+            .expect_err("three faults");
         let Refusal::Invalid { mut faults } = refusal else { unreachable!("{refusal:?}") };
         faults.sort_by(|a, b| a.pointer.cmp(&b.pointer));
         let found: Vec<_> = faults.iter().map(|f| (f.pointer.as_str(), f.code)).collect();
@@ -341,15 +416,20 @@ mod tests {
 
     #[test]
     fn a_good_body_is_not_touched() {
-        let checked = rule("body").decide(br#"{ "sepal_length": 5.1, "petal_width": 0.2 }"#).expect("it is right");
+        let checked = rule("body")
+            .decide(&HeaderMap::new(), br#"{ "sepal_length": 5.1, "petal_width": 0.2 }"#)
+            .expect("it is right");
         assert!(checked.into_rewritten().is_none());
     }
 
     #[test]
     fn text_is_cleaned_where_asked_and_it_is_said() {
         let body = "{\"text\":\"e\\u0301\\u0000abcdefg\",\"rows\":[{\"text\":\"ok\"},{\"text\":\"a\\u0007\"}]}";
-        let rewritten =
-            rule("clean").decide(body.as_bytes()).expect("it is right").into_rewritten().expect("it was changed");
+        let rewritten = rule("clean")
+            .decide(&HeaderMap::new(), body.as_bytes())
+            .expect("it is right")
+            .into_rewritten()
+            .expect("it was changed");
         assert_eq!(String::from_utf8_lossy(&rewritten.body), r#"{"rows":[{"text":"ok"},{"text":"a"}],"text":"éabcd"}"#);
         assert_eq!(rewritten.note, r#""/rows/1/text";controls=1, "/text";nfc;controls=1;cut=3"#);
     }
