@@ -447,7 +447,7 @@ impl Parts<'_> {
                 section.mistake("grpc", "is written for a pool whose workers are spoken to with HTTP/1", remedy);
             }
             Some(Destination::Own(_) | Destination::Fernet(_)) => {
-                section.mistake("grpc", "stands beside `builtin`", "remove it")
+                section.mistake("grpc", "stands beside `builtin`", "remove it");
             }
             Some(Destination::Pool(_)) | None => {}
         }
@@ -480,7 +480,7 @@ impl Parts<'_> {
                 section.mistake("upgrade", "is written for a pool whose workers are spoken to with HTTP/2", remedy);
             }
             Some(Destination::Own(_) | Destination::Fernet(_)) => {
-                section.mistake("upgrade", "stands beside `builtin`", "remove it")
+                section.mistake("upgrade", "stands beside `builtin`", "remove it");
             }
             Some(Destination::Pool(_)) | None => {}
         }
