@@ -14,6 +14,7 @@ use divan::Bencher;
 use figment::Figment;
 use figment::providers::{Format as _, Toml};
 use figment::value::{Dict, Value};
+use gateway::edge::api_keys::{ApiKeys, SharedApiKeys};
 use gateway::edge::counter::{Keys, MemoryStore, SharedStore, StoreSettings};
 use gateway::edge::grants::{Grants, SharedGrants};
 use gateway::edge::keys::KeyRing;
@@ -21,7 +22,8 @@ use gateway::edge::log::{BatchLog, Format, LogWriter, Record};
 use gateway::edge::upstream::{Forwarded, Told};
 use gateway::frames::Frames;
 use gateway::head;
-use gateway::policy::authenticate::jwt::Revocations;
+use gateway::policy::authenticate::api_key::{Found, StoredKey, StoredKeys};
+use gateway::policy::authenticate::jwt::{self, Introspections, Proven, Revocations};
 use gateway::policy::authenticate::seen::SeenTokens;
 use gateway::policy::authenticate::{Known, api_key};
 use gateway::policy::authorize::Asked;
@@ -239,6 +241,60 @@ fn api_key_decide(bencher: Bencher<'_, '_>, count: usize) {
     authenticate(bencher, &policy, &headers(&[("x-api-key", &key)]), true);
 }
 
+/// A key in Redis that is remembered, among so many.
+#[divan::bench(args = [10, 1_000, 1_000_000])]
+fn api_key_decide_stored(bencher: Bencher<'_, '_>, count: usize) {
+    let policy = policy(String::new(), |dict| {
+        let cache = table([("store", "redis".into()), ("cache", 1_048_576_u64.into())]);
+        dict.extend([("api_key".to_owned(), cache), ("store".to_owned(), table([("kind", "redis".into())]))]);
+    });
+    let route = route(&policy, "/predict");
+    let mistakes = Mistakes::default();
+    let (dict, source) = (
+        Dict::from([("kind".to_owned(), "redis".into()), ("url".to_owned(), "redis://[::1]:1".into())]),
+        Written { secret: String::new() },
+    );
+    let store = StoreSettings::compile(Section::root(&source, &mistakes, &dict)).expect("a store");
+    let shared = Arc::new(SharedApiKeys::new(Arc::new(SharedStore::new(store, 1))));
+    let stored = ApiKeys::new(Arc::clone(&shared), policy.authenticator.api_keys().in_redis());
+    let compose = |index: usize| {
+        let mut secret = [7; 20];
+        secret.iter_mut().zip(index.to_be_bytes()).for_each(|(octet, digit)| *octet = digit);
+        (format!("team-{index}"), api_key::compose(&format!("team-{index}"), secret))
+    };
+    for index in 0..count {
+        let (id, key) = compose(index);
+        let digest = Sha256::of(key.as_bytes());
+        let record = format!("{{\"digest\":\"{digest}\",\"owner\":\"a team\",\"roles\":[\"predictor\"]}}");
+        let record = api_key::Record::new(record.as_bytes(), NOW).expect("a record");
+        shared.keep(&id, Arc::new(StoredKey::new(record)));
+    }
+    // Among the last half, which no bound has pushed out.
+    let headers = headers(&[("x-api-key", &compose(count - count / 4 - 1).1)]);
+    let (ring, seen) = (KeyRing::new(policy.authenticator.issuers()), SeenTokens::default());
+    let known = Known { api_keys: &Heard(stored.known()), ..known(&ring, &seen) };
+    let decide = |headers| policy.authenticator.decide(&route.authenticate, &facts(headers), &policy.vocabulary, known);
+    assert!(decide(&headers).is_ok());
+    bencher.bench_local(|| decide(black_box(&headers)));
+}
+
+/// Keys that are kept, as if Redis had just been heard.
+struct Heard<'a>(&'a dyn StoredKeys);
+
+impl StoredKeys for Heard<'_> {
+    fn find(&self, id: &str) -> Found {
+        self.0.find(id)
+    }
+
+    fn unknown_for(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    fn used(&self, id: &str, minute: u64) {
+        self.0.used(id, minute);
+    }
+}
+
 #[divan::bench(args = ["unknown", "mistyped"])]
 fn api_key_refuse(bencher: Bencher<'_, '_>, why: &str) {
     let (policy, _) = keys(1_000);
@@ -247,6 +303,20 @@ fn api_key_refuse(bencher: Bencher<'_, '_>, why: &str) {
         key = format!("{KEY}{}", "0".repeat(48));
     }
     authenticate(bencher, &policy, &headers(&[("x-api-key", &key)]), false);
+}
+
+struct NoKeys;
+
+impl StoredKeys for NoKeys {
+    fn find(&self, _: &str) -> Found {
+        Found::Absent
+    }
+
+    fn unknown_for(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    fn used(&self, _: &str, _: u64) {}
 }
 
 struct NothingRevoked;
@@ -261,8 +331,17 @@ impl Revocations for NothingRevoked {
     }
 }
 
+/// Issuers that nobody asks.
+struct NothingSaid;
+
+impl Introspections for NothingSaid {
+    fn said(&self, _: usize, _: &Sha256, _: Timestamp) -> Option<Result<Proven, jwt::Refusal>> {
+        None
+    }
+}
+
 fn known<'a>(ring: &'a KeyRing, seen: &'a SeenTokens) -> Known<'a> {
-    Known { keys: ring, revocations: &NothingRevoked, seen }
+    Known { keys: ring, introspections: &NothingSaid, revocations: &NothingRevoked, seen, api_keys: &NoKeys }
 }
 
 fn facts(headers: &HeaderMap) -> Facts<'_> {
@@ -358,7 +437,13 @@ fn jwt_decide_seen_before_among_revoked(bencher: Bencher<'_, '_>, revoked: u64) 
             grants.revoke(TokenId::of_token(&number.to_string()), until, NOW).await.expect("there is no Redis to lose");
         }
     });
-    let known = Known { keys: &*ring, revocations: grants.revocations(), seen: &seen };
+    let known = Known {
+        keys: &ring,
+        introspections: &NothingSaid,
+        revocations: grants.revocations(),
+        seen: &seen,
+        api_keys: &NoKeys,
+    };
     let decide = |headers| policy.authenticator.decide(&route.authenticate, &facts(headers), &policy.vocabulary, known);
     assert!(decide(&headers).is_ok());
     bencher.bench_local(|| decide(black_box(&headers)));

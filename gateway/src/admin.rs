@@ -1,17 +1,19 @@
-//! The admin listener: liveness, readiness, metrics, what callers have used of their limits. Never on the public
-//! one.
+//! The admin listener: liveness, readiness, metrics, how workers are, what callers have used of their limits. Never
+//! on the public one.
 //!
 //! Plain HTTP on loopback by default: it is for the machine's own supervisor, scraper and operator. Shows no secret.
 //! What it shows of callers, and what it changes, it does for those alone who ask it by an address: a page in a
 //! browser on the same machine that names it otherwise (DNS rebinding) gets nothing, and no page may send DELETE or
-//! PUT.
+//! PUT, which is what changes anything here.
+
+mod keys;
 
 use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener as StdListener};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
@@ -25,13 +27,15 @@ use serde_json::{Map, Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 
+use crate::edge::api_keys::ApiKeys;
 use crate::edge::counter::SharedStore;
 use crate::edge::log::Log;
 use crate::edge::metrics::Metrics;
 use crate::edge::tls::Tls;
-use crate::edge::upstream::Pool;
+use crate::edge::upstream;
 use crate::reload::{Reloaded, Reloader};
 use crate::settings::Section;
+use crate::types::Timestamp;
 
 /// How many admin connections there may be at once.
 const MOST_CONNECTIONS: usize = 32;
@@ -82,6 +86,8 @@ pub struct Admin {
     pub reloader: Rc<Reloader>,
     /// The windows' store.
     pub store: Arc<SharedStore>,
+    /// API keys in Redis.
+    pub api_keys: ApiKeys,
     /// The numbers.
     pub metrics: Arc<Metrics>,
     /// The certificates, for when they expire.
@@ -123,17 +129,28 @@ pub async fn serve(admin: Admin, listener: StdListener) -> io::Result<()> {
 fn metrics(admin: &Admin) -> String {
     let mut text = admin.metrics.render(admin.log.dropped(), &admin.tls.expiries());
     admin.store.render(&mut text);
+    if admin.reloader.now().policy.authenticator.api_keys().in_redis().is_some() {
+        admin.api_keys.render(&mut text);
+    }
+    upstream::render(&admin.reloader.now().pools, &mut text);
     text
 }
 
 async fn answer(admin: &Rc<Admin>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
     const JSON: &str = "application/json";
-    let path = request.uri().path();
+    let path = &request.uri().path().to_owned();
+    let keys_path = path.strip_prefix("/keys").filter(|rest| rest.is_empty() || rest.starts_with('/'));
     let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
     let refused = |why: &str| json!({ "error": why }).to_string();
-    let (status, media_type, body) = match path {
-        "/limits" | "/reload" if !is_asked_by_address(&request) => {
+    let (status, media_type, body) = match path.as_str() {
+        path if (keys_path.is_some() || matches!(path, "/limits" | "/reload" | "/pools"))
+            && !is_asked_by_address(&request) =>
+        {
             (StatusCode::FORBIDDEN, JSON, refused("ask by an address or localhost, not by another name"))
+        }
+        _ if keys_path.is_some() => {
+            let (status, body) = keys::answer(admin, keys_path.unwrap_or_default(), request).await;
+            (status, JSON, body.to_string())
         }
         "/limits" if is_read || request.method() == Method::DELETE => {
             let (status, body) = limits(admin, &request).await;
@@ -155,8 +172,17 @@ async fn answer(admin: &Rc<Admin>, request: Request<Incoming>) -> Result<Respons
             let (ready, body) = readiness(admin).await;
             (if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, JSON, body.to_string())
         }
+        "/pools" => {
+            let snapshot = admin.reloader.now();
+            let pools: Map<_, _> = snapshot.pools.iter().map(|pool| (pool.name().to_string(), pool.show())).collect();
+            (StatusCode::OK, JSON, Value::Object(pools).to_string())
+        }
         "/metrics" => (StatusCode::OK, "text/plain; version=0.0.4", metrics(admin)),
-        _ => (StatusCode::NOT_FOUND, JSON, refused("there are /livez, /readyz, /metrics, /limits and /reload")),
+        _ => (
+            StatusCode::NOT_FOUND,
+            JSON,
+            refused("there are /livez, /readyz, /metrics, /pools, /limits, /keys and /reload"),
+        ),
     };
     let mut response = Response::new(Full::new(Bytes::from(body)));
     *response.status_mut() = status;
@@ -164,7 +190,8 @@ async fn answer(admin: &Rc<Admin>, request: Request<Incoming>) -> Result<Respons
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     if status == StatusCode::METHOD_NOT_ALLOWED {
-        let allow = match path {
+        let allow = match path.as_str() {
+            _ if keys_path.is_some() => keys::allow(keys_path.unwrap_or_default()),
             "/limits" => "GET, HEAD, DELETE",
             "/reload" => "PUT",
             _ => "GET, HEAD",
@@ -172,6 +199,12 @@ async fn answer(admin: &Rc<Admin>, request: Request<Incoming>) -> Result<Respons
         headers.insert(header::ALLOW, HeaderValue::from_static(allow));
     }
     Ok(response)
+}
+
+/// The wall clock.
+fn now() -> Timestamp {
+    let micros = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_micros();
+    Timestamp::from_micros(u64::try_from(micros).unwrap_or(u64::MAX))
 }
 
 /// Whether the request names this listener by an address, or as localhost.
@@ -220,13 +253,17 @@ async fn readiness(admin: &Admin) -> (bool, Value) {
     note("gateway".into(), if stopping { Err("stopping".into()) } else { Ok(()) });
     note("store".into(), admin.store.probe().await);
     let snapshot = admin.reloader.now();
-    for pool in snapshot.pools.iter().map(Pool::new) {
-        note(format!("pool {}", pool.name()), pool.probe().await);
+    for pool in &snapshot.pools {
+        let found = match pool.known_readiness() {
+            Some(known) => known,
+            None => pool.probe().await,
+        };
+        note(format!("pool {}", pool.name()), found);
     }
     let issuers = snapshot.policy.authenticator.issuers();
     for issuer in snapshot.keys.missing(issuers) {
         // Only this issuer's tokens suffer; all other callers are served, so it is said and does not count.
-        checks.insert(format!("issuer {issuer}"), "its keys could not be fetched so far".into());
+        checks.insert(format!("issuer {issuer}"), "its keys could not be fetched".into());
     }
     (ready, json!({ "ready": ready, "checks": checks }))
 }

@@ -6,11 +6,15 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
+use serde_json::{Map, Value};
+
+use crate::edge::api_keys::Fetched;
 use crate::edge::grants::StoreLost;
-use crate::exchange::Core;
+use crate::edge::introspection::Unanswered;
+use crate::exchange::{Core, Snapshot};
 use crate::policy::Route;
 use crate::policy::authenticate::once::{Once, Unspent};
-use crate::policy::authenticate::{Known, Refusal, Undecided, Wanted};
+use crate::policy::authenticate::{Known, Refusal, Undecided, Wanted, jwt};
 use crate::policy::facts::Facts;
 use crate::types::{Principal, Timestamp};
 
@@ -20,7 +24,14 @@ const MOST_WANTED: usize = 4;
 /// What credentials are held against beside the policy.
 #[must_use]
 pub fn known(core: &Core) -> Known<'_> {
-    Known { keys: &*core.snapshot.keys, revocations: core.grants.revocations(), seen: &core.seen_tokens }
+    let Snapshot { keys, introspector, .. } = &*core.snapshot;
+    Known {
+        keys,
+        introspections: introspector,
+        revocations: core.grants.revocations(),
+        seen: &core.seen_tokens,
+        api_keys: core.api_keys.known(),
+    }
 }
 
 /// Decides who sent a request.
@@ -38,7 +49,7 @@ pub async fn prove(core: &Rc<Core>, route: &Route, facts: &Facts<'_>) -> Result<
         match undecided {
             Undecided::Refused(refusal) => return Err(refusal),
             Undecided::Once(unspent) => return Box::pin(spend(core, unspent, facts.now)).await,
-            Undecided::Wanting(wanted) => Box::pin(fetch(core, wanted)).await?,
+            Undecided::Wanting(wanted) => Box::pin(fetch(core, wanted, facts)).await?,
         }
         undecided = match decide() {
             Ok(principal) => return Ok(principal),
@@ -49,7 +60,8 @@ pub async fn prove(core: &Rc<Core>, route: &Route, facts: &Facts<'_>) -> Result<
         Undecided::Refused(refusal) => Err(refusal),
         Undecided::Once(unspent) => Box::pin(spend(core, unspent, facts.now)).await,
         // Whoever keeps it did not keep its word.
-        Undecided::Wanting(_) => Err(Refusal::IssuerUnavailable),
+        Undecided::Wanting(Wanted::ApiKey(_)) => Err(Refusal::ApiKeysUnavailable),
+        Undecided::Wanting(Wanted::Keys { .. } | Wanted::Introspection { .. }) => Err(Refusal::IssuerUnavailable),
     }
 }
 
@@ -75,7 +87,32 @@ pub async fn spend_one(core: &Rc<Core>, once: &Once, now: Timestamp) -> Result<b
 }
 
 /// Looks for what a decision waits for.
-#[expect(clippy::unused_async, reason = "all that is wanted is somewhere else")]
-async fn fetch(_core: &Rc<Core>, wanted: Wanted) -> Result<(), Refusal> {
-    match wanted {}
+async fn fetch(core: &Core, wanted: Wanted, facts: &Facts<'_>) -> Result<(), Refusal> {
+    let snapshot = &core.snapshot;
+    match wanted {
+        Wanted::Keys { issuer } => {
+            let fetched = snapshot.keys.refetch(issuer).await;
+            if fetched { Ok(()) } else { Err(Refusal::Token(jwt::Refusal::UnknownKey)) }
+        }
+        Wanted::Introspection { issuer, token } => {
+            let judged_by = Arc::clone(snapshot);
+            let judge = move |said: &Map<String, Value>, now| {
+                let policy = &judged_by.policy;
+                policy.authenticator.issuers().judge(issuer, said, &policy.vocabulary, now)
+            };
+            let log = core.log.log().clone();
+            let failed = move |name: &str, cause: &str| {
+                log.event("introspection-failed", &[("issuer", name), ("cause", cause)]);
+            };
+            let asked = snapshot.introspector.ask(issuer, token, facts.address, judge, failed).await;
+            asked.map_err(|Unanswered| Refusal::IssuerUnavailable)
+        }
+        Wanted::ApiKey(id) => {
+            let fetched = core.api_keys.fetch(&id, facts.address, facts.now).await;
+            if let Fetched::Malformed(why) = fetched.map_err(|_| Refusal::ApiKeysUnavailable)? {
+                core.log.log().event("api-key-malformed", &[("id", &id), ("cause", why)]);
+            }
+            Ok(())
+        }
+    }
 }

@@ -15,8 +15,10 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::activity::Busy;
 use crate::deadline::Pace;
+use crate::edge::api_keys::ApiKeys;
 use crate::edge::counter::{Charge, Counter, Outcome, Places};
 use crate::edge::grants::Grants;
+use crate::edge::introspection::Introspector;
 use crate::edge::keys::KeyRing;
 use crate::edge::log::{BatchLog, Record};
 use crate::edge::metrics::{Metrics, RouteSeries};
@@ -37,7 +39,9 @@ pub struct Snapshot {
     /// The compiled policy.
     pub policy: Policy,
     /// Keys of issuers that publish them.
-    pub keys: Arc<KeyRing>,
+    pub keys: KeyRing,
+    /// What issuers said of tokens.
+    pub introspector: Introspector,
     /// Whether answers say `Strict-Transport-Security`.
     pub hsts: bool,
     /// How slowly a client's body may come.
@@ -98,6 +102,8 @@ pub struct Core {
     pub assertions: Assertions,
     /// What was granted and taken back.
     pub grants: Grants,
+    /// API keys in Redis.
+    pub api_keys: ApiKeys,
     /// Names for requests.
     pub ids: Rc<RequestIds>,
     /// Room for checking passwords, in all threads.
@@ -352,7 +358,13 @@ impl http_body::Body for AnswerBody {
         this.exchange.busy.offer(data.is_ready());
         match data {
             Poll::Pending => Poll::Pending,
-            Poll::Ready(None) => Poll::Ready(None),
+            Poll::Ready(None) => {
+                let trailers = match &mut this.content {
+                    Content::Worker(body) => body.take_trailers(),
+                    Content::Whole(_) | Content::Broken => None,
+                };
+                Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))))
+            }
             Poll::Ready(Some(Ok(bytes))) => {
                 this.exchange.bytes_out += bytes.len() as u64;
                 this.exchange.keep(&bytes);

@@ -12,7 +12,8 @@ use http::{HeaderMap, HeaderValue, Method, Uri, Version, header};
 use serde_json::{Map, Value};
 
 use crate::head;
-use crate::policy::authenticate::jwt::{Keys, Revocations, VerifyKey};
+use crate::policy::authenticate::api_key::{Found, StoredKeys};
+use crate::policy::authenticate::jwt::{self, Introspections, Keys, Proven, Revocations, VerifyKey};
 use crate::policy::authenticate::seen::SeenTokens;
 use crate::policy::authenticate::{self, Accepted, Authenticate, Known, Undecided, certificate};
 use crate::policy::authorize::{self, Permit};
@@ -23,7 +24,7 @@ use crate::policy::limit::window::Standing;
 use crate::policy::limit::{Admission, Decision, Demand, WhenFull};
 use crate::policy::{Destination, Policy, Route, cors, path};
 use crate::problem::{Problem, Reason, Stop};
-use crate::types::{Principal, RoleSet, Scheme, Timestamp, TokenId};
+use crate::types::{Principal, RoleSet, Scheme, Sha256, Timestamp, TokenId};
 
 /// A request that nobody sends.
 #[derive(Clone, Debug)]
@@ -116,6 +117,16 @@ impl Keys for Nothing {
     fn of(&self, _: usize) -> Option<Arc<Vec<VerifyKey>>> {
         None
     }
+
+    fn may_refetch(&self, _: usize) -> bool {
+        false
+    }
+}
+
+impl Introspections for Nothing {
+    fn said(&self, _: usize, _: &Sha256, _: Timestamp) -> Option<Result<Proven, jwt::Refusal>> {
+        None
+    }
 }
 
 impl Revocations for Nothing {
@@ -126,6 +137,18 @@ impl Revocations for Nothing {
     fn unknown_for(&self) -> Duration {
         Duration::ZERO
     }
+}
+
+impl StoredKeys for Nothing {
+    fn find(&self, _: &str) -> Found {
+        Found::Absent
+    }
+
+    fn unknown_for(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    fn used(&self, _: &str, _: u64) {}
 }
 
 /// Walks a request through a policy.
@@ -245,7 +268,9 @@ fn walk(policy: &Policy, asked: &Asked, out: &mut Explained) -> Result<(), Stop>
             }
             out.note("forward", format!("to the pool {pool}, as {} {seen}", asked.method), &["routes", name, "pool"]);
         }
-        Destination::Own(_) => out.note("answer", "the gateway itself", &["routes", name, "builtin"]),
+        Destination::Own(_) | Destination::Fernet(_) => {
+            out.note("answer", "the gateway itself", &["routes", name, "builtin"]);
+        }
     }
     Ok(())
 }
@@ -271,7 +296,13 @@ fn who(policy: &Policy, route: &Route, asked: &Asked, facts: &Facts<'_>) -> Resu
     match &asked.caller {
         Caller::Headers => {
             let seen = SeenTokens::default();
-            let known = Known { keys: &Nothing, revocations: &Nothing, seen: &seen };
+            let known = Known {
+                keys: &Nothing,
+                introspections: &Nothing,
+                revocations: &Nothing,
+                seen: &seen,
+                api_keys: &Nothing,
+            };
             authenticator.decide(&route.authenticate, facts, words, known).or_else(|undecided| match undecided {
                 Undecided::Refused(refusal) => Err(refused(refusal)),
                 // Nobody has used it here.
@@ -281,7 +312,8 @@ fn who(policy: &Policy, route: &Route, asked: &Asked, facts: &Facts<'_>) -> Resu
             })
         }
         Caller::ApiKey(id) if api_key => {
-            authenticator.holder(id, asked.now).map_err(|refusal| refused(authenticate::Refusal::ApiKey(refusal)))
+            let held = authenticator.api_keys().holder(id, asked.address, asked.now);
+            held.map_err(|refusal| refused(authenticate::Refusal::ApiKey(refusal)))
         }
         Caller::Certificate(_) if mtls => {
             let refused = |refusal| refused(authenticate::Refusal::Certificate(refusal));

@@ -11,6 +11,7 @@
 //! Each stage's decision is pure and lives in `policy`; this file alone knows their order. A stage gives
 //! back evidence that the next one takes, or a [`Stop`] that ends the journey.
 
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::rc::Rc;
 use std::sync::{Arc, LazyLock};
@@ -25,9 +26,12 @@ use hyper::body::Incoming;
 use crate::activity::Busy;
 use crate::client_body::ClientBody;
 use crate::credentials;
-use crate::edge::counter::Denied;
-use crate::edge::upstream::{Call, ClientStream, Forwarded, Outgoing, Told, WorkerBody};
+use crate::edge::counter::{Denied, Places};
+use crate::edge::upstream::{
+    self, Call, ClientStream, Forwarded, Outgoing, Pool, Told, Tunnel, WorkerBody, websocket_key,
+};
 use crate::exchange::{AnswerBody, Content, Core, Exchange};
+use crate::fernet_endpoint;
 use crate::head;
 use crate::policy::answer::AnswerRule;
 use crate::policy::authenticate::{self, Accepted, signature};
@@ -42,7 +46,7 @@ use crate::policy::token::{self, Endpoint};
 use crate::policy::{Destination, Route, path};
 use crate::problem::{HeadFault, Problem, Reason, Stop};
 use crate::token_endpoint;
-use crate::types::{ClientAddress, ClientCertificate, Principal, Scheme, Timestamp};
+use crate::types::{ClientAddress, ClientCertificate, Principal, RequestId, Scheme, Timestamp};
 
 static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 static X_OUT_OF_RANGE: HeaderName = HeaderName::from_static("x-out-of-range");
@@ -59,13 +63,14 @@ pub async fn serve(
     certificate: Option<Rc<ClientCertificate>>,
     is_last: bool,
     request: Request<Incoming>,
+    switch: Option<&Switch>,
 ) -> Result<Response<AnswerBody>, Infallible> {
     let (parts, incoming) = request.into_parts();
     let mut exchange = Exchange::begin(core, peer, busy, &parts);
     exchange.is_last = is_last;
     exchange.certificate = certificate;
     let mut body = ClientBody::new(incoming, Rc::clone(&exchange.bytes_in), parts.headers.contains_key(header::EXPECT));
-    let outcome = travel(&mut exchange, &parts, &mut body).await;
+    let outcome = travel(&mut exchange, &parts, &mut body, switch).await;
     let outcome = match outcome {
         Ok(answer) => Ok(answer),
         Err(stop) => {
@@ -94,7 +99,12 @@ enum Answer {
     Own(Response<Bytes>),
 }
 
-async fn travel(exchange: &mut Exchange, arrived: &Parts, body: &mut ClientBody) -> Result<Answer, Stop> {
+async fn travel(
+    exchange: &mut Exchange,
+    arrived: &Parts,
+    body: &mut ClientBody,
+    switch: Option<&Switch>,
+) -> Result<Answer, Stop> {
     let core = Rc::clone(&exchange.core);
     let policy = &core.snapshot.policy;
     let headers = &arrived.headers;
@@ -113,6 +123,9 @@ async fn travel(exchange: &mut Exchange, arrived: &Parts, body: &mut ClientBody)
     let id = policy.table.find(host, &path, asked.as_ref().unwrap_or(&arrived.method)).map_err(Stop::Route)?;
     let route = policy.route(id).ok_or(Stop::Internal("a route without a row"))?;
     exchange.route = Some(id);
+    if route.grpc && exchange.http1 {
+        return Err(Stop::NotHttp2);
+    }
 
     // CORS before credentials: a preflight carries none, and a page must be able to read a refusal.
     let mut earned = route.cors.as_ref().map(|cors| cors.decide(headers));
@@ -168,6 +181,13 @@ async fn travel(exchange: &mut Exchange, arrived: &Parts, body: &mut ClientBody)
             read_body(exchange, route, arrived, body).await?;
             Ok(Answer::Own(token_endpoint::document(&policy.documents, *endpoint)))
         }
+        Destination::Fernet(direction) => {
+            let (outgoing, _) = match read_body(exchange, route, arrived, body).await {
+                Ok(read) => read,
+                Err(stop) => return Err(asking.refused(exchange, early.as_ref(), stop).await),
+            };
+            fernet_endpoint::answer(policy, *direction, outgoing, now).map(Answer::Own)
+        }
         Destination::Pool(position) => {
             let (outgoing, size) = match read_body(exchange, route, arrived, body).await {
                 Ok(read) => read,
@@ -177,10 +197,52 @@ async fn travel(exchange: &mut Exchange, arrived: &Parts, body: &mut ClientBody)
                 Some(admission) => admission,
                 None => Box::pin(asking.admit_and_say(exchange, size)).await?,
             };
-            let cleared = Cleared { route, principal: &principal, path: &path, permit, admission };
+            let cleared = Cleared { route, principal: &principal, path: &path, permit, admission, switch };
             forward(exchange, arrived, *position, cleared, outgoing).await
         }
     }
+}
+
+/// Where a connection finds the tunnel that it is to become when its last answer is out.
+pub type Switch = Cell<Option<Box<Tunnelling>>>;
+
+/// A tunnel, with what its request holds until it ends.
+#[derive(Debug)]
+pub struct Tunnelling {
+    /// The worker's side.
+    pub tunnel: Box<Tunnel>,
+    /// The request's name, for the record of the end.
+    pub id: RequestId,
+    /// Its places among the requests in flight.
+    pub places: Option<Places>,
+}
+
+/// Brings a request for a WebSocket to a worker.
+async fn ask_to_switch(
+    exchange: &Exchange,
+    pool: &Pool,
+    call: &Call<'_>,
+    (permit, admission): (Permit, Admission),
+) -> Result<upstream::Answer, Stop> {
+    // Browsers ask nobody before they open a WebSocket, so a page's origin is judged here.
+    if call.headers.has(&header::ORIGIN) && !exchange.earned.as_ref().is_some_and(Earned::is_allowed) {
+        return Err(Stop::Origin);
+    }
+    let tally = exchange.core.metrics.tally(exchange.core.thread);
+    let answered = pool.forward(call, Outgoing::Empty, permit, admission, || tally.upstream_connected()).await;
+    answered.map_err(Stop::Upstream)
+}
+
+/// Answers a request for a WebSocket as its worker did.
+fn switch_protocols(exchange: &mut Exchange, answer: upstream::Answer, switch: &Switch) -> Answer {
+    exchange.worker = Some(answer.worker);
+    let Some(tunnel) = answer.tunnel else { return Answer::Worker(answer.response) };
+    let mut response = answer.response.map(|_| Bytes::new());
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    response.headers_mut().insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    let places = exchange.places.take();
+    switch.set(Some(Box::new(Tunnelling { tunnel, id: exchange.id, places })));
+    Answer::Own(response)
 }
 
 /// A request that nothing stands against.
@@ -190,6 +252,8 @@ struct Cleared<'a> {
     path: &'a str,
     permit: Permit,
     admission: Admission,
+    /// Where the connection finds what it becomes, where it can become something else.
+    switch: Option<&'a Switch>,
 }
 
 /// Brings the request to a worker of the pool at the position, and the answer back.
@@ -202,7 +266,7 @@ async fn forward(
 ) -> Result<Answer, Stop> {
     let core = Rc::clone(&exchange.core);
     let policy = &core.snapshot.policy;
-    let Cleared { route, principal, path, permit, admission } = cleared;
+    let Cleared { route, principal, path, permit, admission, switch } = cleared;
     let pool = core.pools.get(position).ok_or(Stop::Internal("a route without a pool"))?;
     let now = timestamp(exchange.began);
     let assertion = core.assertions.of(policy.assertion.as_ref(), position, principal, &policy.vocabulary, now);
@@ -224,7 +288,18 @@ async fn forward(
         path: route.worker_path.as_deref().unwrap_or(path),
         query: arrived.uri.query(),
         headers: Forwarded::new(&arrived.headers, told).ok_or(Stop::Head(HeadFault::Connection))?,
+        trailers: route.grpc,
+        websocket: None,
     };
+    if let Some(switch) = switch.filter(|_| route.websocket)
+        && let Some(key) = websocket_key(&arrived.headers)
+    {
+        let call = Call { websocket: Some(key), ..call };
+        let sent = Instant::now();
+        let answer = Box::pin(ask_to_switch(exchange, pool, &call, (permit, admission))).await?;
+        exchange.worker_took = Some(sent.elapsed());
+        return Ok(switch_protocols(exchange, answer, switch));
+    }
     let tally = core.metrics.tally(core.thread);
     let sent = Instant::now();
     let answer = pool.forward(&call, outgoing, permit, admission, || tally.upstream_connected()).await;
@@ -297,7 +372,7 @@ impl Asking<'_> {
         let policy = &exchange.core.snapshot.policy;
         let pool = match self.route.destination {
             Destination::Pool(position) => policy.pools.get(position).map_or("", |name| name),
-            Destination::Own(_) => "",
+            Destination::Own(_) | Destination::Fernet(_) => "",
         };
         Subject {
             address: exchange.client.ip,
@@ -348,7 +423,7 @@ impl Asking<'_> {
                 self.admit(exchange, Size::default()).await.map(Some)
             }
             // Other clients learn it, whatever becomes of the rest.
-            Destination::Own(Endpoint::Jwks | Endpoint::Metadata) | Destination::Pool(_) => {
+            Destination::Own(Endpoint::Jwks | Endpoint::Metadata) | Destination::Fernet(_) | Destination::Pool(_) => {
                 self.admit_and_say(exchange, Size::default()).await.map(Some)
             }
         }
@@ -374,7 +449,9 @@ impl Asking<'_> {
         }
         let admitted = match self.route.destination {
             Destination::Own(_) => Box::pin(self.admit(exchange, Size::default())).await,
-            Destination::Pool(_) => Box::pin(self.admit_and_say(exchange, Size::default())).await,
+            Destination::Fernet(_) | Destination::Pool(_) => {
+                Box::pin(self.admit_and_say(exchange, Size::default())).await
+            }
         };
         admitted.err().unwrap_or(stop)
     }
@@ -397,7 +474,7 @@ impl Asking<'_> {
     }
 }
 
-fn demands<'a>(limits: &'a [Arc<Limit>], principal: &Principal, size: Size) -> Vec<Demand<'a>> {
+fn demands<'a>(limits: &'a [Arc<Limit>], principal: &'a Principal, size: Size) -> Vec<Demand<'a>> {
     limits.iter().map(|limit| Demand::new(limit, Some(principal), size)).collect()
 }
 
@@ -559,11 +636,21 @@ fn finish(mut exchange: Box<Exchange>, outcome: Result<Answer, Problem>) -> Resp
             exchange.reason = Some(problem.reason);
             exchange.cause = problem.cause.take();
             problem.close &= exchange.http1;
-            let (head, body) = problem.into_response(exchange.id).into_parts();
+            exchange.status = problem.reason.status().as_u16();
+            let is_grpc = !exchange.http1
+                && exchange
+                    .route
+                    .and_then(|id| exchange.core.snapshot.policy.route(id))
+                    .is_some_and(|route| route.grpc);
+            let response = if is_grpc { problem.into_grpc() } else { problem.into_response(exchange.id) };
+            let (head, body) = response.into_parts();
             (head, Content::Whole(Some(body)))
         }
     };
-    exchange.status = head.status.as_u16();
+    // What is said in the record of a refused call of gRPC is the reason's status.
+    if exchange.reason.is_none() {
+        exchange.status = head.status.as_u16();
+    }
     let headers = &mut head.headers;
     headers.insert(&X_REQUEST_ID, exchange.id.header());
     if let Some(rate) = exchange.rate.take() {
@@ -594,7 +681,8 @@ fn finish(mut exchange: Box<Exchange>, outcome: Result<Answer, Problem>) -> Resp
         // hyper keeps such a body back on HTTP/1 alone (RFC 9110 §9.3.2).
         content = Content::Whole(None);
     }
-    if exchange.http1 && (exchange.is_last || *exchange.core.stopping.borrow()) {
+    let switches = exchange.status == StatusCode::SWITCHING_PROTOCOLS.as_u16();
+    if exchange.http1 && !switches && (exchange.is_last || *exchange.core.stopping.borrow()) {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     if exchange.core.snapshot.hsts {

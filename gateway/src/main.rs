@@ -92,6 +92,14 @@ struct Files {
 enum KeyCommand {
     /// Make a key: the key goes to its holder, the printed TOML into the policy.
     New(command::key::Options),
+    /// Issue a key in Redis, good at once on every gateway that shares it: the key goes to its holder.
+    Issue(command::keys::IssueOptions),
+    /// Show the keys of the policy and of Redis, and when they were used.
+    List(command::keys::ListOptions),
+    /// Give a key in Redis another secret; the old one goes on for a while.
+    Rotate(command::keys::RotateOptions),
+    /// End a key in Redis, or only what a rotation left of it. Every gateway refuses it within a second.
+    Revoke(command::keys::RevokeOptions),
 }
 
 #[derive(Subcommand)]
@@ -140,6 +148,10 @@ fn run(command: Command) -> Result<(), command::Failure> {
         Command::Run(files) => command::run::run(&files.into_config(), std::io::stdout().is_terminal()),
         Command::Check { files, json } => command::check(&files.into_config(), json),
         Command::Key(KeyCommand::New(options)) => command::key::new(&options),
+        Command::Key(KeyCommand::Issue(options)) => command::keys::issue(&options),
+        Command::Key(KeyCommand::List(options)) => command::keys::list(&options),
+        Command::Key(KeyCommand::Rotate(options)) => command::keys::rotate(&options),
+        Command::Key(KeyCommand::Revoke(options)) => command::keys::revoke(&options),
         Command::Client(ClientCommand::New(options)) => command::client::new(&options),
         Command::Password(PasswordCommand::Hash) => command::password(),
         Command::Limits(LimitsCommand::Show(options)) => command::limits::show(&options),

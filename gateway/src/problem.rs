@@ -69,6 +69,9 @@ reasons! {
     ApiKeyMistyped 401 "api-key-mistyped" "This is not an API key of this service";
     ApiKeyUnknown 401 "api-key-unknown" "The API key is not known";
     ApiKeyExpired 401 "api-key-expired" "The API key has expired";
+    ApiKeyNotYet 401 "api-key-not-yet" "The API key is not good yet";
+    ApiKeyNetwork 403 "api-key-network" "The API key may not be used from here";
+    ApiKeysUnavailable 503 "api-keys-unavailable" "API keys can't be looked up just now";
     CertificateUnknown 401 "certificate-unknown" "The client certificate is not known here";
     CertificateExpired 401 "certificate-expired" "The client certificate has expired";
     SignatureMalformed 400 "signature-malformed" "The signature can't be read, or leaves too much open";
@@ -115,6 +118,7 @@ reasons! {
     TokenReused 400 "token-reused" "The refresh token was used before";
     TokenBusy 503 "token-busy" "Too many passwords are being checked just now";
     TokenStoreLost 503 "token-store-lost" "The store that keeps grants does not answer just now";
+    Http2Needed 505 "http2-needed" "This is asked over HTTP/2 alone";
     Internal 500 "internal" "Something is wrong here";
 }
 
@@ -123,6 +127,23 @@ impl Reason {
     #[must_use]
     pub fn index(self) -> usize {
         self as usize
+    }
+
+    /// The status that gRPC has for it, by the HTTP status ("HTTP to gRPC Status Code Mapping", closer where ours say
+    /// more).
+    #[must_use]
+    pub fn grpc_status(self) -> u8 {
+        match self.status().as_u16() {
+            499 => 1,
+            400 | 413 | 414 | 415 | 417 | 422 | 431 => 3,
+            408 | 504 => 4,
+            403 => 7,
+            429 => 8,
+            404 | 405 | 501 | 505 => 12,
+            503 => 14,
+            401 => 16,
+            _ => 13,
+        }
     }
 
     /// Whether the worker failed to serve what it was asked.
@@ -182,6 +203,8 @@ pub enum Stop {
     Body(body::Refusal),
     /// A body that broke while it was read.
     BodyRead(ClientFault, Option<usize>),
+    /// A call of gRPC over HTTP/1.
+    NotHttp2,
     /// No usable answer from a worker.
     Upstream(Fault),
     /// An answer that is not of the declared form.
@@ -296,6 +319,19 @@ impl Problem {
         body
     }
 
+    /// The answer to a call of gRPC: trailers alone ("gRPC over HTTP2", Responses). The reason's slug is the message.
+    #[must_use]
+    pub fn into_grpc(self) -> Response<Bytes> {
+        let mut response = Response::new(Bytes::new());
+        *response.headers_mut() = self.headers;
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        headers.insert("grpc-status", u16::from(self.reason.grpc_status()).into());
+        headers.insert("grpc-message", HeaderValue::from_static(self.reason.slug()));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        response
+    }
+
     /// The answer. `id` lets the client and the operator speak of the same request.
     #[must_use]
     pub fn into_response(self, id: RequestId) -> Response<Bytes> {
@@ -356,6 +392,9 @@ impl From<Stop> for Problem {
             }
             Stop::Body(refusal) => refused_body(refusal),
             Stop::BodyRead(fault, max) => read_body(fault, max),
+            Stop::NotHttp2 => {
+                Self::new(Reason::Http2Needed, "gRPC needs HTTP/2, which is agreed on in the TLS handshake (ALPN).")
+            }
             Stop::Upstream(fault) => upstream(fault),
             Stop::Undeclared(Undeclared(why)) => Self::new(
                 Reason::AnswerUndeclared,
@@ -482,8 +521,21 @@ fn credential(refusal: &authenticate::Refusal) -> Problem {
             let detail = "Which proofs were used can't be looked up. Try again shortly, with a new one.";
             Problem::new(Reason::ReplayUnknown, detail).header(header::RETRY_AFTER, "1")
         }
+        R::ApiKey(api_key::Refusal::NotYet) => {
+            Problem::new(Reason::ApiKeyNotYet, "It was issued for a later time. Wait for it, or ask the operator.")
+        }
+        // RFC 9110 §15.5.4: the credential is good, and to send it again, or another one, changes nothing from here.
+        R::ApiKey(api_key::Refusal::Network) => Problem::new(
+            Reason::ApiKeyNetwork,
+            "The key is good, but not for the network that the request came from. Call from where it was issued for, or \
+             ask the operator.",
+        ),
+        R::ApiKeysUnavailable => {
+            Problem::new(Reason::ApiKeysUnavailable, "The store that keeps keys can't be asked. Try again shortly.")
+                .header(header::RETRY_AFTER, "1")
+        }
         R::IssuerUnavailable => {
-            Problem::new(Reason::IssuerUnavailable, "The issuer's keys could not be fetched so far. Try again shortly.")
+            Problem::new(Reason::IssuerUnavailable, "The token's issuer can't be asked. Try again shortly.")
                 .header(header::RETRY_AFTER, "10")
         }
         R::RevocationUnknown => {
@@ -500,6 +552,8 @@ fn credential(refusal: &authenticate::Refusal) -> Problem {
             jwt::Refusal::Issuer => invalid("its issuer is not trusted"),
             jwt::Refusal::NoKeys => invalid("its issuer's keys are not known"),
             jwt::Refusal::Signature => invalid("its signature does not hold"),
+            jwt::Refusal::UnknownKey => invalid("its issuer publishes no key with its kid"),
+            jwt::Refusal::Inactive => invalid("its issuer says that it is not active"),
             jwt::Refusal::NoEnd => invalid("it has no exp"),
             jwt::Refusal::NotYet => invalid("it is not valid yet"),
             jwt::Refusal::Audience => invalid("its audience is not us"),
@@ -661,6 +715,9 @@ fn upstream(fault: Fault) -> Problem {
             Problem::new(Reason::WorkerBusy, "The worker has no room for another request. Try again shortly.")
                 .header(header::RETRY_AFTER, &retry_after.unwrap_or(1).to_string())
         }
+        Fault::Full => Problem::new(Reason::WorkerBusy, "No worker has room for another request. Try again shortly.")
+            .header(header::RETRY_AFTER, "1")
+            .cause("max_connections requests are at each worker, and max_waiting wait"),
         Fault::Client(fault) => read_body(fault, None),
     }
 }

@@ -16,13 +16,15 @@ use tokio::task::JoinHandle;
 
 use crate::deadline::Pace;
 use crate::edge::counter::SharedStore;
-use crate::edge::keys::KeyRing;
+use crate::edge::introspection::Introspector;
+use crate::edge::keys::{KeyRing, Outcome};
 use crate::edge::log::Log;
 use crate::edge::metrics::Metrics;
-use crate::edge::upstream::PoolSettings;
+use crate::edge::upstream::{PoolSettings, Tell};
 use crate::exchange::Snapshot;
 use crate::policy::Policy;
 use crate::settings::Mistake;
+use crate::types::Name;
 
 /// How long every thread has to take a new policy.
 const ADOPTION: Duration = Duration::from_secs(5);
@@ -81,6 +83,8 @@ pub struct Reloader {
     /// The files that were looked at last, as they were then.
     files: RefCell<Vec<(PathBuf, Stamp)>>,
     threads: usize,
+    /// Where changes in the standing of workers are told.
+    tell: Tell,
     metrics: Arc<Metrics>,
     store: Arc<SharedStore>,
     log: Log,
@@ -113,7 +117,9 @@ impl Reloader {
     pub fn new(loaded: Loaded, source: Source, shared: Shared) -> Self {
         let Shared { threads, metrics, store, log } = shared;
         let (fixed, files) = (loaded.fixed.clone(), RefCell::new(loaded.files.clone()));
-        let first = snapshot(loaded, &metrics, None);
+        let told = log.clone();
+        let tell: Tell = Arc::new(move |name, fields| told.event(name, fields));
+        let first = snapshot(loaded, &metrics, None, (threads, &tell));
         let (snapshots, _) = watch::channel(Arc::new(first));
         Self {
             source,
@@ -121,6 +127,7 @@ impl Reloader {
             fixed,
             files,
             threads,
+            tell,
             metrics,
             store,
             log,
@@ -146,12 +153,14 @@ impl Reloader {
         let (snapshot, log) = (self.now(), self.log.clone());
         let refreshing = tokio::task::spawn_local(async move {
             let issuers = snapshot.policy.authenticator.issuers();
-            Arc::clone(&snapshot.keys)
-                .refresh(issuers, |issuer, state| match state {
-                    Ok(count) => log.event("issuer-keys", &[("issuer", issuer), ("keys", &count.to_string())]),
-                    Err(cause) => log.event("issuer-keys-failed", &[("issuer", issuer), ("cause", cause)]),
-                })
-                .await;
+            let changed = |issuer: &Name, outcome: &Outcome| match outcome {
+                Outcome::Fetched(count) => {
+                    log.event("issuer-keys", &[("issuer", issuer), ("keys", &count.to_string())]);
+                }
+                Outcome::Failed(cause) => log.event("issuer-keys-failed", &[("issuer", issuer), ("cause", cause)]),
+                Outcome::Ended(cause) => log.event("issuer-keys-ended", &[("issuer", issuer), ("cause", cause)]),
+            };
+            snapshot.keys.refresh(issuers, changed).await;
         });
         if let Some(before) = self.refreshing.replace(Some(refreshing)) {
             before.abort();
@@ -179,7 +188,7 @@ impl Reloader {
         let changed = |name: &&'static str| loaded.fixed.get(name) != self.fixed.get(name);
         let needs_restart: Vec<&'static str> = self.fixed.keys().copied().filter(changed).collect();
         self.files.replace(loaded.files.clone());
-        let next = Arc::new(snapshot(loaded, &self.metrics, Some(&self.now())));
+        let next = Arc::new(snapshot(loaded, &self.metrics, Some(&self.now()), (self.threads, &self.tell)));
         let generation = next.generation;
         // What one policy refuses another may not.
         self.store.forget_refusals();
@@ -230,16 +239,19 @@ impl Reloader {
     }
 }
 
-fn snapshot(loaded: Loaded, metrics: &Metrics, before: Option<&Snapshot>) -> Snapshot {
-    let Loaded { policy, pools, hsts, body_pace, .. } = loaded;
+fn snapshot(loaded: Loaded, metrics: &Metrics, before: Option<&Snapshot>, shared: (usize, &Tell)) -> Snapshot {
+    let Loaded { policy, mut pools, hsts, body_pace, .. } = loaded;
+    PoolSettings::adopt(&mut pools, before.map_or(&[], |before| &before.pools), shared.0, shared.1);
     let issuers = policy.authenticator.issuers();
-    let keys = KeyRing::new(issuers);
+    let mut keys = KeyRing::new(issuers);
     if let Some(before) = before {
-        keys.keep(issuers, &before.keys, before.policy.authenticator.issuers());
+        keys = keys.keeping(issuers, &before.keys, before.policy.authenticator.issuers());
     }
+    let introspector = Introspector::new(issuers);
     Snapshot {
         routes: metrics.routes(policy.routes.iter().map(|route| &*route.name)),
         keys,
+        introspector,
         hsts,
         body_pace,
         pools,

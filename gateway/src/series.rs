@@ -9,6 +9,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub struct Series<const N: usize>(Box<[[AtomicU64; N]]>);
 
 impl<const N: usize> Series<N> {
+    /// Nothing counted yet, for so many threads.
+    #[must_use]
+    pub fn new(threads: usize) -> Self {
+        let row = || std::array::from_fn(|_| AtomicU64::new(0));
+        Self((0..threads).map(|_| row()).collect())
+    }
+
     /// Counts one event on a thread.
     pub fn count(&self, thread: usize, event: usize) {
         if let Some(number) = self.0.get(thread).and_then(|row| row.get(event)) {
@@ -47,8 +54,7 @@ impl<const N: usize> Registry<N> {
             if let Some((_, series)) = all.iter().find(|(known, _)| **known == *name) {
                 return Arc::clone(series);
             }
-            let row = || std::array::from_fn(|_| AtomicU64::new(0));
-            let series = Arc::new(Series((0..self.threads).map(|_| row()).collect()));
+            let series = Arc::new(Series::new(self.threads));
             all.push((name.into(), Arc::clone(&series)));
             series
         };

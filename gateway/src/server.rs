@@ -37,7 +37,7 @@ use crate::edge::socket::Socket;
 use crate::edge::tls;
 use crate::exchange::{AnswerBody, Core, Cores, Snapshot};
 use crate::frames::Frames;
-use crate::journey;
+use crate::journey::{self, Tunnelling};
 use crate::listener::{LINGER, ListenerSettings, Listeners, ProxyProtocol};
 use crate::problem::HeadFault;
 use crate::proxy_protocol::{self, Parsed};
@@ -373,26 +373,40 @@ impl Thread {
         if self.settings.max_headers >= HYPER_HEADERS {
             builder.max_headers(self.settings.max_headers + 1);
         }
-        let connection = builder
-            // Above the bounds that `wire` keeps, whose answers say why.
-            .max_header_size(self.settings.max_head * 2)
-            // What one answer may have waiting beside its last part, and how much is read at once; 400 KiB otherwise.
-            .max_buf_size(MOST_BUFFERED.max(self.settings.max_head * 2))
-            .timer(TokioTimer::new())
-            .header_read_timeout(None)
-            .serve_connection(
-                TokioIo::new(Watched::new(stream, Rc::clone(activity), Reader::Wire(wire))),
-                service_fn(|request: Request<Incoming>| {
-                    let is_last = quota.spend();
-                    let Caller { address, certificate } = peer.clone();
-                    journey::serve(self.core(), address, activity.begin(), certificate, is_last, request)
-                }),
-            );
+        // What the connection becomes when its last answer says so.
+        let switch = Rc::new(journey::Switch::default());
+        let connection =
+            builder
+                // Above the bounds that `wire` keeps, whose answers say why.
+                .max_header_size(self.settings.max_head * 2)
+                // What one answer may have waiting beside its last part, and how much is read at once; 400 KiB otherwise.
+                .max_buf_size(MOST_BUFFERED.max(self.settings.max_head * 2))
+                .timer(TokioTimer::new())
+                .header_read_timeout(None)
+                .serve_connection(
+                    TokioIo::new(Watched::new(stream, Rc::clone(activity), Reader::Wire(wire))),
+                    service_fn(|request: Request<Incoming>| {
+                        let (is_last, switch) = (quota.spend(), Rc::clone(&switch));
+                        let Caller { address, certificate } = peer.clone();
+                        let (core, busy) = (self.core(), activity.begin());
+                        async move {
+                            journey::serve(core, address, busy, certificate, is_last, request, Some(&switch)).await
+                        }
+                    }),
+                );
         // An idle HTTP/1 connection is not told at once: a request may be on its way. Its next answer
         // says `Connection: close`, and after a while without one it is closed.
         let mut connection = connection;
         let driven = self.drive(Pin::new(&mut connection), activity, quota, |_| false).await;
-        let (mut stream, fault) = connection.into_parts().io.into_inner().into_inner();
+        let parts = connection.into_parts();
+        let (mut stream, fault) = parts.io.into_inner().into_inner();
+        if let Some(tunnelling) = switch.take() {
+            // Who sent something else than HTTP before it was answered is not let through.
+            if matches!(driven, Driven::Ended(Ok(()))) && fault.is_none() {
+                Box::pin(self.tunnel(*tunnelling, &mut stream, &parts.read_buf)).await;
+            }
+            return (stream, false);
+        }
         if matches!(driven, Driven::Rests) {
             return (stream, true);
         }
@@ -402,6 +416,17 @@ impl Thread {
             let _ = tokio::time::timeout(LINGER, written).await;
         }
         (stream, false)
+    }
+
+    /// Passes octets between a client and a worker, both of which have switched protocols.
+    async fn tunnel(&self, tunnelling: Tunnelling, stream: &mut Client, early: &[u8]) {
+        let Tunnelling { tunnel, id, places } = tunnelling;
+        let ended = tunnel.run(stream, early).await;
+        drop(places);
+        let (to_worker, to_client) = (ended.to_worker.to_string(), ended.to_client.to_string());
+        let fields =
+            [("request_id", id.as_str()), ("cause", ended.why), ("to_worker", &to_worker), ("to_client", &to_client)];
+        self.core().log.log().event("websocket-ended", &fields);
     }
 
     async fn http2(&self, stream: Client, peer: Caller) {
@@ -443,7 +468,7 @@ impl Thread {
                                 HeadFault::Wire(wire::Fault::HeadTooLarge),
                             ));
                         }
-                        journey::serve(core, address, busy, certificate, is_last, request).await
+                        journey::serve(core, address, busy, certificate, is_last, request, None).await
                     }
                 }),
             );

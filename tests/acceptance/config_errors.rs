@@ -86,7 +86,7 @@ a = 1
 
   2.toml:1:2  plugins
     is not a key that is known here
-    help: remove it; known here: admin, answers, api_key, api_keys, assertion, certificates, client_address, clients, cors, defaults, guards, issuers, limits, listener, log, pools, proofs, reload, rights, roles, routes, schemas, signing_keys, store, token, users
+    help: remove it; known here: admin, answers, api_key, api_keys, assertion, certificates, client_address, clients, cors, defaults, fernet, guards, issuers, limits, listener, log, pools, proofs, reload, rights, roles, routes, schemas, signing_keys, store, token, users
 ",
     ),
 ];
@@ -787,7 +787,7 @@ authorize = "anonymous"
 
   2.toml:25:1  routes.other.builtin
     is "userinfo", which is not one of its choices
-    help: write "token", "revoke", "introspect", "jwks" or "metadata"
+    help: write "token", "revoke", "introspect", "jwks", "metadata", "encrypt" or "decrypt"
 
   2.toml:3:1  routes.token.worker_path
     stands beside builtin = "token", which has its own

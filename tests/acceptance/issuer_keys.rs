@@ -1,5 +1,8 @@
 //! Keys that an issuer publishes: fetched over HTTPS that is trusted, and only what can verify is used.
 
+use std::sync::{Arc, Barrier};
+
+use futures_util::future::join_all;
 use harness::client::flower;
 use harness::identity::{base64url, claims};
 use harness::{Answer, Gateway, GatewayBuilder, KeyServer, Recorder, Signer, TestCa};
@@ -46,7 +49,194 @@ async fn published_keys_verify_tokens_by_their_kid() {
         assert_eq!(answer.status, status, "{header}: {}", answer.text());
         assert_eq!(worker.seen().len() - before, usize::from(status == 200));
     }
-    assert_eq!(keys.asked(), 1, "requests do not make the gateway fetch");
+    // Once at the start, and once for the kid that is not known.
+    assert_eq!(keys.asked(), 2, "known kids do not make the gateway fetch");
+}
+
+#[tokio::test]
+async fn a_new_key_is_fetched_once_for_all_who_wait_for_it() {
+    let (first, second) = (Signer::es256(), Signer::es256());
+    let worker = Recorder::start();
+    let keys = KeyServer::publishing(&[first.jwk("1")]);
+    let gateway = gateway(&worker, &keys).start().await;
+    gateway.log().event("issuer-keys").await;
+    // The fetch is under way until everybody else had a chance to ask.
+    let (held, set) = (Arc::new(Barrier::new(2)), json!({ "keys": [first.jwk("1"), second.jwk("2")] }));
+    keys.follow({
+        let held = Arc::clone(&held);
+        move |_| {
+            held.wait();
+            KeyServer::ok(&set)
+        }
+    });
+    let header = json!({ "kid": "2" });
+    let asked = (0..40).map(|_| ask(&gateway, &second, &header));
+    let known = async {
+        // Whoever has a key that is known does not wait.
+        assert_eq!(ask(&gateway, &first, &json!({ "kid": "1" })).await.status, 200);
+        tokio::task::spawn_blocking(move || held.wait()).await.expect("it is met");
+    };
+    let (answers, ()) = tokio::join!(join_all(asked), known);
+    assert!(answers.iter().all(|answer| answer.status == 200), "{}", answers[0].text());
+    assert_eq!(keys.asked(), 2, "one fetch for all");
+}
+
+#[tokio::test]
+async fn a_flood_of_unknown_keys_costs_the_issuer_one_fetch_and_others_nothing() {
+    let (known, stranger) = (Signer::es256(), Signer::es256());
+    let worker = Recorder::start();
+    let keys = KeyServer::publishing(&[known.jwk("1")]);
+    let gateway = gateway(&worker, &keys).start().await;
+    gateway.log().event("issuer-keys").await;
+    let flood = (0..80).map(|client| {
+        let (gateway, stranger) = (&gateway, &stranger);
+        async move {
+            for number in 0..5 {
+                let header = json!({ "kid": format!("made up {client} {number}") });
+                ask(gateway, stranger, &header).await.assert_problem(401, "token-invalid");
+            }
+        }
+    });
+    let honest = async {
+        for _ in 0..20 {
+            assert_eq!(ask(&gateway, &known, &json!({ "kid": "1" })).await.status, 200);
+        }
+    };
+    tokio::join!(join_all(flood), honest);
+    assert_eq!(worker.seen().len(), 20);
+    // One every ten seconds.
+    assert!(keys.asked() <= 4, "the issuer was asked {} times", keys.asked());
+}
+
+#[tokio::test]
+async fn an_issuer_that_hangs_holds_up_nobody_else() {
+    let (known, stranger) = (Signer::es256(), Signer::es256());
+    let worker = Recorder::start();
+    let keys = KeyServer::publishing(&[known.jwk("1")]);
+    let gateway = gateway(&worker, &keys).start().await;
+    gateway.log().event("issuer-keys").await;
+    let held = Arc::new(Barrier::new(2));
+    keys.follow({
+        let held = Arc::clone(&held);
+        move |_| {
+            held.wait();
+            KeyServer::status(500)
+        }
+    });
+    let header = json!({ "kid": "2" });
+    let waits = ask(&gateway, &stranger, &header);
+    let others = async {
+        while keys.asked() < 2 {
+            assert_eq!(ask(&gateway, &known, &json!({ "kid": "1" })).await.status, 200);
+        }
+        // The fetch is under way now, and others are served.
+        assert_eq!(ask(&gateway, &known, &json!({ "kid": "1" })).await.status, 200);
+        tokio::task::spawn_blocking(move || held.wait()).await.expect("it is met");
+    };
+    let (refused, ()) = tokio::join!(waits, others);
+    refused.assert_problem(401, "token-invalid");
+    // What failed takes nothing away.
+    assert_eq!(ask(&gateway, &known, &json!({ "kid": "1" })).await.status, 200);
+}
+
+#[tokio::test]
+async fn the_last_good_keys_serve_for_a_stated_time() {
+    let signer = Signer::es256();
+    let worker = Recorder::start();
+    let keys = KeyServer::publishing(&[signer.jwk("1")]);
+    let gateway = gateway(&worker, &keys).policy("[issuers.corp]\nkeys_kept = \"3s\"\n").start().await;
+    gateway.log().event("issuer-keys").await;
+    keys.answer(KeyServer::status(500));
+    gateway.log().event("issuer-keys-failed").await;
+    assert_eq!(ask(&gateway, &signer, &json!({ "kid": "1" })).await.status, 200, "the last good keys serve");
+    gateway.log().event("issuer-keys-ended").await;
+    let before = worker.seen().len();
+    ask(&gateway, &signer, &json!({ "kid": "1" })).await.assert_problem(503, "issuer-unavailable");
+    assert_eq!(worker.seen().len(), before);
+    keys.publish(&[signer.jwk("1")]);
+    let back = gateway.log().matching(|line| line["event"] == "issuer-keys").len() + 1;
+    let again = || gateway.log().matching(|line| line["event"] == "issuer-keys").len() >= back;
+    harness::eventually("the keys are back", async || again().then_some(())).await;
+    assert_eq!(ask(&gateway, &signer, &json!({ "kid": "1" })).await.status, 200);
+}
+
+/// An issuer with metadata: its own server's address is its name.
+fn discovering(worker: &Recorder, keys: &KeyServer, path: &str) -> GatewayBuilder {
+    let overlay = format!(
+        "[issuers.corp]\nissuer = \"{}\"\naudience = \"modelgate\"\nalgorithms = [\"ES256\"]\ndiscovery = true\n\
+         ca = \"ca.pem\"\n",
+        keys.at(path)
+    );
+    // The system's authorities are not asked where the issuer has its own.
+    let builder = Gateway::builder().worker(worker).policy(overlay);
+    builder.file("ca.pem", &TestCa::shared().authority).variable("SSL_CERT_FILE", "/dev/null")
+}
+
+#[tokio::test]
+async fn metadata_say_where_the_keys_are() {
+    let signer = Signer::es256();
+    for (issuer, metadata) in [
+        ("", "/.well-known/openid-configuration"),
+        ("/realms/corp", "/realms/corp/.well-known/openid-configuration"),
+        ("/realms/corp/", "/realms/corp/.well-known/openid-configuration"),
+        ("", "/.well-known/oauth-authorization-server"),
+        ("/realms/corp", "/.well-known/oauth-authorization-server/realms/corp"),
+    ] {
+        let worker = Recorder::start();
+        let keys = KeyServer::answering("");
+        let (iss, uri, jwk) = (keys.at(issuer), keys.at("/somewhere/else"), signer.jwk("1"));
+        keys.follow(move |request| match request.split(' ').nth(1) {
+            Some(path) if path == metadata => KeyServer::ok(&json!({ "issuer": iss, "jwks_uri": uri })),
+            Some("/somewhere/else") => KeyServer::ok(&json!({ "keys": [jwk] })),
+            _ => KeyServer::status(404),
+        });
+        let gateway = discovering(&worker, &keys, issuer).start().await;
+        gateway.log().event("issuer-keys").await;
+        let token = signer.token_with(&json!({ "kid": "1" }), &{
+            let mut claims = claims();
+            claims["iss"] = json!(keys.at(issuer));
+            claims
+        });
+        let answer = gateway.client().post("/predict").bearer(&token).json(&flower()).send().await;
+        assert_eq!(answer.status, 200, "{metadata}: {}", answer.text());
+    }
+}
+
+#[tokio::test]
+async fn metadata_that_can_not_be_believed_are_not() {
+    let signer = Signer::es256();
+    let worker = Recorder::start();
+    let elsewhere = KeyServer::publishing(&[signer.jwk("1")]);
+    let keys = KeyServer::answering("");
+    let (iss, good) = (keys.at(""), elsewhere.url());
+    let redirect = format!("HTTP/1.1 302 Found\r\nLocation: {good}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+    for (what, answer) in [
+        ("another issuer", KeyServer::ok(&json!({ "issuer": "https://evil.example", "jwks_uri": good }))),
+        ("an issuer with a slash more", KeyServer::ok(&json!({ "issuer": format!("{iss}/"), "jwks_uri": good }))),
+        ("no issuer", KeyServer::ok(&json!({ "jwks_uri": good }))),
+        ("no keys", KeyServer::ok(&json!({ "issuer": iss }))),
+        ("keys without TLS", KeyServer::ok(&json!({ "issuer": iss, "jwks_uri": good.replace("https", "http") }))),
+        ("keys in a file", KeyServer::ok(&json!({ "issuer": iss, "jwks_uri": "file:///etc/passwd" }))),
+        ("a list", KeyServer::ok(&json!([{ "issuer": iss, "jwks_uri": good }]))),
+        ("no JSON", b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n<html>".to_vec()),
+        ("another issuer first", {
+            let text = format!("{{\"issuer\":\"https://x.example\",\"issuer\":\"{iss}\",\"jwks_uri\":\"{good}\"}}");
+            format!("HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n{text}").into_bytes()
+        }),
+        ("too large", KeyServer::ok(&json!({ "issuer": iss, "jwks_uri": good, "x": "x".repeat(300_000) }))),
+        ("a redirect", redirect.into_bytes()),
+    ] {
+        keys.answer(answer);
+        let gateway = discovering(&worker, &keys, "").start().await;
+        gateway.log().event("issuer-keys-failed").await;
+        let mut claims = claims();
+        claims["iss"] = json!(iss);
+        let token = signer.token_with(&json!({ "kid": "1" }), &claims);
+        let answer = gateway.client().post("/predict").bearer(&token).json(&flower()).send().await;
+        assert_eq!((answer.status, answer.problem().as_str()), (503, "issuer-unavailable"), "{what}");
+    }
+    assert_eq!(elsewhere.asked(), 0);
+    worker.assert_untouched();
 }
 
 #[tokio::test]
@@ -87,14 +277,23 @@ async fn what_can_not_verify_is_no_key() {
     sealed["use"] = json!("enc");
     let mut other = encrypting.jwk("es384");
     other["alg"] = json!("ES384");
+    // What everybody can sign with is nobody's key.
+    let leaked = Signer::es256();
+    let mut private = leaked.jwk("leaked");
+    private["d"] = json!(base64url([7; 32]));
+    let mut signing = encrypting.jwk("signs");
+    signing["key_ops"] = json!(["sign"]);
     let symmetric = json!({ "kty": "oct", "kid": "hmac", "k": base64url(secret), "alg": "HS256", "use": "sig" });
     let worker = Recorder::start();
-    let keys = KeyServer::publishing(&[json!({ "kty": "??" }), symmetric, sealed, other, good.jwk("1")]);
+    let keys =
+        KeyServer::publishing(&[json!({ "kty": "??" }), symmetric, sealed, other, private, signing, good.jwk("1")]);
     let gateway = gateway(&worker, &keys).start().await;
     assert_eq!(gateway.log().event("issuer-keys").await["keys"], "1");
     for (signer, header) in [
         (&encrypting, json!({ "kid": "enc" })),
         (&encrypting, json!({ "kid": "es384" })),
+        (&encrypting, json!({ "kid": "signs" })),
+        (&leaked, json!({ "kid": "leaked" })),
         (&Signer::hs256(secret), json!({ "kid": "hmac" })),
         (&Signer::hs256(secret), json!({ "kid": "hmac", "alg": "ES256" })),
     ] {
@@ -117,7 +316,7 @@ async fn no_redirect_is_followed() {
     let gateway = gateway(&worker, &keys).start().await;
     gateway.log().event("issuer-keys-failed").await;
     ask(&gateway, &signer, &json!({})).await.assert_problem(503, "issuer-unavailable");
-    assert_eq!((keys.asked(), elsewhere.asked()), (1, 0));
+    assert_eq!(elsewhere.asked(), 0);
     worker.assert_untouched();
 }
 

@@ -1,7 +1,7 @@
 //! The gateway's own OAuth2 endpoints: a test for each rule. `POST /token` with a password is in `token`.
 
 mod grants;
-mod library;
+pub(crate) mod library;
 mod revocation;
 mod rotation;
 
@@ -28,7 +28,7 @@ fn password(user: &str, password: &str) -> String {
 }
 
 /// What a client gets for itself.
-async fn credentials(client: &Client, name: &str) -> String {
+pub(crate) async fn credentials(client: &Client, name: &str) -> String {
     let answer = client.token("grant_type=client_credentials").as_client(name).send().await;
     assert_eq!(answer.status, 200, "{}", answer.text());
     text(&answer, "access_token")

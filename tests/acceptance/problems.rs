@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 
+use gateway::policy::authenticate::api_key::compose;
 use gateway::problem::Reason;
+use gateway::types::Sha256;
 use harness::client::flower;
 use harness::identity::{ALICE, client_secret, clients, key};
 use harness::wire::only_answer;
@@ -22,7 +24,23 @@ fn predict(who: &str, body: &str) -> String {
 }
 
 fn api_key(id: &str) -> String {
-    format!("X-API-Key: {}\r\n", key(id))
+    shown(&key(id))
+}
+
+fn shown(key: &str) -> String {
+    format!("X-API-Key: {key}\r\n")
+}
+
+/// Keys that are not good yet, and not from here.
+fn wrong_keys() -> String {
+    let digest = |key: String| Sha256::of(key.as_bytes());
+    format!(
+        "[api_key]\nstore = \"redis\"\n\
+         [api_keys.early]\nowner = \"tests\"\ndigest = \"{}\"\nnot_before = \"2090-01-01T00:00:00Z\"\n\
+         [api_keys.elsewhere]\nowner = \"tests\"\ndigest = \"{}\"\nnetworks = [\"10.0.0.0/8\"]\n",
+        digest(compose("early", [1; 20])),
+        digest(compose("elsewhere", [2; 20])),
+    )
 }
 
 /// Holds an answer, and what was logged of it, to what every problem must be.
@@ -102,8 +120,12 @@ fn provocations(gateway: &Gateway) -> Vec<(&'static str, u16, String)> {
         ("credential-malformed", 400, predict("Authorization: Bearer\r\n", &body)),
         ("credentials-several", 400, predict(&typed(&bearer(&expired)), &body)),
         ("api-key-mistyped", 401, predict("X-API-Key: hunter2\r\n", &body)),
-        ("api-key-unknown", 401, predict(&api_key("unknown"), &body)),
+        ("api-key-unknown", 401, predict(&shown(&compose("predictor", [7; 20])), &body)),
         ("api-key-expired", 401, predict(&api_key("expired"), &body)),
+        ("api-key-not-yet", 401, predict(&shown(&compose("early", [1; 20])), &body)),
+        ("api-key-network", 403, predict(&shown(&compose("elsewhere", [2; 20])), &body)),
+        // Redis, where it might be, is lost.
+        ("api-keys-unavailable", 503, predict(&api_key("unknown"), &body)),
         ("token-invalid", 401, predict(&bearer("x.y.z"), &body)),
         ("token-expired", 401, predict(&bearer(&expired), &body)),
         ("issuer-unavailable", 503, predict(&bearer(&away), &body)),
@@ -131,6 +153,7 @@ fn provocations(gateway: &Gateway) -> Vec<(&'static str, u16, String)> {
         ("worker-broken", 502, get("/broken")),
         ("worker-failed", 502, get("/failing")),
         ("worker-slow", 504, get("/silent")),
+        ("http2-needed", 505, request("POST", "/grpc", &typed("Content-Type: application/grpc\r\n"), "")),
         // Redis is lost, and whether this one was revoked nobody knows.
         ("revocation-unknown", 503, request("GET", "/known", &bearer(&gateway.signer().token(&json!({}))), "")),
         ("token-request", 400, form("grant_type=authorization_code")),
@@ -213,6 +236,9 @@ async fn every_reason_has_its_answer_and_its_record() {
          [limits.rows]\nquota = 2\ncost = \"rows\"\nwindow = \"1h\"\nby = [\"address\"]\nstore_lost = \"local\"\n\
          [routes.dear]\npath = \"/dear\"\nmethods = [\"POST\"]\npool = \"models\"\nlimits = [\"rows\"]\n\
          authorize = [\"reader\"]\n[routes.dear.body]\n\
+         [pools.streams]\nworkers = [\"http://127.0.0.1:9\"]\nprotocol = \"http2\"\n\
+         [routes.grpc]\npath = \"/grpc\"\nmethods = [\"POST\"]\npool = \"streams\"\nlimits = [\"wide\"]\n\
+         authorize = [\"reader\"]\ngrpc = true\n\
          [rights.other]\nroles = [\"reader\"]\nmodels = [\"mood\"]\n\
          [rights.elsewhere]\nroles = [\"reader\"]\nnetworks = [\"10.0.0.0/8\"]\n\
          [routes.other-model]\npath = \"/other-model\"\nmethods = [\"GET\"]\npool = \"models\"\nmodel = \"iris\"\n\
@@ -234,7 +260,8 @@ async fn every_reason_has_its_answer_and_its_record() {
         ("limited", worker.address(), "once"),
         ("uncountable", worker.address(), "strict"),
     ]);
-    let gateway = Gateway::builder().worker(&worker).policy(policy).policy(routes).policy(clients()).start().await;
+    let builder = Gateway::builder().worker(&worker).policy(policy).policy(routes).policy(clients());
+    let gateway = builder.policy(wrong_keys()).start().await;
     let limited = request("GET", "/limited", &api_key("reader"), "");
     assert!(gateway.client().raw(limited).await.starts_with("HTTP/1.1 200"), "the one that is admitted");
     let served = worker.seen().len();

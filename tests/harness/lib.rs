@@ -8,6 +8,7 @@
 //! | [`gateway`] | [`Gateway`]: the real gateway on a free port, with a base policy and what is laid over it |
 //! | [`worker`] | [`Worker`]: the real model worker |
 //! | [`recorder`] | [`Recorder`]: a stand-in for the worker, which keeps what it was sent and follows a script |
+//! | [`streams`] | [`StreamWorker`]: the same over HTTP/2 |
 //! | [`redis`] | [`Redis`]: the real server, to be stopped and killed; with TLS, [`Sentinels`], a [`Cluster`] |
 //! | [`admissions`] | [`Admissions`]: when a limit admitted, by Redis's own record |
 //! | [`histories`] | random histories of limits over several gateways, each held against a model |
@@ -46,6 +47,7 @@ pub mod keys;
 pub mod process;
 pub mod recorder;
 pub mod redis;
+pub mod streams;
 pub mod wire;
 pub mod worker;
 
@@ -62,6 +64,7 @@ pub use keys::KeyServer;
 pub use process::{Exit, Log, Process};
 pub use recorder::{Gate, Recorder, Reply, Seen};
 pub use redis::{Cluster, Redis, Sentinels};
+pub use streams::{Deed, StreamWorker};
 pub use wire::Wire;
 pub use worker::Worker;
 

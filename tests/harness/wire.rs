@@ -126,6 +126,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         Ok(())
     }
 
+    /// Everything up to and with these words.
+    ///
+    /// # Panics
+    /// If they do not come.
+    pub async fn until(&mut self, words: &str) -> String {
+        let octets = self.line(words.as_bytes()).await.unwrap_or_else(|reason| panic!("no {words:?}: {reason}"));
+        String::from_utf8_lossy(&octets).into_owned()
+    }
+
     /// Everything that still comes, until the other side closes, properly or not.
     pub async fn rest(&mut self) -> String {
         while self.more().await.unwrap_or(false) {}

@@ -14,8 +14,10 @@ use std::time::Duration;
 use gateway::activity::{Activity, Peer, Reader, Watched};
 use gateway::connection_limit::Refused;
 use gateway::deadline::Pace;
+use gateway::edge::api_keys::{ApiKeys, SharedApiKeys};
 use gateway::edge::counter::{Counter, SharedStore, StoreSettings};
 use gateway::edge::grants::{Grants, SharedGrants};
+use gateway::edge::introspection::Introspector;
 use gateway::edge::keys::KeyRing;
 use gateway::edge::log::{BatchLog, Format, LogWriter};
 use gateway::edge::metrics::Metrics;
@@ -118,7 +120,8 @@ impl World {
         let runtime = Builder::new_current_thread().enable_all().event_interval(1).build_local(LocalOptions::default());
         let runtime = runtime.expect("a runtime");
         let _entered = runtime.enter();
-        let keys = KeyRing::new(policy.authenticator.issuers());
+        let issuers = policy.authenticator.issuers();
+        let (keys, introspector) = (KeyRing::new(issuers), Introspector::new(issuers));
         let metrics = Metrics::new(Reason::SLUGS, Refused::SLUGS, 1);
         let store = Arc::new(SharedStore::new(store.expect("legal settings"), 1));
         let (stop, stopping) = watch::channel(false);
@@ -132,11 +135,13 @@ impl World {
                 adopted: AtomicUsize::new(0),
                 policy,
                 keys,
+                introspector,
                 hsts: true,
                 body_pace: Pace { pause: Duration::from_secs(3600), rate: 1 },
             }),
+            api_keys: ApiKeys::new(Arc::new(SharedApiKeys::new(Arc::clone(&store))), None),
             grants: Grants::new(Arc::new(SharedGrants::new(store))),
-            pools: pools.iter().map(Pool::new).collect(),
+            pools: pools.iter().map(|pool| Pool::new(pool, 0)).collect(),
             log: BatchLog::new(log),
             metrics: Arc::new(metrics),
             thread: 0,
@@ -227,7 +232,7 @@ async fn connection(core: Rc<Core>, client: Client) -> Vec<u8> {
         .serve_connection(
             TokioIo::new(Watched::new(client, Rc::clone(&activity), Reader::Wire(Wire::new(HEADS)))),
             service_fn(|request| {
-                journey::serve(Rc::clone(&core), peer.clone(), activity.begin(), None, false, request)
+                journey::serve(Rc::clone(&core), peer.clone(), activity.begin(), None, false, request, None)
             }),
         );
     let _ = Pin::new(&mut connection).await;

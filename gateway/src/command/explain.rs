@@ -129,7 +129,7 @@ pub(super) fn request(line: &str) -> Option<(Method, Uri)> {
 /// Adds how much of each limit is used; gives back one that has no room.
 fn live(explained: &mut Explained, admin: SocketAddr) -> Result<Option<String>, Failure> {
     let principal = explained.principal.clone().unwrap_or_default();
-    let (good, answer) = super::ask(admin, "GET", "/limits")?;
+    let (good, answer) = super::ask(admin, "GET", "/limits", None)?;
     if !good {
         return Err(Failure::unavailable(format!("the gateway at {admin} does not tell: {answer}")));
     }

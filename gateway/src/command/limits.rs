@@ -45,7 +45,7 @@ impl Admin {
                 &form_urlencoded::Serializer::new(String::new()).append_pair("principal", principal).finish(),
             );
         }
-        let (good, answer) = super::ask(self.admin, method, &path)?;
+        let (good, answer) = super::ask(self.admin, method, &path, None)?;
         if good {
             return Ok(answer);
         }

@@ -9,6 +9,7 @@ pub(crate) mod client;
 pub(crate) mod explain;
 pub(crate) mod health;
 pub(crate) mod key;
+pub(crate) mod keys;
 pub(crate) mod limits;
 pub(crate) mod policy_test;
 pub(crate) mod quickstart;
@@ -68,13 +69,23 @@ fn table<const N: usize>(rows: &[[String; N]]) -> String {
 }
 
 /// Asks the admin listener of a running gateway; gives back whether it did what was asked, and what it says.
-fn ask(admin: std::net::SocketAddr, method: &str, path: &str) -> Result<(bool, serde_json::Value), Failure> {
+fn ask(
+    admin: std::net::SocketAddr,
+    method: &str,
+    path: &str,
+    body: Option<&serde_json::Value>,
+) -> Result<(bool, serde_json::Value), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::unavailable(error.to_string()))?;
     let asked = runtime.block_on(async {
-        let client = gateway::edge::keys::plain_client(std::time::Duration::from_secs(30))?;
+        let client = gateway::edge::fetch::plain_client(std::time::Duration::from_secs(30))?;
         let method = method.parse().map_err(|_| "no such method".to_owned())?;
-        let answer = client.request(method, format!("http://{admin}{path}")).send().await;
+        let request = client.request(method, format!("http://{admin}{path}"));
+        let request = match body {
+            Some(body) => request.header("Content-Type", "application/json").body(body.to_string()),
+            None => request,
+        };
+        let answer = request.send().await;
         let answer = answer.map_err(|error| error.without_url().to_string())?;
         let good = answer.status().is_success();
         let body = answer.bytes().await.map_err(|error| error.without_url().to_string())?;

@@ -23,7 +23,7 @@ use super::key;
 use super::run::Gateway;
 use super::{Failure, random};
 use gateway::config::{Config, ConfigFile};
-use gateway::edge::keys::https_client;
+use gateway::edge::fetch::https_client;
 use gateway::edge::log::LogWriter;
 use gateway::policy::token::hash_password;
 

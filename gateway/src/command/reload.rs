@@ -17,7 +17,7 @@ pub(crate) struct Options {
 }
 
 pub(crate) fn run(options: &Options) -> Result<(), Failure> {
-    let (good, mut answer) = super::ask(options.admin, "PUT", "/reload")?;
+    let (good, mut answer) = super::ask(options.admin, "PUT", "/reload", None)?;
     if !good {
         let mistakes = answer.get_mut("mistakes").map(Value::take).unwrap_or_default();
         let mistakes = ConfigError(serde_json::from_value(mistakes).unwrap_or_default());

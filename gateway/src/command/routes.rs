@@ -60,6 +60,6 @@ fn destination(policy: &Policy, route: &Route) -> String {
             let pool = policy.pools.get(*position).map_or("", |pool| pool);
             route.worker_path.as_ref().map_or_else(|| pool.to_owned(), |path| format!("{pool} as {path}"))
         }
-        Destination::Own(_) => "the gateway itself".into(),
+        Destination::Own(_) | Destination::Fernet(_) => "the gateway itself".into(),
     }
 }

@@ -15,12 +15,13 @@ use super::Failure;
 use gateway::admin::{self, Admin};
 use gateway::config::{self, Config, ConfigFile, Disk};
 use gateway::connection_limit::Refused;
+use gateway::edge::api_keys::{self, ApiKeys, SharedApiKeys};
 use gateway::edge::counter::{Counter, SharedStore, StoreChange};
 use gateway::edge::grants::{Follower, Grants, SharedGrants};
 use gateway::edge::log::{BatchLog, Log, LogWriter};
 use gateway::edge::metrics::Metrics;
 use gateway::edge::tls::Tls;
-use gateway::edge::upstream::Pool;
+use gateway::edge::upstream::{Pool, Probing};
 use gateway::exchange::{Core, PasswordRoom, Snapshot};
 use gateway::policy::assertion::Assertions;
 use gateway::policy::authenticate::seen::SeenTokens;
@@ -46,6 +47,7 @@ pub(crate) struct Gateway {
     serving: Serving,
     admin: Admin,
     follower: Follower,
+    key_follower: api_keys::Follower,
     admin_listener: std::net::TcpListener,
     certificate_check: Duration,
     watch: Option<Duration>,
@@ -77,6 +79,7 @@ impl Gateway {
         let store_kind = store.kind();
         let store = Arc::new(SharedStore::new(store, threads));
         let grants = Arc::new(SharedGrants::new(Arc::clone(&store)));
+        let api_keys = Arc::new(SharedApiKeys::new(Arc::clone(&store)));
         let loaded = Loaded { policy, pools, hsts: listener.hsts, body_pace: listener.body_pace, fixed, files: read };
         let shared = Shared { threads, metrics: Arc::clone(&metrics), store: Arc::clone(&store), log: log.clone() };
         let reloader = Rc::new(Reloader::new(loaded, source(files.to_vec()), shared));
@@ -89,6 +92,7 @@ impl Gateway {
         let admin = Admin {
             reloader: Rc::clone(&reloader),
             store: Arc::clone(&store),
+            api_keys: ApiKeys::new(Arc::clone(&api_keys), None),
             metrics: Arc::clone(&metrics),
             tls: listener.tls(),
             log: log.clone(),
@@ -99,6 +103,10 @@ impl Gateway {
             // Before the first request, so that it is known what was revoked. What can't be had is asked for again.
             let _ = runtime.block_on(follower.look(wall_clock()));
         }
+        let mut key_follower = api_keys::Follower::new(Arc::clone(&api_keys));
+        if reloader.now().policy.authenticator.api_keys().in_redis().is_some() {
+            let _ = runtime.block_on(key_follower.look());
+        }
         let core = {
             let (log, stopping) = (log.clone(), stopped.clone());
             move |thread, snapshot: Arc<Snapshot>, before: Option<&Core>| {
@@ -108,7 +116,7 @@ impl Gateway {
                         Some(before) => before.counter.for_policy(thread, limits),
                         None => Counter::new(Arc::clone(&store), thread, limits, store_changes(log.clone())),
                     },
-                    pools: snapshot.pools.iter().map(Pool::new).collect(),
+                    pools: snapshot.pools.iter().map(|pool| Pool::new(pool, thread)).collect(),
                     log: before.map_or_else(|| BatchLog::new(log.clone()), |before| before.log.clone()),
                     metrics: Arc::clone(&metrics),
                     thread,
@@ -116,6 +124,7 @@ impl Gateway {
                     seen_tokens: SeenTokens::default(),
                     assertions: Assertions::default(),
                     grants: Grants::new(Arc::clone(&grants)),
+                    api_keys: ApiKeys::new(Arc::clone(&api_keys), snapshot.policy.authenticator.api_keys().in_redis()),
                     ids: before.map_or_else(|| Rc::new(RequestIds::new(seed())), |before| Rc::clone(&before.ids)),
                     passwords: Arc::clone(&passwords),
                     stopping: stopping.clone(),
@@ -149,6 +158,7 @@ impl Gateway {
             serving,
             admin,
             follower,
+            key_follower,
             admin_listener,
             certificate_check,
             watch,
@@ -170,6 +180,7 @@ impl Gateway {
             serving,
             admin,
             follower,
+            key_follower,
             admin_listener,
             certificate_check,
             watch,
@@ -183,6 +194,7 @@ impl Gateway {
             let mut terminate = signal(SignalKind::terminate()).map_err(wrong)?;
             let mut interrupt = signal(SignalKind::interrupt()).map_err(wrong)?;
             let mut stopped = stop.subscribe();
+            let used_keys = admin.api_keys.clone();
             let (reloader, store) = (Rc::clone(&admin.reloader), Arc::clone(&admin.store));
             reloader.refresh_keys();
             let sweep = async move {
@@ -207,8 +219,27 @@ impl Gateway {
                 let reloader = Rc::clone(&reloader);
                 tokio::task::spawn_local(async move { reloader.watch(every).await });
             }
+            let key_reloader = Rc::clone(&reloader);
+            let takes = move || key_reloader.now().policy.authenticator.api_keys().in_redis().is_some();
+            let told = takes.clone();
+            let mut snapshots = reloader.snapshots();
+            tokio::task::spawn_local(async move {
+                loop {
+                    let probing = Probing::begin(&snapshots.borrow_and_update().pools);
+                    let replaced = snapshots.changed().await;
+                    drop(probing);
+                    if replaced.is_err() {
+                        break;
+                    }
+                }
+            });
             let issues = move || reloader.now().policy.issuer.is_some();
-            tokio::task::spawn_local(follower.follow(wall_clock, issues, revocation_changes(log.clone())));
+            tokio::task::spawn_local(follower.follow(
+                wall_clock,
+                issues,
+                changes(&log, "revocations-known", "revocations-unknown"),
+            ));
+            tokio::task::spawn_local(key_follower.follow(takes, changes(&log, "api-keys-known", "api-keys-unknown")));
             tokio::task::spawn_local(admin::serve(admin, admin_listener));
             let signal = tokio::select! {
                 _ = terminate.recv() => "SIGTERM",
@@ -219,7 +250,11 @@ impl Gateway {
             log.event("stopping", &[("signal", signal)]);
             // Liveness and readiness are answered while requests finish.
             let finished = tokio::task::spawn_blocking(move || serving.join());
-            finished.await.map_err(|error| Failure::unavailable(error.to_string()))?.map_err(wrong)
+            finished.await.map_err(|error| Failure::unavailable(error.to_string()))?.map_err(wrong)?;
+            if told() {
+                used_keys.tell_uses().await;
+            }
+            Ok::<(), Failure>(())
         })?;
         log.event("stopped", &[]);
         Ok(())
@@ -249,11 +284,12 @@ fn wall_clock() -> Timestamp {
     Timestamp::from_micros(u64::try_from(micros).unwrap_or(u64::MAX))
 }
 
-/// Records when it is not known which tokens were revoked, and when it is again.
-fn revocation_changes(log: Log) -> impl Fn(Result<(), &str>) {
+/// Records when it is not known which tokens were revoked or which keys were changed, and when it is again.
+fn changes(log: &Log, known: &'static str, unknown: &'static str) -> impl Fn(Result<(), &str>) + use<> {
+    let log = log.clone();
     move |change| match change {
-        Ok(()) => log.event("revocations-known", &[]),
-        Err(why) => log.event("revocations-unknown", &[("cause", why)]),
+        Ok(()) => log.event(known, &[]),
+        Err(why) => log.event(unknown, &[("cause", why)]),
     }
 }
 

@@ -59,7 +59,13 @@ impl<'d> Node<'d> {
             Self::Table(table) => table,
             Self::Item(item) => match item.as_table_like() {
                 Some(table) => table,
-                None => return element(item.as_value()?, part),
+                None => match item.as_array_of_tables() {
+                    Some(tables) => {
+                        let table = tables.get(part.parse().ok()?)?;
+                        return Some((table.span().map(|span| span.start), Node::Table(table)));
+                    }
+                    None => return element(item.as_value()?, part),
+                },
             },
             Self::Value(value) => match value.as_inline_table() {
                 Some(table) => table,

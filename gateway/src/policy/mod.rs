@@ -11,6 +11,7 @@ pub mod authorize;
 pub mod body;
 pub mod cors;
 pub mod facts;
+pub mod fernet;
 pub mod forwarded;
 pub mod json;
 pub mod limit;
@@ -23,9 +24,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use figment::value::Value;
 use http::HeaderName;
 
-use crate::settings::Section;
+use crate::settings::{Section, Setting};
 use crate::types::Name;
 
 use answer::{AnswerRules, Answers};
@@ -49,6 +51,8 @@ pub enum Destination {
     Pool(usize),
     /// To one of the gateway's own OAuth2 endpoints.
     Own(Endpoint),
+    /// To the gateway's own sealing and opening of texts.
+    Fernet(fernet::Direction),
 }
 
 /// One route, compiled.
@@ -74,6 +78,10 @@ pub struct Route {
     pub version: Model,
     /// Which bodies it takes; none where absent.
     pub body: Option<BodyRule>,
+    /// Whether it is gRPC: over HTTP/2 on both sides, with trailers, and refusals as gRPC says them.
+    pub grpc: bool,
+    /// Whether clients may ask for a WebSocket.
+    pub websocket: bool,
     /// How much of the answer is shown to whom.
     pub answers: Answers,
     /// Which of these rules are only tried out.
@@ -123,6 +131,8 @@ pub struct Policy {
     pub authenticator: Authenticator,
     /// The gateway's own tokens, where it issues any.
     pub issuer: Option<TokenIssuer>,
+    /// What texts are sealed with, where they are.
+    pub fernet: Option<fernet::Fernet>,
     /// What workers are told of callers with a signature, where they are.
     pub assertion: Option<Assertion>,
     /// The gateway's public keys and metadata, as they are shown.
@@ -149,11 +159,18 @@ impl Policy {
         if !root.has("token") && root.has("clients") {
             root.mistake("clients", "stands here without [token], so no client could get a token", "define [token]");
         }
-        let authenticator = Authenticator::compile(root, &vocabulary, issuer.as_ref());
+        let defaults = root.section_or_empty("defaults");
+        let limits = limit::compile_all(root, roles.names(), defaults.or("x_ratelimit", false));
+        let authenticator = Authenticator::compile(root, &vocabulary, &limits, issuer.as_ref());
         let assertion = root.section("assertion").and_then(|section| {
             let assertion = Assertion::compile(&section, pools);
             section.finish();
             assertion
+        });
+        let fernet = root.section("fernet").and_then(|section| {
+            let fernet = fernet::Fernet::compile(&section);
+            section.finish();
+            fernet
         });
         let rights = Rights::compile(root, &vocabulary);
         let answers = AnswerRules::compile(root);
@@ -163,16 +180,19 @@ impl Policy {
         let trusted_proxies = TrustedProxies::compile(&client_address);
         client_address.finish();
 
-        let defaults = root.section_or_empty("defaults");
-        let limits = limit::compile_all(root, roles.names(), defaults.or("x_ratelimit", false));
         let cors = cors::compile_all(root, authenticator.api_key_header(), &limit::exposed(&limits));
         let default_authenticate = authenticate::Authenticate::compile(&defaults, &authenticator);
         let default_limits = limit::references(&defaults, &limits);
         let default_hosts = route::hosts(&defaults);
         defaults.finish();
 
+        let is_http2 = |name: &Name| {
+            let pool = root.section("pools").and_then(|pools| pools.section(name));
+            pool.is_some_and(|pool| pool.word("protocol") == Some("http2"))
+        };
         let parts = Parts {
             pools,
+            http2: pools.iter().map(is_http2).collect(),
             words: &vocabulary,
             rights: &rights,
             answers: &answers,
@@ -182,6 +202,7 @@ impl Policy {
             schemas: &schemas,
             guards: &guards,
             tokens: root.has("token"),
+            fernet: root.has("fernet"),
             issuer: issuer.as_ref(),
             default_authenticate,
             default_limits,
@@ -221,6 +242,7 @@ impl Policy {
             routes,
             authenticator,
             issuer,
+            fernet,
             assertion,
             documents,
             vocabulary,
@@ -243,9 +265,28 @@ impl Policy {
     }
 }
 
+/// What a route can name in place of a pool.
+#[derive(Clone, Copy)]
+enum Builtin {
+    Own(Endpoint),
+    Fernet(fernet::Direction),
+}
+
+impl Setting for Builtin {
+    const SHAPE: &'static str =
+        "\"token\", \"revoke\", \"introspect\", \"jwks\", \"metadata\", \"encrypt\" or \"decrypt\"";
+
+    fn read(value: &Value) -> Result<Self, String> {
+        let direction = fernet::Direction::read(value).map(Self::Fernet);
+        direction.or_else(|_| Endpoint::read(value).map(Self::Own))
+    }
+}
+
 /// What a route may name, while it is compiled.
 struct Parts<'a> {
     pools: &'a [Name],
+    /// Which of them speak HTTP/2.
+    http2: Vec<bool>,
     words: &'a Vocabulary,
     rights: &'a Rights,
     answers: &'a AnswerRules,
@@ -255,6 +296,7 @@ struct Parts<'a> {
     schemas: &'a body::Schemas,
     guards: &'a body::Guards,
     tokens: bool,
+    fernet: bool,
     issuer: Option<&'a TokenIssuer>,
     default_authenticate: Option<Authenticate>,
     default_limits: Option<Vec<Arc<Limit>>>,
@@ -304,7 +346,10 @@ impl Parts<'_> {
             let reason = format!("names {:?}, which counts by {by}, and this route proves none", &*limit.name);
             section.mistake("limits", reason, "use a limit by \"address\" or \"route\"");
         }
-        let body = section.section("body").and_then(|body| BodyRule::compile(body, self.schemas, self.guards));
+        let body = match destination {
+            Some(Destination::Fernet(_)) => Some(BodyRule::small()),
+            _ => section.section("body").and_then(|body| BodyRule::compile(body, self.schemas, self.guards)),
+        };
         if authenticate.as_ref().is_some_and(|it| it.takes(Accepted::Signature)) {
             let is_form = matches!(&destination, Some(Destination::Own(endpoint)) if endpoint.takes_form());
             if is_form || body.as_ref().is_some_and(|body| body.max() > body::MOST_WHOLE) {
@@ -329,6 +374,7 @@ impl Parts<'_> {
                 format!("names {:?} and {:?}, which count rows in different places", &*first.name, &*other.name);
             section.mistake("limits", reason, "write the same `rows_at` in both");
         }
+        let grpc = self.grpc(section, destination.as_ref());
         if section.has("answers")
             && let Some(limit) = limits.iter().find(|limit| matches!(limit.cost, Cost::Answer(_)))
         {
@@ -337,6 +383,8 @@ impl Parts<'_> {
         }
         Some(Route {
             name: section.name(),
+            grpc,
+            websocket: self.websocket(section, destination.as_ref()),
             destination: destination?,
             worker_path: worker_path.map(Into::into),
             cors,
@@ -352,7 +400,7 @@ impl Parts<'_> {
     }
 
     fn destination(&self, section: &Section<'_>) -> Option<Destination> {
-        let (pool, builtin) = (section.optional::<String>("pool"), section.optional::<Endpoint>("builtin"));
+        let (pool, builtin) = (section.optional::<String>("pool"), section.optional::<Builtin>("builtin"));
         match (pool, builtin) {
             (Some(name), None) => {
                 let found = self.pools.iter().position(|pool| **pool == *name);
@@ -362,9 +410,22 @@ impl Parts<'_> {
                 }
                 found.map(Destination::Pool)
             }
-            (None, Some(endpoint)) => {
+            (None, Some(Builtin::Own(endpoint))) => {
                 self.check_endpoint(section, endpoint);
                 Some(Destination::Own(endpoint))
+            }
+            (None, Some(Builtin::Fernet(direction))) => {
+                if !self.fernet {
+                    section.mistake(
+                        "builtin",
+                        "needs a key, and no [fernet] is defined",
+                        "define [fernet], or remove the route",
+                    );
+                }
+                for key in ["worker_path", "body"].into_iter().filter(|key| section.has(key)) {
+                    section.mistake(key, "stands beside a builtin that has its own", "remove it");
+                }
+                Some(Destination::Fernet(direction))
             }
             (None, None) => {
                 if !section.has("pool") && !section.has("builtin") {
@@ -377,6 +438,64 @@ impl Parts<'_> {
                 None
             }
         }
+    }
+
+    /// Reads `grpc`, and finds what does not go with it.
+    fn grpc(&self, section: &Section<'_>, destination: Option<&Destination>) -> bool {
+        let grpc = section.or("grpc", false);
+        if !grpc {
+            return false;
+        }
+        if section.has("answers") {
+            section.mistake("answers", "stands beside `grpc`, whose messages are not read", "remove one of them");
+        }
+        match destination {
+            Some(Destination::Pool(pool)) if self.http2.get(*pool) == Some(&false) => {
+                let remedy = "write protocol = \"http2\" in the pool's table";
+                section.mistake("grpc", "is written for a pool whose workers are spoken to with HTTP/1", remedy);
+            }
+            Some(Destination::Own(_) | Destination::Fernet(_)) => {
+                section.mistake("grpc", "stands beside `builtin`", "remove it");
+            }
+            Some(Destination::Pool(_)) | None => {}
+        }
+        if section.all::<String>("methods").iter().any(|method| method != "POST") {
+            section.mistake("methods", "has one that gRPC does not use", "write methods = [\"POST\"]");
+        }
+        grpc
+    }
+
+    /// Reads `upgrade`, and finds what does not go with it.
+    fn websocket(&self, section: &Section<'_>, destination: Option<&Destination>) -> bool {
+        let protocols = section.list::<String>("upgrade");
+        for (index, protocol) in protocols.iter().filter(|(_, protocol)| protocol != "websocket") {
+            let reason = format!("is {protocol:?}, which is not passed on");
+            section.mistake_at("upgrade", *index, reason, "write \"websocket\", or remove it");
+        }
+        if protocols.is_empty() {
+            return false;
+        }
+        if section.has("answers") {
+            section.mistake(
+                "answers",
+                "stands beside `upgrade`, and nothing is read of a WebSocket",
+                "remove one of them",
+            );
+        }
+        match destination {
+            Some(Destination::Pool(pool)) if self.http2.get(*pool) == Some(&true) => {
+                let remedy = "use a pool with protocol = \"http1\"";
+                section.mistake("upgrade", "is written for a pool whose workers are spoken to with HTTP/2", remedy);
+            }
+            Some(Destination::Own(_) | Destination::Fernet(_)) => {
+                section.mistake("upgrade", "stands beside `builtin`", "remove it");
+            }
+            Some(Destination::Pool(_)) | None => {}
+        }
+        if !section.all::<String>("methods").iter().any(|method| method == "GET") {
+            section.mistake("methods", "has no GET, which WebSockets begin with", "write methods = [\"GET\"]");
+        }
+        true
     }
 
     /// Finds what does not go with an endpoint of our own.
@@ -425,7 +544,7 @@ fn check(
     model: &Model,
 ) {
     let is_token = matches!(destination, Some(Destination::Own(Endpoint::Token)));
-    let is_own = matches!(destination, Some(Destination::Own(_)));
+    let is_own = matches!(destination, Some(Destination::Own(_) | Destination::Fernet(_)));
     let has_form = matches!(destination, Some(Destination::Own(endpoint)) if endpoint.takes_form());
     let scope = &limit.scope;
     let wrong = if scope.has(&By::User) && !is_token {

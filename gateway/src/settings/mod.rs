@@ -47,6 +47,14 @@ pub trait Files: Send + Sync {
     fn is_public(&self, name: &str) -> bool;
 }
 
+/// An element of a list that is written short or as a table.
+pub enum Row<'a, T> {
+    /// Short.
+    Value(T),
+    /// As a table.
+    Table(Section<'a>),
+}
+
 /// One table of the configuration.
 pub struct Section<'a> {
     source: &'a dyn Source,
@@ -145,6 +153,31 @@ impl<'a> Section<'a> {
         list
     }
 
+    /// A list whose elements are values or tables, each with its position; empty where the key is absent.
+    pub fn rows<T: Setting>(&self, key: &str) -> Vec<(usize, Row<'a, T>)> {
+        let Some(value) = self.value(key) else { return Vec::new() };
+        let Value::Array(_, elements) = value else {
+            let reason = format!("is {}, not a list", value::kind(value));
+            self.mistake(key, reason, format!("write a list of {}", T::SHAPE));
+            return Vec::new();
+        };
+        let mut rows = Vec::with_capacity(elements.len());
+        for (index, element) in elements.iter().enumerate() {
+            match element {
+                Value::Dict(_, dict) => {
+                    let mut path = self.key_path(key);
+                    path.push(index.to_string());
+                    rows.push((index, Row::Table(self.at(path, dict))));
+                }
+                element => match T::read(element) {
+                    Ok(element) => rows.push((index, Row::Value(element))),
+                    Err(reason) => self.mistake_at(key, index, reason, format!("write {} or a table", T::SHAPE)),
+                },
+            }
+        }
+        rows
+    }
+
     /// The elements of a list without their positions.
     pub fn all<T: Setting>(&self, key: &str) -> Vec<T> {
         self.list(key).into_iter().map(|(_, element)| element).collect()
@@ -183,7 +216,10 @@ impl<'a> Section<'a> {
     }
 
     fn child(&self, key: &str, dict: &'a Dict) -> Section<'a> {
-        let path = self.key_path(key);
+        self.at(self.key_path(key), dict)
+    }
+
+    fn at(&self, path: Vec<String>, dict: &'a Dict) -> Section<'a> {
         Section { source: self.source, mistakes: self.mistakes, path, dict, asked: RefCell::default() }
     }
 

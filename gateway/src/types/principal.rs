@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use http::HeaderValue;
 
-use super::{ClaimSet, Name, RoleSet, ScopeSet, Sha256};
+use super::{ClaimSet, Name, Quotas, RoleSet, ScopeSet, Sha256};
 
 /// How an identity was proven.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +60,8 @@ pub struct Principal {
     pub claims: ClaimSet,
     /// What the credential is bound to.
     pub bound: Binding,
+    /// What its credential may of a limit, in place of what the policy says of its roles.
+    pub quotas: Quotas,
     /// `id` for the worker.
     pub header: HeaderValue,
     /// The roles' names, separated by commas, for the worker.
@@ -87,6 +89,7 @@ impl Principal {
             scopes: ScopeSet::default(),
             claims: ClaimSet::default(),
             bound: Binding::default(),
+            quotas: Quotas::default(),
             header: HeaderValue::from_static(id),
             roles_header: HeaderValue::from_static(""),
         }

@@ -10,7 +10,7 @@ use serde_json::json;
 use super::{builder, credentials, status};
 
 /// A gateway that signs with a new key of this algorithm.
-async fn signing(algorithm: &str, worker: &Recorder) -> Gateway {
+pub(crate) async fn signing(algorithm: &str, worker: &Recorder) -> Gateway {
     let key = match algorithm {
         "ES384" => KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).map(|key| key.serialize_pem()),
         "EdDSA" => KeyPair::generate_for(&rcgen::PKCS_ED25519).map(|key| key.serialize_pem()),
@@ -36,7 +36,7 @@ async fn signing(algorithm: &str, worker: &Recorder) -> Gateway {
         .await
 }
 
-const ALGORITHMS: [&str; 5] = ["RS256", "PS256", "ES256", "ES384", "EdDSA"];
+pub(crate) const ALGORITHMS: [&str; 5] = ["RS256", "PS256", "ES256", "ES384", "EdDSA"];
 
 #[tokio::test]
 async fn every_algorithm_signs_tokens_that_work() {

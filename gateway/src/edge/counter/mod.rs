@@ -5,6 +5,7 @@
 //! each limit says what that means, and no request waits longer than the store's time limit. What happens to a
 //! request, in order: its places in flight, refusals that are remembered, the store, its turn where it is held.
 
+mod beside;
 mod held;
 mod in_flight;
 mod keys;
@@ -27,10 +28,10 @@ use crate::policy::limit::window::Standing;
 use crate::policy::limit::{Admission, Counts, Decision, Demand, Limit, Refusal, StoreLost, WhenFull};
 use crate::types::Principal;
 
+pub(in crate::edge) use beside::{Caller, PAGE, StreamReader, octets};
 use held::Held;
 pub use in_flight::{InFlight, Places};
 pub use keys::Keys;
-pub(in crate::edge) use link::{Link, describe, is_fatal};
 pub use memory::{Change, MemoryStore};
 use numbers::{Event, Numbers, Tally};
 use queue::Queue;

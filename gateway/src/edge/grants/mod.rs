@@ -9,16 +9,14 @@
 mod revoked;
 mod spent;
 
-use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use redis::{Cmd, Value};
-use tokio::time::timeout;
 
-use super::counter::{Link, SharedStore, describe, is_fatal};
+use super::counter::{Caller, PAGE, SharedStore, StreamReader};
 use crate::policy::authenticate::jwt::Revocations;
 use crate::policy::authenticate::once::Once;
 use crate::policy::token::{Kept, MOST_LIFETIME};
@@ -31,8 +29,6 @@ use spent::Spent;
 const EVERY: Duration = Duration::from_millis(250);
 /// How often all of it is read again, whatever became of Redis's memory in between.
 const AFRESH: Duration = Duration::from_mins(1);
-/// How many entries one call reads.
-const PAGE: usize = 1000;
 /// How long an entry stays: no token lives longer.
 const KEPT_FOR: Duration = MOST_LIFETIME.saturating_add(Duration::from_mins(5));
 /// The most families in this process.
@@ -136,14 +132,14 @@ impl SharedGrants {
 #[derive(Debug)]
 pub struct Grants {
     shared: Arc<SharedGrants>,
-    link: RefCell<Option<Link>>,
+    caller: Caller,
 }
 
 impl Grants {
     /// A thread's way to what was granted.
     #[must_use]
     pub fn new(shared: Arc<SharedGrants>) -> Self {
-        Self { shared, link: RefCell::default() }
+        Self { caller: Caller::new(Arc::clone(&shared.store)), shared }
     }
 
     /// What was taken back, for decisions.
@@ -259,33 +255,15 @@ impl Grants {
         Ok(())
     }
 
-    /// Asks Redis, over a new connection where there is none or the held one is broken. Every command here may be
-    /// sent twice.
     async fn call(&self, command: &Cmd) -> Result<Value, StoreLost> {
-        let patience = self.shared.store.patience();
-        let held = self.link.borrow().clone();
-        if let Some(link) = held {
-            match timeout(patience, link.call(command)).await {
-                Ok(Err(error)) if is_fatal(&error) => {}
-                Ok(answer) => return answer.map_err(|_| StoreLost),
-                Err(_) => {
-                    self.link.take();
-                    return Err(StoreLost);
-                }
-            }
-            self.link.take();
-        }
-        let link = self.shared.store.link().await.map_err(|_| StoreLost)?.ok_or(StoreLost)?;
-        let answer = timeout(patience, link.call(command)).await.map_err(|_| StoreLost)?.map_err(|_| StoreLost)?;
-        *self.link.borrow_mut() = Some(link);
-        Ok(answer)
+        self.caller.call(command).await.map_err(|_| StoreLost)
     }
 }
 
 /// Reads what other gateways revoke. One in each gateway, on one runtime.
 pub struct Follower {
     shared: Arc<SharedGrants>,
-    link: Option<Link>,
+    stream: StreamReader,
     /// The last entry that was read; all are read again where it is empty.
     last: String,
     read_all: Option<Instant>,
@@ -302,7 +280,8 @@ impl Follower {
     /// One that has read nothing yet.
     #[must_use]
     pub fn new(shared: Arc<SharedGrants>) -> Self {
-        Self { shared, link: None, last: String::new(), read_all: None, known: None }
+        let stream = StreamReader::new(Arc::clone(&shared.store), "revoked");
+        Self { shared, stream, last: String::new(), read_all: None, known: None }
     }
 
     /// Reads what was added since the last time.
@@ -322,7 +301,8 @@ impl Follower {
             }
             Err(why) => {
                 // A new connection may lead to a server that knows less.
-                (self.link, self.read_all) = (None, None);
+                self.stream.disconnect();
+                self.read_all = None;
                 self.shared.know(self.known);
                 Err(why)
             }
@@ -330,22 +310,13 @@ impl Follower {
     }
 
     async fn read(&mut self, now: Timestamp) -> Result<(), String> {
-        let link = match &self.link {
-            Some(link) => link.clone(),
-            None => self.link.insert(self.shared.store.link().await?.ok_or("there is no Redis")?).clone(),
-        };
         let afresh = self.read_all.is_none_or(|last| last.elapsed() > AFRESH);
         if afresh {
             self.last.clear();
         }
         loop {
             let begin = if self.last.is_empty() { "-".to_owned() } else { format!("({}", self.last) };
-            let mut command = redis::cmd("XRANGE");
-            command.arg(self.shared.list_key()).arg(begin).arg("+").arg("COUNT").arg(PAGE);
-            // Each page has its own time, so that a long list is read in the end.
-            let answer = timeout(self.shared.store.patience(), link.call(&command)).await;
-            let answer = answer.map_err(|_| "no answer in time")?.map_err(|error| describe(&error))?;
-            let entries = entries(&answer).ok_or("the list has another form")?;
+            let entries = entries(self.stream.page(&begin).await?).ok_or("the list has another form")?;
             self.shared.revoked.add(entries.iter().map(|(_, id, until)| (*id, *until)), now);
             if let Some((last, _, _)) = entries.last() {
                 self.last.clone_from(last);
@@ -396,23 +367,13 @@ impl Follower {
 }
 
 /// The entries of the list: their places, what was revoked, and until when that matters.
-fn entries(answer: &Value) -> Option<Vec<(String, TokenId, Timestamp)>> {
-    let text = |value: &Value| match value {
-        Value::BulkString(bytes) => Some(bytes.clone()),
-        Value::SimpleString(text) => Some(text.clone().into_bytes()),
-        _ => None,
+fn entries(listed: Vec<(String, Vec<Vec<u8>>)>) -> Option<Vec<(String, TokenId, Timestamp)>> {
+    let entry = |(place, values): (String, Vec<Vec<u8>>)| {
+        let [id, until] = <[Vec<u8>; 2]>::try_from(values).ok()?;
+        let until = String::from_utf8(until).ok()?.parse().ok()?;
+        Some((place, TokenId::from_bytes(id.try_into().ok()?), Timestamp::from_secs(until)))
     };
-    let Value::Array(listed) = answer else { return None };
-    let mut entries = Vec::with_capacity(listed.len());
-    for entry in listed {
-        let Value::Array(parts) = entry else { return None };
-        let [place, Value::Array(fields)] = parts.as_slice() else { return None };
-        let [_, id, _, until] = fields.as_slice() else { return None };
-        let id = TokenId::from_bytes(text(id)?.try_into().ok()?);
-        let until = String::from_utf8(text(until)?).ok()?.parse().ok()?;
-        entries.push((String::from_utf8(text(place)?).ok()?, id, Timestamp::from_secs(until)));
-    }
-    Some(entries)
+    listed.into_iter().map(entry).collect()
 }
 
 fn millis(duration: Duration) -> u64 {
@@ -425,15 +386,11 @@ mod tests {
 
     #[test]
     fn entries_of_another_form_are_not_taken() {
-        let bulk = |bytes: &[u8]| Value::BulkString(bytes.to_vec());
-        let entry = |id: &[u8], until: &[u8]| {
-            Value::Array(vec![bulk(b"1-0"), Value::Array(vec![bulk(b"i"), bulk(id), bulk(b"e"), bulk(until)])])
-        };
-        let read = entries(&Value::Array(vec![entry(&[7; 16], b"12")])).expect("our own form");
+        let entry = |values: &[&[u8]]| vec![("1-0".to_owned(), values.iter().map(|value| value.to_vec()).collect())];
+        let read = entries(entry(&[&[7; 16], b"12"])).expect("our own form");
         assert_eq!(read, [("1-0".to_owned(), TokenId::from_bytes([7; 16]), Timestamp::from_secs(12))]);
-        for wrong in [entry(&[7; 15], b"12"), entry(&[7; 16], b"soon"), bulk(b"x"), Value::Nil] {
-            assert!(entries(&Value::Array(vec![wrong])).is_none());
+        for wrong in [&[&[7; 15][..], b"12"][..], &[&[7; 16], b"soon"], &[&[7; 16]], &[], &[&[7; 16], b"12", b"x"]] {
+            assert!(entries(entry(wrong)).is_none());
         }
-        assert!(entries(&Value::Nil).is_none());
     }
 }

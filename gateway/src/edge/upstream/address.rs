@@ -41,6 +41,11 @@ impl Address {
         }
     }
 
+    /// Whether TLS is spoken there.
+    pub(super) fn is_tls(&self) -> bool {
+        matches!(self, Self::Tcp { tls_name: Some(_), .. })
+    }
+
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         if let Some(path) = text.strip_prefix("unix:") {
             return if path.starts_with('/') {

@@ -143,6 +143,14 @@ async fn race(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
 }
 
 impl Socket {
+    /// What was agreed to be spoken, where TLS asked for it.
+    pub(super) fn protocol(&self) -> Option<&[u8]> {
+        match self {
+            Self::Tcp(_) | Self::Unix(_) => None,
+            Self::Tls(stream) => Some(stream.get_ref().1.alpn_protocol().unwrap_or_default()),
+        }
+    }
+
     /// Whether the other side has closed, or has sent something: with nothing asked, both put the connection
     /// in doubt. A connection that `rested` is looked at itself, else only what the last events said.
     pub(super) fn is_stirred(&mut self, rested: bool) -> bool {

@@ -3,7 +3,7 @@
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::uri::Authority;
 
-use crate::types::{Name, Principal, RequestId};
+use crate::types::{Name, Principal, RequestId, Scheme};
 
 /// What a worker is told about a request, by us alone.
 #[derive(Clone, Copy, Debug)]
@@ -63,8 +63,38 @@ impl<'a> Forwarded<'a> {
         (!named.iter().any(relied_on)).then_some(Self { headers, told, named })
     }
 
+    /// Whether the client sent such a header.
+    #[must_use]
+    pub fn has(&self, name: &HeaderName) -> bool {
+        self.headers.contains_key(name)
+    }
+
+    /// Whose requests go to the same worker: the principal's, or of those who prove nothing the address's.
+    pub(super) fn caller(&self) -> &'a str {
+        match self.told.principal.scheme {
+            Scheme::Anonymous => self.told.client,
+            _ => &self.told.principal.id,
+        }
+    }
+
     /// Writes them as fields of an HTTP/1 head, after `Host`.
     pub fn write(&self, out: &mut Vec<u8>) {
+        self.each(|name, value| field(out, name, value));
+    }
+
+    /// Adds them to an HTTP/2 head.
+    pub(super) fn add_to(&self, headers: &mut HeaderMap) {
+        self.each(|name, value| {
+            // Both were read from a head, or are ours.
+            if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_bytes(value)) {
+                headers.append(name, value);
+            }
+        });
+    }
+
+    /// Tells each name and value.
+    #[inline]
+    fn each(&self, mut put: impl FnMut(&str, &[u8])) {
         let mut cookies = 0;
         for (name, value) in self.headers {
             let text = name.as_str();
@@ -79,38 +109,38 @@ impl<'a> Forwarded<'a> {
                 if cookies > 1 {
                     continue;
                 }
-                self.write_cookies(out);
+                put("cookie", &self.cookies());
             } else {
-                field(out, text, value.as_bytes());
+                put(text, value.as_bytes());
             }
         }
         let told = &self.told;
-        field(out, "via", if told.http2 { b"2 modelgate" } else { b"1.1 modelgate" });
-        field(out, "x-forwarded-for", told.client.as_bytes());
-        field(out, "x-forwarded-proto", b"https");
+        put("via", if told.http2 { b"2 modelgate" } else { b"1.1 modelgate" });
+        put("x-forwarded-for", told.client.as_bytes());
+        put("x-forwarded-proto", b"https");
         let named = self.headers.get(header::HOST).map(HeaderValue::as_bytes);
         let host = named.or(told.authority.map(|authority| authority.as_str().as_bytes()));
-        field(out, "x-forwarded-host", host.unwrap_or(b"unknown"));
-        field(out, "x-request-id", told.id.as_str().as_bytes());
-        field(out, "x-modelgate-principal", told.principal.header.as_bytes());
-        field(out, "x-modelgate-roles", told.principal.roles_header.as_bytes());
-        field(out, "x-modelgate-scheme", told.principal.scheme.as_str().as_bytes());
-        field(out, "x-modelgate-route", told.route.as_bytes());
+        put("x-forwarded-host", host.unwrap_or(b"unknown"));
+        put("x-request-id", told.id.as_str().as_bytes());
+        put("x-modelgate-principal", told.principal.header.as_bytes());
+        put("x-modelgate-roles", told.principal.roles_header.as_bytes());
+        put("x-modelgate-scheme", told.principal.scheme.as_str().as_bytes());
+        put("x-modelgate-route", told.route.as_bytes());
         if let Some(assertion) = told.assertion {
-            field(out, "x-modelgate-assertion", assertion.as_bytes());
+            put("x-modelgate-assertion", assertion.as_bytes());
         }
     }
 
     /// HTTP/2 may send one cookie in several fields; HTTP/1 readers expect one (RFC 9113 §8.2.3).
-    fn write_cookies(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(b"cookie: ");
+    fn cookies(&self) -> Vec<u8> {
+        let mut all = Vec::new();
         for (index, crumb) in self.headers.get_all(header::COOKIE).iter().enumerate() {
             if index > 0 {
-                out.extend_from_slice(b"; ");
+                all.extend_from_slice(b"; ");
             }
-            out.extend_from_slice(crumb.as_bytes());
+            all.extend_from_slice(crumb.as_bytes());
         }
-        out.extend_from_slice(b"\r\n");
+        all
     }
 }
 

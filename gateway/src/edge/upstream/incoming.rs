@@ -2,16 +2,19 @@
 
 use std::fmt;
 use std::future::poll_fn;
+use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::SizeHint;
 
+use super::Fault;
 use super::link::{Framing, Link, Unsent, Upload};
-use super::{Fault, Place};
+use super::stream::Streamed;
+use super::worker::{Place, Worker};
 use crate::deadline::Deadline;
-use crate::types::Name;
 
 /// A connection lent to one exchange. It is used again only when the exchange is over on both sides.
 pub(super) struct Lease {
@@ -29,9 +32,8 @@ impl Lease {
         self.place
     }
 
-    /// The worker's address, for the log.
-    pub(super) fn label(&self) -> &Name {
-        &self.place.0.label
+    pub(super) fn worker(&self) -> &Rc<Worker> {
+        &self.place.0
     }
 
     pub(super) fn link(&mut self) -> &mut Link {
@@ -55,6 +57,8 @@ pub enum WorkerBody {
     Whole(Option<Bytes>),
     /// As it comes.
     Stream(Box<WorkerStream>),
+    /// As it comes, over HTTP/2.
+    Streamed(Box<Streamed>),
 }
 
 impl fmt::Debug for WorkerBody {
@@ -80,24 +84,24 @@ pub struct WorkerStream {
 
 /// The worker's pauses: each has a bound, and all together. A client that takes the answer slowly is not the
 /// worker's doing, so only the time in which the worker is waited for counts.
-struct Waits {
+pub(super) struct Waits {
     longest: Duration,
     left: Duration,
     pause: Option<(Instant, Deadline)>,
 }
 
 impl Waits {
-    fn new(longest: Duration, total: Duration) -> Self {
+    pub(super) fn new(longest: Duration, total: Duration) -> Self {
         Self { longest, left: total, pause: None }
     }
 
-    fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    pub(super) fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let longest = self.longest.min(self.left);
         self.pause.get_or_insert_with(|| (Instant::now(), Deadline::new(longest))).1.poll_reached(cx)
     }
 
     /// The worker sent something.
-    fn end(&mut self) {
+    pub(super) fn end(&mut self) {
         if let Some((began, _)) = self.pause.take() {
             self.left = self.left.saturating_sub(began.elapsed());
         }
@@ -106,6 +110,14 @@ impl Waits {
 
 impl WorkerStream {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Fault>>> {
+        let part = self.poll_part(cx);
+        if let (Poll::Ready(Some(Err(fault))), Some(lease)) = (&part, &self.lease) {
+            lease.worker().failed(fault);
+        }
+        part
+    }
+
+    fn poll_part(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Fault>>> {
         if let Some(first) = self.first.take() {
             return Poll::Ready(Some(Ok(first)));
         }
@@ -144,10 +156,11 @@ impl WorkerStream {
     fn end_if_whole(&mut self) {
         if matches!(self.framing, Framing::Length(0))
             && let Some(lease) = self.lease.take()
-            && self.keeps
-            && self.upload.is_none()
         {
-            lease.give_back();
+            lease.worker().answered();
+            if self.keeps && self.upload.is_none() {
+                lease.give_back();
+            }
         }
     }
 }
@@ -206,7 +219,14 @@ impl WorkerBody {
             }
             waits.poll_over(cx).map(|()| Err(Fault::Slow))
         });
-        let whole = whole.await?;
+        let whole = match whole.await {
+            Ok(whole) => whole,
+            Err(fault) => {
+                lease.worker().failed(&fault);
+                return Err(fault);
+            }
+        };
+        lease.worker().answered();
         if keeps {
             lease.give_back();
         }
@@ -218,6 +238,15 @@ impl WorkerBody {
         match self {
             Self::Whole(bytes) => Poll::Ready(bytes.take().map(Ok)),
             Self::Stream(stream) => stream.poll(cx),
+            Self::Streamed(stream) => stream.poll(cx),
+        }
+    }
+
+    /// The trailers that came behind the body, once, where they are passed on.
+    pub fn take_trailers(&mut self) -> Option<HeaderMap> {
+        match self {
+            Self::Streamed(stream) => stream.take_trailers(),
+            Self::Whole(_) | Self::Stream(_) => None,
         }
     }
 
@@ -246,6 +275,7 @@ impl WorkerBody {
         match self {
             Self::Whole(bytes) => bytes.is_none(),
             Self::Stream(stream) => stream.first.is_none() && stream.lease.is_none(),
+            Self::Streamed(stream) => stream.is_end(),
         }
     }
 
@@ -260,6 +290,7 @@ impl WorkerBody {
                 }
                 Framing::Chunked(_) | Framing::Close => SizeHint::new(),
             },
+            Self::Streamed(stream) => stream.size_hint(),
         }
     }
 }

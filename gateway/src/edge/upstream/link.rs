@@ -8,6 +8,7 @@ use std::io::{self, IoSlice, Write as _};
 use std::mem::MaybeUninit;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
+use std::time::Instant;
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -28,7 +29,7 @@ const READ: usize = 8 << 10;
 /// How much is read at once of an answer that is long.
 const READ_MORE: usize = 64 << 10;
 /// The most header fields of an answer.
-const MOST_HEADERS: usize = 100;
+pub(super) const MOST_HEADERS: usize = 100;
 
 /// The connection.
 #[derive(Debug)]
@@ -38,6 +39,9 @@ pub(super) struct Link {
     input: BytesMut,
     /// Octets of interim answers before the final one.
     interim: usize,
+    /// Whether a WebSocket is asked for.
+    switches: bool,
+    born: Instant,
 }
 
 /// A request on its way out.
@@ -45,11 +49,14 @@ pub(super) struct Link {
 pub(super) struct Upload {
     /// Octets to be written: the head, framing, small pieces of the body.
     output: Vec<u8>,
+    /// How many of them are the head.
+    head: usize,
     written: usize,
     /// A large piece of the body, written after `output`.
     piece: Bytes,
     body: Outgoing,
-    chunked: bool,
+    /// The body's length, as it was before any of it was taken; without one it is chunked.
+    length: Option<u64>,
     /// All of the body is in `output` and `piece`.
     gathered: bool,
     /// Something was written since this was asked last.
@@ -93,10 +100,11 @@ impl Upload {
     pub(super) fn new(body: Outgoing) -> Self {
         Self {
             output: Vec::with_capacity(1024),
+            head: 0,
             written: 0,
             piece: Bytes::new(),
             gathered: body.is_end_stream(),
-            chunked: false,
+            length: body.size_hint().exact(),
             body,
             moved: false,
             awaits_client: false,
@@ -104,12 +112,14 @@ impl Upload {
         }
     }
 
-    /// Writes the head, to which the framing is added here. Again for another worker, while nothing was sent.
+    /// Writes the head, to which the framing is added here. Again for another worker, while nothing was sent: what was
+    /// taken of the body for the one before stays behind it.
     pub(super) fn head(&mut self, method: &Method, write: impl FnOnce(&mut Vec<u8>)) {
+        let taken = self.output.split_off(self.head);
         let output = &mut self.output;
         output.clear();
         write(output);
-        match self.body.size_hint().exact() {
+        match self.length {
             // RFC 9110 §8.6: a length of 0 is said where the method's meaning has a body.
             Some(0) if !matches!(*method, Method::POST | Method::PUT | Method::PATCH) => {}
             Some(length) => {
@@ -117,12 +127,11 @@ impl Upload {
                 output.extend_from_slice(itoa::Buffer::new().format(length).as_bytes());
                 output.extend_from_slice(b"\r\n");
             }
-            None => {
-                self.chunked = true;
-                output.extend_from_slice(b"transfer-encoding: chunked\r\n");
-            }
+            None => output.extend_from_slice(b"transfer-encoding: chunked\r\n"),
         }
         output.extend_from_slice(b"\r\n");
+        self.head = output.len();
+        output.extend_from_slice(&taken);
     }
 
     /// Whether the kernel has taken any of it.
@@ -163,11 +172,11 @@ impl Upload {
                     if let Ok(data) = frame?.into_data() {
                         self.add(data);
                     }
-                    self.gathered = !self.chunked && self.body.is_end_stream();
+                    self.gathered = self.length.is_some() && self.body.is_end_stream();
                 }
                 Poll::Ready(None) => {
                     self.gathered = true;
-                    if self.chunked {
+                    if self.length.is_none() {
                         self.output.extend_from_slice(b"0\r\n\r\n");
                     }
                 }
@@ -180,16 +189,16 @@ impl Upload {
         if data.is_empty() {
             return;
         }
-        if self.chunked {
+        if self.length.is_none() {
             let _ = write!(self.output, "{:X}\r\n", data.len());
         }
         // The end of a chunk belongs behind its data, so a chunk is gathered whatever its size.
-        if self.chunked || data.len() <= GATHERED {
+        if self.length.is_none() || data.len() <= GATHERED {
             self.output.extend_from_slice(&data);
         } else {
             self.piece = data;
         }
-        if self.chunked {
+        if self.length.is_none() {
             self.output.extend_from_slice(b"\r\n");
         }
     }
@@ -203,13 +212,29 @@ impl Upload {
         if self.written == self.output.len() {
             self.output.clear();
             self.written = 0;
+            self.head = 0;
         }
     }
 }
 
 impl Link {
     pub(super) fn new(socket: Socket) -> Self {
-        Self { socket, input: BytesMut::new(), interim: 0 }
+        Self { socket, input: BytesMut::new(), interim: 0, switches: false, born: Instant::now() }
+    }
+
+    /// Lets the worker switch to WebSocket.
+    pub(super) fn may_switch(&mut self) {
+        self.switches = true;
+    }
+
+    /// What is left of the connection when it has switched, and what came on it since.
+    pub(super) fn switched(&mut self) -> (&mut Socket, Bytes) {
+        (&mut self.socket, self.input.split().freeze())
+    }
+
+    /// When it was made.
+    pub(super) fn born(&self) -> Instant {
+        self.born
     }
 
     /// Whether the connection, with nothing on it, is in doubt.
@@ -275,7 +300,7 @@ impl Link {
                 return Poll::Ready(Err(Fault::Broken("its answer's head is too large".into())));
             }
             if let Some(length) = length {
-                let head = parse(self.input.get(..length).unwrap_or_default(), method)?;
+                let head = parse(self.input.get(..length).unwrap_or_default(), method, self.switches)?;
                 self.input.advance(length);
                 if let Some(head) = head {
                     return Poll::Ready(Ok(head));
@@ -365,7 +390,7 @@ fn head_length(input: &[u8]) -> Option<usize> {
 }
 
 /// Reads a head that is whole; `None` for an interim answer.
-fn parse(input: &[u8], method: &Method) -> Result<Option<Head>, Fault> {
+fn parse(input: &[u8], method: &Method, switches: bool) -> Result<Option<Head>, Fault> {
     let broken = |reason: &str| Fault::Broken(reason.to_owned());
     let mut fields = [const { MaybeUninit::uninit() }; MOST_HEADERS];
     let mut answer = httparse::Response::new(&mut []);
@@ -380,9 +405,13 @@ fn parse(input: &[u8], method: &Method) -> Result<Option<Head>, Fault> {
     let code = answer.code.filter(|code| *code < 600);
     let status = code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or_else(|| broken("its status is none"))?;
     if status == StatusCode::SWITCHING_PROTOCOLS {
-        return Err(broken("it switched protocols unasked"));
-    }
-    if status.is_informational() {
+        let to_websocket = |field: &&httparse::Header<'_>| {
+            field.name.eq_ignore_ascii_case("upgrade") && field.value.eq_ignore_ascii_case(b"websocket")
+        };
+        if !switches || !answer.headers.iter().any(|field| to_websocket(&field)) {
+            return Err(broken("it switched protocols unasked"));
+        }
+    } else if status.is_informational() {
         return Ok(None);
     }
     let http11 = answer.version == Some(1);
@@ -418,7 +447,8 @@ fn parse(input: &[u8], method: &Method) -> Result<Option<Head>, Fault> {
             }
         }
     }
-    let bodiless = *method == Method::HEAD || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    let bodiless = *method == Method::HEAD
+        || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED | StatusCode::SWITCHING_PROTOCOLS);
     let framing = match (chunked, length) {
         (true, Some(_)) => return Err(broken("it has Content-Length and Transfer-Encoding")),
         (true, None) if status == StatusCode::NO_CONTENT => return Err(broken("it has a coding and can have no body")),
@@ -446,4 +476,26 @@ fn parse(input: &[u8], method: &Method) -> Result<Option<Head>, Fault> {
         headers.insert(header::CONTENT_LENGTH, length.into());
     }
     Ok(Some(Head { status, headers, framing, keeps: keeps && !closes }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Bug: a connection that broke before its first octet took the body with it, and the next worker got none.
+    #[test]
+    fn a_head_that_is_written_again_keeps_the_body_behind_it() {
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        for length in [3, GATHERED + 1] {
+            let body = Bytes::from("x".repeat(length));
+            let mut upload = Upload::new(Outgoing::Whole(Some(body.clone())));
+            for host in ["a", "bb"] {
+                upload.head(&Method::POST, |out| out.extend_from_slice(format!("host: {host}\r\n").as_bytes()));
+                upload.gather(&mut cx).expect("a whole body");
+                let sent = [&upload.output[..], &upload.piece].concat();
+                let head = format!("host: {host}\r\ncontent-length: {length}\r\n\r\n");
+                assert_eq!(sent, [head.as_bytes(), &body].concat(), "{host}");
+            }
+        }
+    }
 }

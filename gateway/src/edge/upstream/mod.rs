@@ -6,44 +6,58 @@
 //! when the connection is made. Never sends a request twice unless no octet of it can have been read.
 
 mod address;
+mod balance;
+mod budget;
 mod chunks;
 mod connect;
 mod headers;
+mod health;
 mod incoming;
 mod link;
 mod outgoing;
+mod over_http2;
+mod ready;
+mod session;
 mod settings;
+mod shown;
+mod standing;
+mod stream;
+mod tunnel;
+mod worker;
 
-use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
 use std::fmt;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use http::header;
+use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Response, StatusCode};
-use tokio::sync::Notify;
 
 pub use headers::{Forwarded, Told};
+pub use health::Probing;
 pub use incoming::WorkerBody;
 pub use outgoing::{ClientFault, ClientStream, Outgoing};
 pub use settings::PoolSettings;
+pub use shown::render;
+pub use standing::Tell;
+pub use tunnel::{Tunnel, websocket_key};
 
-use crate::deadline::{Deadline, within};
+use crate::deadline::Deadline;
 use crate::policy::authorize::Permit;
 use crate::policy::limit::Admission;
 use crate::types::Name;
-use address::Address;
+use balance::{Balance, Draw, Tried};
+use budget::Budget;
 use incoming::Lease;
 use link::{Framing, Head, Link, Unsent, Upload};
+use settings::Protocol;
+use standing::Noted;
+use worker::{NoRoom, Place, Worker};
 
 /// An answer of known length up to this is read whole before it is passed on, so that a worker that
 /// breaks off in the middle becomes a clear 502.
 const HELD_WHOLE: u64 = 64 << 10;
-/// How long a connection may lie idle before it is looked at itself and not only for what it reported.
-const RESTED: Duration = Duration::from_millis(100);
 
 /// Why a worker gave no usable answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,38 +79,18 @@ pub enum Fault {
         /// Its `Retry-After` in seconds.
         retry_after: Option<u64>,
     },
+    /// Every worker has all the requests that it may have, and as many wait as may: 503.
+    Full,
     /// The client's body broke; nothing is wrong with the worker.
     Client(ClientFault),
-}
-
-/// Room for one request on a worker, given back when it is over.
-struct Place(Rc<Worker>);
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.free.set(self.0.free.get() + 1);
-        self.0.freed.notify_one();
-    }
-}
-
-/// One worker and the idle connections to it, of one thread.
-struct Worker {
-    address: Address,
-    label: Name,
-    /// Those used last are at the end.
-    idle: RefCell<VecDeque<(Link, Instant)>>,
-    max_idle: usize,
-    /// Room for requests at once; each has a connection of its own.
-    free: Cell<usize>,
-    waiting: Cell<usize>,
-    freed: Notify,
 }
 
 /// One pool as one thread uses it.
 pub struct Pool {
     settings: PoolSettings,
     workers: Vec<Rc<Worker>>,
-    next: Cell<usize>,
+    draw: Draw,
+    budget: Budget,
 }
 
 impl fmt::Debug for Pool {
@@ -116,6 +110,10 @@ pub struct Call<'a> {
     pub query: Option<&'a str>,
     /// Its headers.
     pub headers: Forwarded<'a>,
+    /// Whether the answer's trailers are passed on (gRPC).
+    pub trailers: bool,
+    /// The key of a client that asks for a WebSocket.
+    pub websocket: Option<&'a HeaderValue>,
 }
 
 impl Call<'_> {
@@ -123,6 +121,9 @@ impl Call<'_> {
     fn write(&self, host: &[u8], out: &mut Vec<u8>) {
         write_request_line(out, self.method, self.path, self.query, host);
         self.headers.write(out);
+        if self.websocket.is_some() {
+            out.extend_from_slice(b"connection: upgrade\r\nupgrade: websocket\r\n");
+        }
     }
 }
 
@@ -148,24 +149,21 @@ pub struct Answer {
     pub worker: Name,
     /// Whether it came before all of the client's body was read. What is left of that may never be.
     pub early: bool,
+    /// The rest of the connection, where it has switched to WebSocket.
+    pub tunnel: Option<Box<Tunnel>>,
 }
 
 impl Pool {
-    /// A thread's way to a pool.
+    /// The way to a pool of the thread at this position.
     #[must_use]
-    pub fn new(settings: &PoolSettings) -> Self {
-        let workers = settings.workers.iter().map(|address| {
-            Rc::new(Worker {
-                label: address.to_string().into(),
-                address: address.clone(),
-                idle: RefCell::default(),
-                max_idle: settings.max_idle,
-                free: Cell::new(settings.max_connections),
-                waiting: Cell::new(0),
-                freed: Notify::new(),
-            })
-        });
-        Self { workers: workers.collect(), settings: settings.clone(), next: Cell::new(0) }
+    pub fn new(settings: &PoolSettings, thread: usize) -> Self {
+        let workers = settings.workers.iter().map(|worker| Rc::new(Worker::new(settings, worker, thread)));
+        Self {
+            workers: workers.collect(),
+            draw: Draw::new(settings.workers.iter().map(|worker| worker.weight)),
+            budget: Budget::new(settings.retries.0, settings.retries.1),
+            settings: settings.clone(),
+        }
     }
 
     /// Sends an allowed and admitted request, and brings the answer's head back. `connected` is called
@@ -181,18 +179,16 @@ impl Pool {
         _admission: Admission,
         connected: impl Fn(),
     ) -> Result<Answer, Fault> {
-        let (head, upload, lease) = self.exchange(call, body, &connected).await?;
-        let worker = Name::clone(lease.label());
-        let mut response = Response::new(WorkerBody::Whole(None));
-        match head.status {
-            StatusCode::SERVICE_UNAVAILABLE => {
-                let retry_after =
-                    head.headers.get(header::RETRY_AFTER).and_then(|v| v.to_str().ok()).and_then(|v| v.parse().ok());
-                return Err(Fault::Busy { retry_after });
-            }
-            status if status.is_server_error() => return Err(Fault::Failed(status)),
-            status => *response.status_mut() = status,
+        if self.settings.protocol == Protocol::Http2 {
+            return Box::pin(self.forward_over_http2(call, body, &connected)).await;
         }
+        let (head, upload, lease) = self.exchange(call, body, &connected).await?;
+        if head.status == StatusCode::SWITCHING_PROTOCOLS {
+            return self.switched(call, head, lease);
+        }
+        let worker = Rc::clone(lease.worker());
+        let mut response = Response::new(WorkerBody::Whole(None));
+        *response.status_mut() = passes(head.status, &head.headers, &worker)?;
         *response.headers_mut() = head.headers;
         let early = !upload.is_gathered();
         let upload = Some(upload).filter(|upload| !upload.is_sent());
@@ -208,184 +204,209 @@ impl Pool {
                 body
             }
         };
-        Ok(Answer { response, worker, early })
+        Ok(Answer { response, worker: Name::clone(&worker.label), early, tunnel: None })
     }
 
-    /// Tries the workers in turn. A request moves on only while no octet of it was sent.
+    /// Takes the rest of a connection that has switched protocols.
+    #[cold]
+    fn switched(&self, call: &Call<'_>, head: Head, lease: Lease) -> Result<Answer, Fault> {
+        let worker = Rc::clone(lease.worker());
+        if !call.websocket.is_some_and(|key| tunnel::is_accepted(key, &head.headers)) {
+            let fault = Fault::Broken("it switched protocols without the client's key".into());
+            worker.failed(&fault);
+            return Err(fault);
+        }
+        worker.answered();
+        let mut response = Response::new(WorkerBody::Whole(None));
+        (*response.status_mut(), *response.headers_mut()) = (head.status, head.headers);
+        let tunnel = Tunnel::new(lease, self.settings.tunnel_idle, self.settings.tunnel_age);
+        Ok(Answer { response, worker: Name::clone(&worker.label), early: false, tunnel: Some(Box::new(tunnel)) })
+    }
+
+    /// The worker for a request, among those that are in and were not tried.
+    fn pick(&self, call: &Call<'_>, tried: Tried) -> Option<usize> {
+        if let [only] = &*self.workers {
+            return (!tried.has(0) && !only.is_out()).then_some(0);
+        }
+        let is_open = |at: usize| !tried.has(at) && self.workers.get(at).is_some_and(|worker| !worker.is_out());
+        let load = |at: usize| self.workers.get(at).map_or((0, 1), |worker| (worker.load(), worker.weight as usize));
+        match self.settings.balance {
+            Balance::Hash => {
+                let workers = self.workers.iter().map(|worker| (worker.seed, worker.weight));
+                balance::first(balance::key(call.headers.caller()), workers, is_open)
+            }
+            Balance::LeastRequests => {
+                let drawn = self.draw.two(is_open, |first, second| {
+                    let ((first, first_weight), (second, second_weight)) = (load(first), load(second));
+                    first * second_weight > second * first_weight
+                })?;
+                let has_room = |at: &usize| self.workers.get(*at).is_some_and(|worker| worker.has_room());
+                let room = || (0..self.workers.len()).find(|at| is_open(*at) && has_room(at));
+                if has_room(&drawn) { Some(drawn) } else { room().or(Some(drawn)) }
+            }
+        }
+    }
+
+    /// A place at the first worker for a request, where there is room: nearly always.
+    fn place_at_once(&self, call: &Call<'_>, tries: &mut Tries) -> Option<Place> {
+        if tries.is_retry {
+            return None;
+        }
+        let position = self.pick(call, tries.tried)?;
+        let place = Worker::place_at_once(self.workers.get(position)?)?;
+        tries.tried.add(position);
+        Some(place)
+    }
+
+    /// A place at the next worker to be tried: at another one only within the budget.
+    async fn place(&self, call: &Call<'_>, tries: &mut Tries) -> Option<Place> {
+        while let Some(position) = self.pick(call, tries.tried) {
+            let worker = self.workers.get(position)?;
+            if std::mem::take(&mut tries.is_retry) {
+                let affordable = self.budget.spend(Instant::now());
+                worker.note(if affordable { Noted::Retried } else { Noted::Unaffordable });
+                if !affordable {
+                    return None;
+                }
+            }
+            tries.tried.add(position);
+            // A burst waits here a little rather than opening more connections than the worker would take.
+            match Worker::place(worker, self.settings.dial.timeout).await {
+                Ok(place) => return Some(place),
+                // Nobody was asked, so this costs nothing.
+                Err(NoRoom::Full) => drop(tries.failure.get_or_insert(Fault::Full)),
+                Err(NoRoom::Waited) => {
+                    tries.failure = Some(Fault::Busy { retry_after: None });
+                    return None;
+                }
+            }
+        }
+        None
+    }
+
+    /// What is said where no worker is left.
+    fn give_up(&self, tries: Tries) -> Fault {
+        if let (Some(Fault::Full), Some(worker)) = (&tries.failure, self.workers.first()) {
+            worker.note(Noted::Full);
+        }
+        tries.failure.unwrap_or_else(|| Fault::Unreachable("every worker of the pool is out".into()))
+    }
+
+    /// Brings a request to a worker; to another one only while no octet of it was sent.
     async fn exchange(
         &self,
         call: &Call<'_>,
         body: Outgoing,
         connected: &impl Fn(),
     ) -> Result<(Head, Upload, Lease), Fault> {
-        let first = self.next.get();
-        self.next.set(first.wrapping_add(1));
-        let count = self.workers.len().max(1);
+        self.budget.earn();
+        let settings = &self.settings;
         let mut upload = Upload::new(body);
-        let mut failure = Fault::Unreachable("the pool has no worker".into());
-        for turn in 0..count {
-            let Some(worker) = self.workers.get((first.wrapping_add(turn)) % count) else { break };
-            // A burst waits here a little rather than opening more connections than the worker would take.
-            let Some(mut place) = Worker::place(worker, self.settings.dial.timeout).await else {
-                failure = Fault::Busy { retry_after: None };
-                continue;
+        let mut tries = Tries::default();
+        loop {
+            let mut place = match self.place_at_once(call, &mut tries) {
+                Some(place) => place,
+                // On the heap, because most requests do without.
+                None => match Box::pin(self.place(call, &mut tries)).await {
+                    Some(place) => place,
+                    None => return Err(self.give_up(tries)),
+                },
             };
+            let worker = Rc::clone(&place.0);
             upload.head(call.method, |out| call.write(worker.address.host(), out));
-            loop {
-                let (link, kept) = match worker.take(self.settings.idle_timeout) {
+            let fault = loop {
+                let (link, kept) = match worker.take(settings.idle_timeout) {
                     Some(link) => (link, true),
                     // On the heap, because most requests do without.
-                    None => match Box::pin(self.settings.dial.connect(&worker.address)).await {
+                    None => match Box::pin(settings.dial.connect(&worker.address)).await {
                         Ok(socket) => {
                             connected();
                             (Link::new(socket), false)
                         }
-                        Err(fault) => {
-                            failure = fault;
-                            break;
-                        }
+                        Err(fault) => break fault,
                     },
                 };
                 let mut lease = Lease::new(link, place);
-                match self.converse(lease.link(), &mut upload, call.method).await {
+                if call.websocket.is_some() {
+                    lease.link().may_switch();
+                }
+                match converse(lease.link(), &mut upload, call.method, settings).await {
                     Ok(head) => return Ok((head, upload, lease)),
                     Err(fault @ Fault::Client(_)) => return Err(fault),
-                    Err(fault) if upload.is_begun() => return Err(fault),
+                    Err(fault) if upload.is_begun() => {
+                        worker.failed(&fault);
+                        return Err(fault);
+                    }
                     // A kept connection had ended, and a fresh one may work.
                     Err(_) if kept => place = lease.into_place(),
-                    Err(fault) => {
-                        failure = fault;
-                        break;
-                    }
+                    Err(fault) => break fault,
                 }
-            }
-        }
-        Err(failure)
-    }
-
-    /// Sends the request and waits for the answer's head, as long as the pool allows, counted from when the
-    /// request is out: while the client's body is on its way the worker can't be blamed, and the body keeps
-    /// bounds of its own.
-    async fn converse(&self, link: &mut Link, upload: &mut Upload, method: &Method) -> Result<Head, Fault> {
-        let mut patience = Deadline::new(self.settings.answer_timeout);
-        poll_fn(|cx| {
-            let sent = match link.poll_send(upload, cx) {
-                Poll::Ready(Err(Unsent::Client(fault))) => return Poll::Ready(Err(Fault::Client(fault))),
-                Poll::Ready(Err(Unsent::Worker(error))) => Err(error),
-                Poll::Ready(Ok(())) | Poll::Pending => Ok(()),
             };
-            // Asked even where it takes no more: a worker may say why it stopped reading.
-            match (link.poll_head(cx, method, self.settings.max_head), sent) {
-                (Poll::Ready(Ok(head)), _) => return Poll::Ready(Ok(head)),
-                (_, Err(error)) => return Poll::Ready(Err(Fault::Broken(error.to_string()))),
-                (Poll::Ready(Err(fault)), Ok(())) => return Poll::Ready(Err(fault)),
-                (Poll::Pending, Ok(())) => {}
-            }
-            if upload.has_moved() || upload.awaits_client() {
-                patience.reset();
-            }
-            if upload.awaits_client() { Poll::Pending } else { patience.poll_reached(cx).map(|()| Err(Fault::Slow)) }
-        })
-        .await
+            worker.failed(&fault);
+            (tries.failure, tries.is_retry) = (Some(fault), true);
+        }
     }
 
     /// Closes what has been idle for too long. To be called now and then.
     pub fn sweep(&self) {
         for worker in &self.workers {
-            worker
-                .idle
-                .borrow_mut()
-                .retain_mut(|(link, since)| since.elapsed() < self.settings.idle_timeout && !link.is_stirred(false));
+            worker.sweep(self.settings.idle_timeout);
         }
-    }
-
-    /// Where readiness is asked for: each worker's address and path.
-    #[must_use]
-    pub fn name(&self) -> &Name {
-        &self.settings.name
-    }
-
-    /// Asks whether one worker at least is ready.
-    ///
-    /// # Errors
-    /// Why none is.
-    pub async fn probe(&self) -> Result<(), String> {
-        let mut failure = "the pool has no worker".to_owned();
-        for worker in &self.workers {
-            let ask = async {
-                let socket = self.settings.dial.connect(&worker.address).await.map_err(|fault| format!("{fault:?}"))?;
-                let method = Method::GET;
-                let mut upload = Upload::new(Outgoing::Empty);
-                upload.head(&method, |out| {
-                    write_request_line(out, &method, &self.settings.ready_path, None, worker.address.host());
-                });
-                let answer = self.converse(&mut Link::new(socket), &mut upload, &method).await;
-                let status = answer.map_err(|fault| format!("{fault:?}"))?.status;
-                if status.is_success() { Ok(()) } else { Err(format!("{} answered {status}", worker.label)) }
-            };
-            match within(self.settings.dial.timeout * 2, ask).await {
-                Some(Ok(())) => return Ok(()),
-                Some(Err(reason)) => failure = reason,
-                None => failure = format!("{} did not answer in time", worker.label),
-            }
-        }
-        Err(failure)
     }
 }
 
-impl Worker {
-    /// Waits for room, behind those who wait already.
-    async fn place(worker: &Rc<Self>, longest: Duration) -> Option<Place> {
-        if worker.free.get() == 0 || worker.waiting.get() > 0 {
-            let _waiting = Waiting::begin(worker);
-            let freed = async {
-                loop {
-                    worker.freed.notified().await;
-                    if worker.free.get() > 0 {
-                        break;
-                    }
-                }
-            };
-            Box::pin(within(longest, freed)).await?;
-        }
-        worker.free.set(worker.free.get() - 1);
-        Some(Place(Rc::clone(worker)))
-    }
+/// What became of a request so far.
+#[derive(Default)]
+struct Tries {
+    tried: Tried,
+    failure: Option<Fault>,
+    /// Whether a worker was asked already.
+    is_retry: bool,
+}
 
-    /// A kept connection that is as it was left. From the end: the connection used last is the warmest, and
-    /// the others can grow old.
-    fn take(&self, idle_timeout: Duration) -> Option<Link> {
-        loop {
-            let (mut link, since) = self.idle.borrow_mut().pop_back()?;
-            let idle = since.elapsed();
-            if idle < idle_timeout && !link.is_stirred(idle > RESTED) {
-                return Some(link);
-            }
+/// The status of an answer that reaches the client.
+fn passes(status: StatusCode, headers: &HeaderMap, worker: &Worker) -> Result<StatusCode, Fault> {
+    match status {
+        StatusCode::SERVICE_UNAVAILABLE => {
+            let retry_after =
+                headers.get(header::RETRY_AFTER).and_then(|v| v.to_str().ok()).and_then(|v| v.parse().ok());
+            Err(Fault::Busy { retry_after })
         }
-    }
-
-    fn keep(&self, mut link: Link) {
-        link.settle();
-        let mut idle = self.idle.borrow_mut();
-        if idle.len() >= self.max_idle {
-            idle.pop_front();
+        status if status.is_server_error() => {
+            worker.failed(&Fault::Failed(status));
+            Err(Fault::Failed(status))
         }
-        idle.push_back((link, Instant::now()));
+        status => Ok(status),
     }
 }
 
-/// Somebody who waits for room.
-struct Waiting<'w>(&'w Worker);
-
-impl<'w> Waiting<'w> {
-    fn begin(worker: &'w Worker) -> Self {
-        worker.waiting.set(worker.waiting.get() + 1);
-        Self(worker)
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.waiting.set(self.0.waiting.get() - 1);
-    }
+/// Sends the request and waits for the answer's head, as long as the pool allows, counted from when the
+/// request is out: while the client's body is on its way the worker can't be blamed, and the body keeps
+/// bounds of its own.
+async fn converse(
+    link: &mut Link,
+    upload: &mut Upload,
+    method: &Method,
+    settings: &PoolSettings,
+) -> Result<Head, Fault> {
+    let mut patience = Deadline::new(settings.answer_timeout);
+    poll_fn(|cx| {
+        let sent = match link.poll_send(upload, cx) {
+            Poll::Ready(Err(Unsent::Client(fault))) => return Poll::Ready(Err(Fault::Client(fault))),
+            Poll::Ready(Err(Unsent::Worker(error))) => Err(error),
+            Poll::Ready(Ok(())) | Poll::Pending => Ok(()),
+        };
+        // Asked even where it takes no more: a worker may say why it stopped reading.
+        match (link.poll_head(cx, method, settings.max_head), sent) {
+            (Poll::Ready(Ok(head)), _) => return Poll::Ready(Ok(head)),
+            (_, Err(error)) => return Poll::Ready(Err(Fault::Broken(error.to_string()))),
+            (Poll::Ready(Err(fault)), Ok(())) => return Poll::Ready(Err(fault)),
+            (Poll::Pending, Ok(())) => {}
+        }
+        if upload.has_moved() || upload.awaits_client() {
+            patience.reset();
+        }
+        if upload.awaits_client() { Poll::Pending } else { patience.poll_reached(cx).map(|()| Err(Fault::Slow)) }
+    })
+    .await
 }

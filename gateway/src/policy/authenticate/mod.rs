@@ -19,13 +19,14 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::authorize::Vocabulary;
 use super::facts::Facts;
+use super::limit::Limits;
 use super::token::TokenIssuer;
 use crate::settings::{Named, Section};
-use crate::types::{ClientCertificate, Principal, Timestamp};
+use crate::types::{ClientCertificate, Principal, Secret};
 
-use api_key::ApiKeys;
+use api_key::{ApiKeys, StoredKeys};
 use certificate::Certificates;
-use jwt::{Issuers, Keys, Revocations};
+use jwt::{Introspections, Issuers, Keys, Revocations};
 use once::{Once, Proofs, Unspent};
 use seen::SeenTokens;
 use signature::Signers;
@@ -155,10 +156,14 @@ impl Authenticate {
 pub struct Known<'a> {
     /// The keys of issuers that publish them.
     pub keys: &'a dyn Keys,
+    /// What issuers said of tokens that they were asked about.
+    pub introspections: &'a dyn Introspections,
     /// Which of our own tokens were taken back.
     pub revocations: &'a dyn Revocations,
     /// Tokens that were verified before.
     pub seen: &'a SeenTokens,
+    /// API keys that are kept outside the policy.
+    pub api_keys: &'a dyn StoredKeys,
 }
 
 /// Everything that credentials are held against.
@@ -177,7 +182,7 @@ impl Authenticator {
     /// Reads `[api_key]`, `[api_keys.ID]`, `[issuers.NAME]`, `[certificates.NAME]`, `[signing_keys.ID]` and
     /// `[proofs]`.
     #[must_use]
-    pub fn compile(root: &Section<'_>, words: &Vocabulary, own: Option<&TokenIssuer>) -> Self {
+    pub fn compile(root: &Section<'_>, words: &Vocabulary, limits: &Limits, own: Option<&TokenIssuer>) -> Self {
         let settings = root.section_or_empty("api_key");
         let name = settings.or("header", "X-API-Key".to_owned());
         let header = HeaderName::from_bytes(name.as_bytes()).ok().filter(|header| {
@@ -197,13 +202,14 @@ impl Authenticator {
                 "write a header name such as \"X-API-Key\"",
             );
         }
+        let api_keys = ApiKeys::compile(root, &settings, words, limits);
         settings.finish();
         let header = header.unwrap_or(HeaderName::from_static("x-api-key"));
         Self {
             challenges: Challenges::new(&name, root.has("proofs")),
             header,
-            api_keys: ApiKeys::compile(root, words),
-            issuers: Issuers::compile(root, own),
+            api_keys,
+            issuers: Issuers::compile(root, words, own),
             certificates: Certificates::compile(root, words),
             signers: Signers::compile(root, words),
             proofs: Proofs::compile(root),
@@ -216,12 +222,10 @@ impl Authenticator {
         &self.header
     }
 
-    /// Whom the API key with this id stands for, as if it had been presented.
-    ///
-    /// # Errors
-    /// [`api_key::Refusal`].
-    pub fn holder(&self, id: &str, now: Timestamp) -> Result<Arc<Principal>, api_key::Refusal> {
-        self.api_keys.holder(id, now)
+    /// The API keys.
+    #[must_use]
+    pub fn api_keys(&self) -> &ApiKeys {
+        &self.api_keys
     }
 
     /// Which certificates stand for whom.
@@ -336,19 +340,15 @@ impl Authenticator {
                 once.push(used);
                 Ok(principal)
             }
-            Shown::ApiKey(key) => Ok(self.api_keys.decide(key, facts.now).map_err(Refusal::ApiKey)?),
-            Shown::Token(token, how) => match self.issuers.decide(token, words, known, facts.now) {
-                Ok(principal) => {
-                    if let Some(key) = binding::decide(&principal.bound, how, facts).map_err(Refusal::Binding)? {
-                        let proven = dpop::decide(&self.proofs, facts, Some((token, &key))).map_err(Refusal::Proof)?;
-                        once.push(proven.once);
-                    }
-                    Ok(principal)
+            Shown::ApiKey(key) => self.api_keys.decide(key, (facts.address, facts.now), words, known.api_keys),
+            Shown::Token(token, how) => {
+                let principal = self.issuers.decide(token, words, known, facts.now)?;
+                if let Some(key) = binding::decide(&principal.bound, how, facts).map_err(Refusal::Binding)? {
+                    let proven = dpop::decide(&self.proofs, facts, Some((token, &key))).map_err(Refusal::Proof)?;
+                    once.push(proven.once);
                 }
-                Err(jwt::Refusal::NoKeys) => Err(Refusal::IssuerUnavailable.into()),
-                Err(jwt::Refusal::RevocationUnknown) => Err(Refusal::RevocationUnknown.into()),
-                Err(refusal) => Err(Refusal::Token(refusal).into()),
-            },
+                Ok(principal)
+            }
         }
     }
 
@@ -462,9 +462,34 @@ impl From<Refusal> for Undecided {
     }
 }
 
+impl From<jwt::Refusal> for Undecided {
+    fn from(refusal: jwt::Refusal) -> Self {
+        Self::Refused(match refusal {
+            jwt::Refusal::NoKeys => Refusal::IssuerUnavailable,
+            jwt::Refusal::RevocationUnknown => Refusal::RevocationUnknown,
+            refusal => Refusal::Token(refusal),
+        })
+    }
+}
+
 /// What a decision waits for, and `crate::credentials` fetches.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Wanted {}
+pub enum Wanted {
+    /// Keys of the issuer at this position that it did not publish so far.
+    Keys {
+        /// The position.
+        issuer: usize,
+    },
+    /// What the issuer at this position says of a token.
+    Introspection {
+        /// The position.
+        issuer: usize,
+        /// The token.
+        token: Secret,
+    },
+    /// The API key of this id.
+    ApiKey(Box<str>),
+}
 
 /// Why no principal was proven.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -479,6 +504,8 @@ pub enum Refusal {
     Malformed,
     /// The API key is not good.
     ApiKey(api_key::Refusal),
+    /// Whether the API key is good can't be known just now.
+    ApiKeysUnavailable,
     /// The client certificate stands for nobody.
     Certificate(certificate::Refusal),
     /// The request's signature is not good.
@@ -503,6 +530,9 @@ impl Refusal {
     /// Whether it is for reasons of our own, so that nobody guesses by it.
     #[must_use]
     pub fn is_ours(&self) -> bool {
-        matches!(self, Self::IssuerUnavailable | Self::RevocationUnknown | Self::ReplayUnknown)
+        matches!(
+            self,
+            Self::IssuerUnavailable | Self::RevocationUnknown | Self::ReplayUnknown | Self::ApiKeysUnavailable
+        )
     }
 }

@@ -16,7 +16,7 @@ use super::authenticate::Authenticate;
 use super::facts::Facts;
 use super::shadow::Shadow;
 use crate::settings::Section;
-use crate::types::{Binding, ClaimSet, Name, Principal, Role, RoleSet, Scheme, ScopeSet};
+use crate::types::{Binding, ClaimSet, Name, Principal, Quotas, Role, RoleSet, Scheme, ScopeSet};
 
 pub use claims::{ClaimRules, descend};
 pub use right::{Right, Rights, Who};
@@ -61,6 +61,7 @@ impl Vocabulary {
             scopes,
             claims,
             bound: Binding::default(),
+            quotas: Quotas::default(),
         })
     }
 }

@@ -177,6 +177,20 @@ impl BodyRule {
         }
     }
 
+    /// The rule for one small JSON object.
+    #[must_use]
+    pub fn small() -> Self {
+        Self {
+            content_types: [Box::from("application/json")].into(),
+            max: 64 << 10,
+            format: Format::Json,
+            depth: 2,
+            schema: None,
+            clean: Box::default(),
+            guard: None,
+        }
+    }
+
     /// The largest body in bytes.
     #[must_use]
     pub fn max(&self) -> usize {

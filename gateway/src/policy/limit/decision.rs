@@ -5,8 +5,8 @@ use std::sync::Arc;
 use super::cost::Size;
 use super::headers::{self, RateHeaders};
 use super::window::Standing;
-use super::{Limit, MOST_LIMITS, Rate, WhenFull};
-use crate::types::{Name, Principal};
+use super::{Limit, MOST_LIMITS, WhenFull};
+use crate::types::{Name, Principal, Rate};
 
 /// What one limit is asked for one request.
 #[derive(Clone, Copy, Debug)]
@@ -22,7 +22,7 @@ pub struct Demand<'a> {
 impl<'a> Demand<'a> {
     /// What a limit is asked for a request.
     #[must_use]
-    pub fn new(limit: &'a Arc<Limit>, principal: Option<&Principal>, size: Size) -> Self {
+    pub fn new(limit: &'a Arc<Limit>, principal: Option<&'a Principal>, size: Size) -> Self {
         Self { limit, rate: limit.rate(principal), cost: limit.cost.units(size) }
     }
 

@@ -13,11 +13,12 @@ pub mod scope;
 pub mod window;
 
 use std::collections::HashMap;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::settings::{Named, Section};
-use crate::types::{Name, Principal, Role};
+use crate::types::{Name, Principal, Rate, Role};
 
 use cost::Cost;
 pub use decision::{Admission, Decision, Demand, Refusal, TooDear};
@@ -103,15 +104,6 @@ impl Named for WhenFullWord {
     const SHAPE: &'static str = "\"refuse\", \"throttle\" or \"shadow\"";
     const NAMES: &'static [(&'static str, Self)] =
         &[("refuse", Self::Refuse), ("throttle", Self::Throttle), ("shadow", Self::Shadow)];
-}
-
-/// How much one window admits, for some callers.
-#[derive(Debug)]
-pub struct Rate {
-    /// Units.
-    pub quota: u64,
-    /// `"name";q=10;w=60`.
-    policy_item: Box<str>,
 }
 
 /// One `[limits.NAME]`, compiled.
@@ -210,16 +202,8 @@ impl Limit {
         let window = if in_flight { Some(Duration::ZERO) } else { window(section) };
         let scope = Scope::compile(section);
         let cost = if in_flight { Cost::Requests } else { Cost::compile(section) };
-        let item = |quota: u64| {
-            let item = match (in_flight, cost.registered_unit()) {
-                (true, _) => format!("\"{name}\";q={quota};qu=\"concurrent-requests\""),
-                (false, unit) => {
-                    let seconds = window.unwrap_or_default().as_secs();
-                    format!("\"{name}\";q={quota};w={seconds}{}", unit.unwrap_or_default())
-                }
-            };
-            Rate { quota, policy_item: item.into() }
-        };
+        let seconds = (!in_flight).then(|| window.unwrap_or_default().as_secs());
+        let item = |quota: u64| rate(&name, seconds, &cost, quota);
         let by_role: Vec<(Role, Rate)> = overrides(section, "roles")
             .into_iter()
             .filter_map(|(role, quota)| {
@@ -304,11 +288,14 @@ impl Limit {
         quota(section, "in_flight")
     }
 
-    /// How much a caller may: what stands for the principal, else the most of what stands for its roles, else what
-    /// everybody may.
+    /// How much a caller may: what its credential says, else what stands for the principal, else the most of what
+    /// stands for its roles, else what everybody may.
     #[must_use]
-    pub fn rate(&self, principal: Option<&Principal>) -> &Rate {
+    pub fn rate<'a>(&'a self, principal: Option<&'a Principal>) -> &'a Rate {
         let Some(principal) = principal else { return &self.everybody };
+        if let Some(rate) = principal.quotas.of(self.index) {
+            return rate;
+        }
         if !self.by_principal.is_empty()
             && let Some(rate) = self.by_principal.get(&principal.id)
         {
@@ -316,6 +303,22 @@ impl Limit {
         }
         let held = self.by_role.iter().filter(|(role, _)| principal.roles.contains(*role));
         held.map(|(_, rate)| rate).max_by_key(|rate| rate.quota).unwrap_or(&self.everybody)
+    }
+
+    /// The quotas that a credential can have of its own, as the window counts now.
+    #[must_use]
+    pub fn own_quotas(&self) -> RangeInclusive<u64> {
+        let most = if self.in_flight || self.rule.wide && self.rule.grain > 1 { MOST_QUOTA } else { MOST_EXACT };
+        let least = if let Cost::Answer(answer) = &self.cost { answer.reserve } else { 1 };
+        least..=most.max(least)
+    }
+
+    /// What a credential may that has a quota of its own: the nearest that the window can count.
+    #[must_use]
+    pub fn own_rate(&self, quota: u64) -> Rate {
+        let (least, most) = self.own_quotas().into_inner();
+        let seconds = (!self.in_flight).then_some(self.rule.window / 1_000_000);
+        rate(&self.name, seconds, &self.cost, quota.clamp(least, most))
     }
 
     /// How much a principal of this id may, where that does not hang on its roles.
@@ -346,6 +349,15 @@ impl Limit {
         key.extend_from_slice(self.name.as_bytes());
         self.scope.write(subject, key);
     }
+}
+
+/// A quota, with its item in `RateLimit-Policy`: for a window of so many seconds, or for requests in flight.
+fn rate(name: &str, seconds: Option<u64>, cost: &Cost, quota: u64) -> Rate {
+    let item = match seconds {
+        None => format!("\"{name}\";q={quota};qu=\"concurrent-requests\""),
+        Some(seconds) => format!("\"{name}\";q={quota};w={seconds}{}", cost.registered_unit().unwrap_or_default()),
+    };
+    Rate { quota, policy_item: item.into() }
 }
 
 fn quota(section: &Section<'_>, key: &str) -> Option<u64> {
@@ -509,7 +521,7 @@ pub(crate) mod tests {
     use super::window::Standing;
     use super::*;
     use crate::settings::tests::with_section;
-    use crate::types::RoleSet;
+    use crate::types::{Quotas, RoleSet};
 
     pub(crate) fn limit(toml: &str) -> Arc<Limit> {
         let roles = ["reader".into(), "admin".into()];
@@ -578,6 +590,10 @@ pub(crate) mod tests {
             assert_eq!(limit.rate(Some(&principal(id, roles))).quota, quota, "{id} {roles:?}");
         }
         assert_eq!(limit.rate(None).quota, 10);
+        let quotas = Quotas::new(vec![(limit.index, limit.own_rate(7))]);
+        let own = Principal { quotas, ..principal("key:a", &[1]) };
+        assert_eq!(limit.rate(Some(&own)).quota, 7, "the credential's own goes before all");
+        assert_eq!((limit.own_rate(0).quota, limit.own_rate(1 << 50).quota), (1, MOST_EXACT));
     }
 
     #[test]

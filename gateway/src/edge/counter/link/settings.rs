@@ -6,8 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use redis::Pipeline;
 use rustls::ClientConfig;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::pki_types::ServerName;
 
 use super::address::{Place, Written};
 use super::dial::Members;
@@ -129,64 +128,9 @@ impl Tls {
             }
             parsed
         });
-        let shown = Self::shown(section);
-        if !section.has("ca") {
-            section.missing("ca", "name the PEM file of the authority that vouches for Redis: ca = \"redis-ca.pem\"");
-            return None;
-        }
-        let builder = tls::towards(section)?;
-        let config = match shown? {
-            None => builder.with_no_client_auth(),
-            Some((chain, key)) => match builder.with_client_auth_cert(chain, key) {
-                Ok(config) => config,
-                Err(error) => {
-                    section.mistake(
-                        "certificate",
-                        format!("can't be used with its key: {error}"),
-                        "name a certificate and the key that it was made for",
-                    );
-                    return None;
-                }
-            },
-        };
+        let remedy = "name the PEM file of the authority that vouches for Redis: ca = \"redis-ca.pem\"";
+        let config = tls::towards(section, remedy)?;
         Some(Self { config: Arc::new(config), server_name })
-    }
-
-    /// The certificate that we show, with its key: none, one, or (`None`) a mistake.
-    #[expect(clippy::option_option, reason = "a mistake is not an absence")]
-    fn shown(section: &Section<'_>) -> Option<Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>> {
-        match (section.has("certificate"), section.has("private_key")) {
-            (false, false) => return Some(None),
-            (true, false) => {
-                section
-                    .missing("private_key", "write the certificate's key: { env = \"NAME\" } or { file = \"path\" }");
-                return None;
-            }
-            (false, true) => {
-                section.missing("certificate", "name the PEM file of the certificate that the key was made for");
-                return None;
-            }
-            (true, true) => {}
-        }
-        let (pem, key) = (section.file("certificate", ""), section.secret("private_key"));
-        let chain: Option<Vec<_>> = CertificateDer::pem_slice_iter(&pem?).collect::<Result<_, _>>().ok();
-        let chain = chain.filter(|chain| !chain.is_empty());
-        if chain.is_none() {
-            section.mistake(
-                "certificate",
-                "names a file without a certificate in PEM",
-                "name the file that begins with -----BEGIN CERTIFICATE-----",
-            );
-        }
-        let key = PrivateKeyDer::from_pem_slice(key?.expose()).ok();
-        if key.is_none() {
-            section.mistake(
-                "private_key",
-                "is not a private key in PEM",
-                "name the file that begins with -----BEGIN PRIVATE KEY-----",
-            );
-        }
-        Some(Some((chain?, key?)))
     }
 }
 

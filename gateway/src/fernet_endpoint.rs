@@ -1,0 +1,28 @@
+//! The gateway's own sealing and opening of texts: chance for `policy::fernet`, which decides.
+
+use aws_lc_rs::rand;
+use bytes::Bytes;
+use http::{HeaderValue, Response, header};
+
+use crate::edge::upstream::Outgoing;
+use crate::policy::fernet::Direction;
+use crate::policy::{Policy, body, json};
+use crate::problem::Stop;
+use crate::types::Timestamp;
+
+/// Answers a request whose body was judged.
+///
+/// # Errors
+/// [`Stop::Body`].
+pub fn answer(policy: &Policy, direction: Direction, sent: Outgoing, now: Timestamp) -> Result<Response<Bytes>, Stop> {
+    let fernet = policy.fernet.as_ref().ok_or(Stop::Internal("a route that seals without a key"))?;
+    let Outgoing::Whole(Some(sent)) = sent else { return Err(Stop::Internal("a body that was not read")) };
+    let sent = json::parse(&sent, 2).map_err(|wrong| Stop::Body(body::Refusal::Malformed(wrong)))?;
+    let mut iv = [0; 16];
+    rand::fill(&mut iv).map_err(|_| Stop::Internal("the system gives no random bytes"))?;
+    let answer = fernet.answer(direction, &sent, iv, now);
+    let answer = answer.map_err(|fault| Stop::Body(body::Refusal::Invalid { faults: vec![*fault] }))?;
+    let mut response = Response::new(answer.to_string().into());
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    Ok(response)
+}
