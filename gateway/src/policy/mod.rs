@@ -350,9 +350,10 @@ impl Parts<'_> {
             Some(Destination::Fernet(_)) => Some(BodyRule::small()),
             _ => section.section("body").and_then(|body| BodyRule::compile(body, self.schemas, self.guards)),
         };
+        let grpc = self.grpc(section, destination.as_ref());
         if authenticate.as_ref().is_some_and(|it| it.takes(Accepted::Signature)) {
             let is_form = matches!(&destination, Some(Destination::Own(endpoint)) if endpoint.takes_form());
-            if is_form || body.as_ref().is_some_and(|body| body.max() > body::MOST_WHOLE) {
+            if is_form || grpc || body.as_ref().is_some_and(|body| body.max() > body::MOST_WHOLE) {
                 let reason =
                     "takes signed requests, and the body here is never held in memory whole, as its digest needs";
                 section.mistake("authenticate", reason, "lower the body's `max` to 16MiB, or take other credentials");
@@ -374,7 +375,6 @@ impl Parts<'_> {
                 format!("names {:?} and {:?}, which count rows in different places", &*first.name, &*other.name);
             section.mistake("limits", reason, "write the same `rows_at` in both");
         }
-        let grpc = self.grpc(section, destination.as_ref());
         if section.has("answers")
             && let Some(limit) = limits.iter().find(|limit| matches!(limit.cost, Cost::Answer(_)))
         {
