@@ -377,7 +377,7 @@ impl Asking<'_> {
         Subject {
             address: exchange.client.ip,
             principal: &self.principal.id,
-            // Each key has its own principal.
+            // Each key has its own principal; those that stand for the same one are counted together.
             api_key: &self.principal.id,
             // Where no role opens the route, those who hold the same share a window.
             role: match exchange.role {

@@ -89,15 +89,7 @@ impl Certificates {
         for section in root.sections("certificates") {
             let name = section.name();
             let sign = Sign::compile(&section);
-            let id = section.or("principal", format!("cert:{name}"));
-            let is_id = |id: &str| {
-                let (kind, subject) = id.split_once(':').unwrap_or_default();
-                !kind.is_empty() && !subject.is_empty() && id.len() <= 512 && id.bytes().all(|b| b.is_ascii_graphic())
-            };
-            if !is_id(&id) {
-                let remedy = "write it as tokens and keys name theirs: principal = \"corp:alice\", or \"key:team-a\"";
-                section.mistake("principal", format!("is {id:?}, which names no principal"), remedy);
-            }
+            let id = super::principal_of(&section, format!("cert:{name}"));
             let held = words.roles.references(&section, "roles");
             let scopes = words.scopes.references(&section, "scopes");
             section.finish();

@@ -418,6 +418,18 @@ impl Challenges {
     }
 }
 
+/// Reads whom a credential stands for, where that is somebody whom another credential can prove too.
+fn principal_of(section: &Section<'_>, own: String) -> String {
+    let id = section.or("principal", own);
+    let (kind, subject) = id.split_once(':').unwrap_or_default();
+    let is_id = !kind.is_empty() && !subject.is_empty() && id.len() <= 512 && id.bytes().all(|b| b.is_ascii_graphic());
+    if !is_id {
+        let remedy = "write it as tokens and keys name theirs: principal = \"corp:alice\", or \"key:team-a\"";
+        section.mistake("principal", format!("is {id:?}, which names no principal"), remedy);
+    }
+    id
+}
+
 fn single<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<Option<&'h HeaderValue>, Refusal> {
     let mut values = headers.get_all(name).iter();
     match (values.next(), values.next()) {
