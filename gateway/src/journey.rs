@@ -282,6 +282,7 @@ async fn forward(
         assertion: assertion.as_ref(),
         route: &route.name,
         is_read_here: exchange.counts_answer() || shaped.is_some(),
+        is_rewritten: exchange.normalized.is_some(),
     };
     let call = Call {
         method: &arrived.method,

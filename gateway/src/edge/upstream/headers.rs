@@ -26,6 +26,8 @@ pub struct Told<'a> {
     pub route: &'a Name,
     /// Whether a number is looked for in the answer, which must then come without any coding.
     pub is_read_here: bool,
+    /// Whether the body is another than the client sent, so that the client's digests of it are no longer true.
+    pub is_rewritten: bool,
 }
 
 /// A request's headers as the worker gets them: without what is hop-by-hop, spoofed or secret, and with
@@ -104,6 +106,9 @@ impl<'a> Forwarded<'a> {
             if *name == header::ACCEPT_ENCODING && self.told.is_read_here {
                 continue;
             }
+            if self.told.is_rewritten && DIGESTS.contains(&text) {
+                continue;
+            }
             if *name == header::COOKIE {
                 cookies += 1;
                 if cookies > 1 {
@@ -150,6 +155,9 @@ fn field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
     out.extend_from_slice(value);
     out.extend_from_slice(b"\r\n");
 }
+
+/// What says which octets a body has (RFC 9530, and what came before it).
+const DIGESTS: [&str; 4] = ["content-digest", "repr-digest", "digest", "content-md5"];
 
 /// What becomes of a client's header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -257,6 +265,7 @@ mod tests {
             assertion: None,
             route: &route,
             is_read_here: false,
+            is_rewritten: pairs.iter().any(|(name, _)| *name == "x-rewritten"),
         };
         let mut out = Vec::new();
         Forwarded::new(&headers, told)?.write(&mut out);
@@ -318,6 +327,15 @@ mod tests {
         for name in ["content-type", "accept", "traceparent", "inference-header-content-length", "user-agent", "x-a"] {
             assert_eq!(forwarded(&[(name, "1")]), Some(vec![format!("{name}: 1")]), "{name}");
         }
+    }
+
+    #[test]
+    fn digests_of_a_body_that_was_changed_do_not_pass() {
+        let digest = ("content-digest", "sha-256=:AAAA:");
+        assert_eq!(forwarded(&[digest]), Some(vec!["content-digest: sha-256=:AAAA:".to_owned()]));
+        let passed =
+            forwarded(&[digest, ("digest", "x"), ("repr-digest", "x"), ("content-md5", "x"), ("x-rewritten", "1")]);
+        assert_eq!(passed, Some(vec!["x-rewritten: 1".to_owned()]));
     }
 
     #[test]
