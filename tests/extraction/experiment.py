@@ -55,7 +55,9 @@ def percent(share):
 
 
 def rows_to(goal, curve):
-    return next((rows for rows, (points, *_) in curve.items() if points >= goal), None)
+    """The rows from which on every copy reaches it."""
+    below = [rows for rows, (points, *_) in curve.items() if points < goal]
+    return next((rows for rows in curve if rows > max(below, default=0)), None)
 
 
 def table(results):
@@ -108,15 +110,15 @@ def main():
     text = (
         f"Agreement with the model in percent, on {HELD_OUT:,} random points within the training range, of a copy made after so many "
         "rows. After the last of them: *flowers*, agreement on the 150 flowers; *off by*, how far the copy's probabilities are from the "
-        "model's, in percentage points (total variation); *thresholds*, how many path finding has found. *after*: the first of "
-        f"these numbers at which so much was reached, and the days that `cost = \"rows\"`, `quota = {QUOTA}`, `window = \"1d\"` make of "
+        "model's, in percentage points (total variation); *thresholds*, how many path finding has found. *after*: from which "
+        f"of these numbers on it was never less, and the days that `cost = \"rows\"`, `quota = {QUOTA}`, `window = \"1d\"` make of "
         f"it; *admitted*: the rows that this limit let through before the first 429.\n\n{table(results)}"
     )
     print(text)
     if save:
         with open(README, encoding="utf-8") as file:
             before, rest = file.read().split(BEGIN)
-        figure = "\n![Agreement of stolen copies with the model](tests/extraction/results.svg)\n"
+        figure = "\n![Stolen copies beside the model, by rows asked](tests/extraction/results.svg)\n"
         with open(README, "w", encoding="utf-8") as file:
             file.write(before + BEGIN + text + figure + END + rest.split(END)[1])
         with open(os.path.join(HERE, "results.svg"), "w", encoding="utf-8") as file:
