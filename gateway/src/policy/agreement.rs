@@ -3,6 +3,8 @@
 //! Reads what [`super::answer`] shapes: `{"label": …, "probabilities": {…}}`, a list of those in `predictions`, and
 //! the outputs of the Open Inference Protocol in JSON. Never judges which of two is right.
 
+use std::fmt::Write as _;
+
 use serde_json::{Map, Value};
 
 use super::json;
@@ -159,7 +161,7 @@ fn differs(answer: &Value, expected: &Value, tolerance: f64, pointer: &mut Strin
         }
         (Value::Array(answer), Value::Array(expected)) if answer.len() == expected.len() => {
             for (position, (answer, expected)) in answer.iter().zip(expected).enumerate() {
-                pointer.push_str(&format!("/{position}"));
+                let _ = write!(pointer, "/{position}");
                 differs(answer, expected, tolerance, pointer)?;
                 pointer.truncate(length);
             }

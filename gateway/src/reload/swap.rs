@@ -180,16 +180,14 @@ impl Reloader {
     /// Tells of swaps that were settled, and whose workers a reload has replaced.
     pub(super) fn tell_overtaken(&self) {
         let now = self.now();
-        let is_over = |(name, swap): &(&Box<str>, &Swap)| {
+        let is_over = |name: &str, swap: &Swap| {
             swap.stage == Stage::Kept && pool(&now, name).is_none_or(|pool| pool.workers() != swap.workers)
         };
-        let over: Vec<_> = self
-            .swaps
-            .borrow()
-            .iter()
-            .filter(is_over)
-            .map(|(name, swap)| (Name::from(&**name), swap.workers.clone()))
-            .collect();
+        let over: Vec<(Name, Vec<Name>)> = {
+            let swaps = self.swaps.borrow();
+            let over = swaps.iter().filter(|(name, swap)| is_over(name, swap));
+            over.map(|(name, swap)| (Name::from(&**name), swap.workers.clone())).collect()
+        };
         for (name, workers) in over {
             self.end(
                 &name,

@@ -224,3 +224,25 @@ async fn no_request_fails_while_workers_are_swapped_again_and_again() {
     assert!(statuses.len() >= 200, "{}", statuses.len());
     assert!(statuses.iter().all(|status| *status == 200), "{statuses:?}");
 }
+
+#[test]
+fn what_is_wrong_with_a_shadow_or_a_swap_is_said_at_the_start() {
+    for (table, key, said) in [
+        ("swap]\nwatch = \"1s\"", "pools.models.swap.golden", "is missing"),
+        ("swap]\ngolden = \"none.json\"", "pools.models.swap.golden", "can't be read"),
+        ("swap]\ngolden = \"bad.json\"", "pools.models.swap.golden", "at /0 no path"),
+        ("swap]\ngolden = \"golden.json\"\nmax_faults = 101", "pools.models.swap.max_faults", "from 0 to 100"),
+        ("shadow]\nto = \"models\"\nshare = 1", "pools.models.shadow.to", "is the pool itself"),
+        ("shadow]\nto = \"other\"", "pools.models.shadow.share", "is missing"),
+        ("shadow]\nto = \"other\"\nshare = 0", "pools.models.shadow.share", "from 1 to 100"),
+        ("shadow]\nto = \"other\"\nshare = 1\nmax_in_flight = 0", "pools.models.shadow.max_in_flight", "is 0"),
+        ("shadow]\nto = \"other\"\nshare = 1\nmax_memory = \"1KiB\"", "pools.models.shadow.max_memory", "\"1MiB\""),
+    ] {
+        let pools = format!("[pools.other]\nworkers = [\"http://127.0.0.1:9\"]\n[pools.models.{table}\n");
+        let builder = Gateway::builder().file("golden.json", golden());
+        let output = builder.file("bad.json", r#"[{"path":"p","expect":{}}]"#).policy(pools).output("check");
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(text.lines().any(|line| line.ends_with(&format!("  {key}"))) && text.contains(said), "{table}: {text}");
+        assert_eq!(output.status.code(), Some(78));
+    }
+}
