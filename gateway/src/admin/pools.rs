@@ -105,7 +105,7 @@ where
 }
 
 fn show(swap: &Swap) -> Value {
-    let names = |workers: &[crate::types::Name]| workers.iter().map(|worker| worker.to_string()).collect::<Vec<_>>();
+    let names = |workers: &[crate::types::Name]| workers.iter().map(ToString::to_string).collect::<Vec<_>>();
     json!({
         "stage": swap.stage.name(),
         "cause": swap.cause,

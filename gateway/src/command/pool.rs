@@ -83,7 +83,7 @@ pub(crate) fn compare(options: &CompareOptions) -> Result<(), Failure> {
     };
     let only = |what: &str, said: String| [what.to_owned(), String::new(), said];
     let rows = [
-        ["".into(), text("/pool"), text("/candidate")],
+        [String::new(), text("/pool"), text("/candidate")],
         only("copies answered", text("/copies/answered")),
         only("copies failed", text("/copies/failed")),
         only("copies dropped", text("/copies/dropped")),
