@@ -609,6 +609,7 @@ fn log_record(bencher: Bencher<'_, '_>) {
         security: false,
         bytes_in: 75,
         bytes_out: 120,
+        pool: Some("models"),
         worker: Some("127.0.0.1:9001"),
         worker_took: Some(Duration::from_micros(301)),
         normalized: None,

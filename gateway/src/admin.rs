@@ -1,5 +1,5 @@
-//! The admin listener: liveness, readiness, metrics, how workers are, what callers have used of their limits. Never
-//! on the public one.
+//! The admin listener: liveness, readiness, metrics, how workers are and who they are, what callers have used of
+//! their limits. Never on the public one.
 //!
 //! Plain HTTP on loopback by default: it is for the machine's own supervisor, scraper and operator. Shows no secret.
 //! What it shows of callers, and what it changes, it does for those alone who ask it by an address: a page in a
@@ -7,6 +7,7 @@
 //! PUT, which is what changes anything here.
 
 mod keys;
+mod pools;
 
 use std::convert::Infallible;
 use std::io;
@@ -140,16 +141,21 @@ async fn answer(admin: &Rc<Admin>, request: Request<Incoming>) -> Result<Respons
     const JSON: &str = "application/json";
     let path = &request.uri().path().to_owned();
     let keys_path = path.strip_prefix("/keys").filter(|rest| rest.is_empty() || rest.starts_with('/'));
+    let pools_path = path.strip_prefix("/pools").filter(|rest| rest.is_empty() || rest.starts_with('/'));
     let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
     let refused = |why: &str| json!({ "error": why }).to_string();
     let (status, media_type, body) = match path.as_str() {
-        path if (keys_path.is_some() || matches!(path, "/limits" | "/reload" | "/pools"))
+        path if (keys_path.is_some() || pools_path.is_some() || matches!(path, "/limits" | "/reload"))
             && !is_asked_by_address(&request) =>
         {
             (StatusCode::FORBIDDEN, JSON, refused("ask by an address or localhost, not by another name"))
         }
         _ if keys_path.is_some() => {
             let (status, body) = keys::answer(admin, keys_path.unwrap_or_default(), request).await;
+            (status, JSON, body.to_string())
+        }
+        _ if pools_path.is_some() => {
+            let (status, body) = pools::answer(admin, pools_path.unwrap_or_default(), request).await;
             (status, JSON, body.to_string())
         }
         "/limits" if is_read || request.method() == Method::DELETE => {
@@ -172,11 +178,6 @@ async fn answer(admin: &Rc<Admin>, request: Request<Incoming>) -> Result<Respons
             let (ready, body) = readiness(admin).await;
             (if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, JSON, body.to_string())
         }
-        "/pools" => {
-            let snapshot = admin.reloader.now();
-            let pools: Map<_, _> = snapshot.pools.iter().map(|pool| (pool.name().to_string(), pool.show())).collect();
-            (StatusCode::OK, JSON, Value::Object(pools).to_string())
-        }
         "/metrics" => (StatusCode::OK, "text/plain; version=0.0.4", metrics(admin)),
         _ => (
             StatusCode::NOT_FOUND,
@@ -192,6 +193,7 @@ async fn answer(admin: &Rc<Admin>, request: Request<Incoming>) -> Result<Respons
     if status == StatusCode::METHOD_NOT_ALLOWED {
         let allow = match path.as_str() {
             _ if keys_path.is_some() => keys::allow(keys_path.unwrap_or_default()),
+            _ if pools_path.is_some() => pools::allow(pools_path.unwrap_or_default()),
             "/limits" => "GET, HEAD, DELETE",
             "/reload" => "PUT",
             _ => "GET, HEAD",

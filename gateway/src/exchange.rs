@@ -22,7 +22,7 @@ use crate::edge::introspection::Introspector;
 use crate::edge::keys::KeyRing;
 use crate::edge::log::{BatchLog, Record};
 use crate::edge::metrics::{Metrics, RouteSeries};
-use crate::edge::upstream::{Pool, PoolSettings, WorkerBody};
+use crate::edge::upstream::{Copied, Pool, PoolSettings, WorkerBody};
 use crate::policy::Policy;
 use crate::policy::assertion::Assertions;
 use crate::policy::authenticate::seen::SeenTokens;
@@ -37,7 +37,7 @@ use crate::types::{ClientAddress, ClientCertificate, Name, Principal, RequestId,
 #[derive(Debug)]
 pub struct Snapshot {
     /// The compiled policy.
-    pub policy: Policy,
+    pub policy: Arc<Policy>,
     /// Keys of issuers that publish them.
     pub keys: KeyRing,
     /// What issuers said of tokens.
@@ -89,7 +89,7 @@ pub struct Core {
     /// The way to the windows.
     pub counter: Counter,
     /// The ways to the workers, in the policy's order.
-    pub pools: Vec<Pool>,
+    pub pools: Vec<Rc<Pool>>,
     /// Where records go.
     pub log: BatchLog,
     /// Where numbers go.
@@ -173,6 +173,10 @@ pub struct Exchange {
     pub(crate) cause: Option<String>,
     pub(crate) bytes_in: Rc<Cell<u64>>,
     pub(crate) bytes_out: u64,
+    /// The pool that answers, by position.
+    pub(crate) pool: Option<usize>,
+    /// The same request for another pool, which nobody waits for.
+    pub(crate) copied: Option<Box<Copied>>,
     pub(crate) worker: Option<Name>,
     pub(crate) worker_took: Option<Duration>,
 }
@@ -216,6 +220,8 @@ impl Exchange {
             cause: None,
             bytes_in: Rc::default(),
             bytes_out: 0,
+            pool: None,
+            copied: None,
             worker: None,
             worker_took: None,
         })
@@ -298,6 +304,7 @@ impl Drop for Exchange {
             security: reason.is_some_and(Reason::is_security),
             bytes_in: self.bytes_in.get(),
             bytes_out: self.bytes_out,
+            pool: self.pool.and_then(|position| policy.pools.get(position)).map(|name| &**name),
             worker: self.worker.as_deref(),
             worker_took: self.worker_took,
             normalized: self.normalized.as_deref(),
@@ -323,7 +330,19 @@ pub struct AnswerBody {
 impl AnswerBody {
     pub(crate) fn new(content: Content, exchange: Box<Exchange>) -> Self {
         exchange.busy.offer(true);
-        Self { content, exchange }
+        let mut body = Self { content, exchange };
+        body.launch_if_whole();
+        body
+    }
+
+    /// Sends the request's copy off when the answer is out.
+    fn launch_if_whole(&mut self) {
+        if self.exchange.copied.is_some()
+            && self.is_end_stream()
+            && let Some(copied) = self.exchange.copied.take()
+        {
+            copied.launch();
+        }
     }
 }
 
@@ -359,6 +378,7 @@ impl http_body::Body for AnswerBody {
         match data {
             Poll::Pending => Poll::Pending,
             Poll::Ready(None) => {
+                this.launch_if_whole();
                 let trailers = match &mut this.content {
                     Content::Worker(body) => body.take_trailers(),
                     Content::Whole(_) | Content::Broken => None,
@@ -368,6 +388,10 @@ impl http_body::Body for AnswerBody {
             Poll::Ready(Some(Ok(bytes))) => {
                 this.exchange.bytes_out += bytes.len() as u64;
                 this.exchange.keep(&bytes);
+                if let (Some(copied), Content::Worker(_)) = (&mut this.exchange.copied, &this.content) {
+                    copied.keep(&bytes);
+                }
+                this.launch_if_whole();
                 Poll::Ready(Some(Ok(Frame::data(bytes))))
             }
             Poll::Ready(Some(Err(fault))) => {

@@ -267,6 +267,8 @@ async fn forward(
     let core = Rc::clone(&exchange.core);
     let policy = &core.snapshot.policy;
     let Cleared { route, principal, path, permit, admission, switch } = cleared;
+    let position = Pool::answering(&core.pools, position, (&arrived.headers, principal, &exchange.client.text));
+    exchange.pool = Some(position);
     let pool = core.pools.get(position).ok_or(Stop::Internal("a route without a pool"))?;
     let now = timestamp(exchange.began);
     let assertion = core.assertions.of(policy.assertion.as_ref(), position, principal, &policy.vocabulary, now);
@@ -301,24 +303,36 @@ async fn forward(
         exchange.worker_took = Some(sent.elapsed());
         return Ok(switch_protocols(exchange, answer, switch));
     }
+    let copied = Pool::copy(&core.pools, position, &call, &outgoing, |to| {
+        core.assertions.of(policy.assertion.as_ref(), to, principal, &policy.vocabulary, now).ok().flatten()
+    });
     let tally = core.metrics.tally(core.thread);
     let sent = Instant::now();
     let answer = pool.forward(&call, outgoing, permit, admission, || tally.upstream_connected()).await;
     let answer = answer.map_err(Stop::Upstream)?;
-    exchange.worker_took = Some(sent.elapsed());
+    let took = sent.elapsed();
+    exchange.worker_took = Some(took);
+    exchange.copied = copied.map(|copied| copied.answered(answer.response.status(), took));
     exchange.worker = Some(answer.worker);
     exchange.is_last |= answer.early;
     exchange.answer = exchange.counts_answer().then(Vec::new);
     match shaped.filter(|_| answer.response.status().is_success()) {
-        Some(rule) => Box::pin(shape(rule, answer.response)).await.map(Answer::Own),
+        Some(rule) => Box::pin(shape(exchange, rule, answer.response)).await.map(Answer::Own),
         None => Ok(Answer::Worker(answer.response)),
     }
 }
 
 /// Takes what is not for the caller out of a worker's answer.
-async fn shape(rule: &AnswerRule, answer: Response<WorkerBody>) -> Result<Response<Bytes>, Stop> {
+async fn shape(
+    exchange: &mut Exchange,
+    rule: &AnswerRule,
+    answer: Response<WorkerBody>,
+) -> Result<Response<Bytes>, Stop> {
     let (mut head, body) = answer.into_parts();
     let whole = body.whole(rule.max()).await.map_err(Stop::Upstream)?;
+    if let Some(copied) = &mut exchange.copied {
+        copied.keep(&whole);
+    }
     let shaped = rule.apply(head.status, &mut head.headers, &whole).map_err(Stop::Undeclared)?;
     Ok(Response::from_parts(head, shaped.into()))
 }

@@ -74,6 +74,9 @@ enum Command {
     /// What callers have used of their limits.
     #[command(subcommand)]
     Limits(LimitsCommand),
+    /// Pools of workers.
+    #[command(subcommand)]
+    Pool(PoolCommand),
     /// Let a running gateway read its configuration anew; exit code 78 if it is not good and the old one goes on.
     Reload(command::reload::Options),
     /// Ask a running gateway whether it is ready; exit code 0 if so. For container health checks.
@@ -117,6 +120,14 @@ enum LimitsCommand {
 }
 
 #[derive(Subcommand)]
+enum PoolCommand {
+    /// Show how the pool that gets copies of another's requests compares with it.
+    Compare(command::pool::CompareOptions),
+    /// Put other workers in, which are tested first and watched afterwards; exit code 1 if they are not good.
+    Swap(command::pool::SwapOptions),
+}
+
+#[derive(Subcommand)]
 enum PasswordCommand {
     /// Make the digest of a password, read from the terminal or standard input.
     Hash,
@@ -156,6 +167,8 @@ fn run(command: Command) -> Result<(), command::Failure> {
         Command::Password(PasswordCommand::Hash) => command::password(),
         Command::Limits(LimitsCommand::Show(options)) => command::limits::show(&options),
         Command::Limits(LimitsCommand::Reset(options)) => command::limits::reset(&options),
+        Command::Pool(PoolCommand::Compare(options)) => command::pool::compare(&options),
+        Command::Pool(PoolCommand::Swap(options)) => command::pool::swap(&options),
         Command::Reload(options) => command::reload::run(&options),
         Command::Health(options) => command::health::run(&options),
         Command::Routes { files, json } => command::routes::run(&files.into_config(), json),

@@ -4,6 +4,8 @@
 //! metrics and to whoever asked. Otherwise every thread begins its next request with the new one; what has begun ends
 //! with the old one, so no request meets both. Ports, threads, the log and the store stay as they were at the start.
 
+mod swap;
+
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -25,6 +27,8 @@ use crate::exchange::Snapshot;
 use crate::policy::Policy;
 use crate::settings::Mistake;
 use crate::types::Name;
+
+pub use swap::{Stage, Swap, Unswapped};
 
 /// How long every thread has to take a new policy.
 const ADOPTION: Duration = Duration::from_secs(5);
@@ -89,6 +93,8 @@ pub struct Reloader {
     store: Arc<SharedStore>,
     log: Log,
     turn: Mutex<()>,
+    /// The last swap of each pool.
+    swaps: RefCell<BTreeMap<Box<str>, Swap>>,
     refreshing: RefCell<Option<JoinHandle<()>>>,
 }
 
@@ -119,7 +125,7 @@ impl Reloader {
         let (fixed, files) = (loaded.fixed.clone(), RefCell::new(loaded.files.clone()));
         let told = log.clone();
         let tell: Tell = Arc::new(move |name, fields| told.event(name, fields));
-        let first = snapshot(loaded, &metrics, None, (threads, &tell));
+        let first = snapshot(parts(loaded), &metrics, None, (threads, &tell));
         let (snapshots, _) = watch::channel(Arc::new(first));
         Self {
             source,
@@ -132,6 +138,7 @@ impl Reloader {
             store,
             log,
             turn: Mutex::default(),
+            swaps: RefCell::default(),
             refreshing: RefCell::default(),
         }
     }
@@ -185,11 +192,27 @@ impl Reloader {
             Ok(loaded) => loaded,
             Err(mistakes) => return self.keep(why, mistakes),
         };
+        let failures = self.test(&loaded.pools).await;
+        if !failures.is_empty() {
+            return self.keep(why, failures);
+        }
         let changed = |name: &&'static str| loaded.fixed.get(name) != self.fixed.get(name);
         let needs_restart: Vec<&'static str> = self.fixed.keys().copied().filter(changed).collect();
         self.files.replace(loaded.files.clone());
-        let next = Arc::new(snapshot(loaded, &self.metrics, Some(&self.now()), (self.threads, &self.tell)));
-        let generation = next.generation;
+        let before = self.now();
+        let generation =
+            self.put(snapshot(parts(loaded), &self.metrics, Some(&before), (self.threads, &self.tell))).await;
+        self.metrics.policy_replaced(true);
+        self.tell_overtaken();
+        let (number, restart) = (generation.to_string(), needs_restart.join(", "));
+        let fields = [("why", why), ("generation", number.as_str()), ("needs_restart", restart.as_str())];
+        self.log.event("policy-replaced", fields.get(..if restart.is_empty() { 2 } else { 3 }).unwrap_or_default());
+        Reloaded::Replaced { generation, needs_restart }
+    }
+
+    /// Puts a snapshot in place, and comes back when every thread serves by it. Gives back its number.
+    async fn put(&self, next: Snapshot) -> u64 {
+        let next = Arc::new(next);
         // What one policy refuses another may not.
         self.store.forget_refusals();
         self.snapshots.send_replace(Arc::clone(&next));
@@ -200,11 +223,24 @@ impl Reloader {
         }
         // What a thread still asked under the old policy may have been refused meanwhile.
         self.store.forget_refusals();
-        self.metrics.policy_replaced(true);
-        let (number, restart) = (generation.to_string(), needs_restart.join(", "));
-        let fields = [("why", why), ("generation", number.as_str()), ("needs_restart", restart.as_str())];
-        self.log.event("policy-replaced", fields.get(..if restart.is_empty() { 2 } else { 3 }).unwrap_or_default());
-        Reloaded::Replaced { generation, needs_restart }
+        next.generation
+    }
+
+    /// Tests the workers that do not serve yet, in pools with golden predictions.
+    async fn test(&self, pools: &[PoolSettings]) -> Vec<Mistake> {
+        let now = self.now();
+        let mut failures = Vec::new();
+        for pool in pools {
+            let serving = now.pools.iter().find(|old| old.name() == pool.name()).map(PoolSettings::workers);
+            let Err(found) = pool.test(&serving.unwrap_or_default()).await else { continue };
+            failures.extend(found.into_iter().map(|reason| Mistake {
+                place: "new workers".into(),
+                key: format!("pools.{}.workers", pool.name()),
+                reason,
+                remedy: "correct the worker or its golden predictions, or name another".into(),
+            }));
+        }
+        failures
     }
 
     fn keep(&self, why: &str, mistakes: Vec<Mistake>) -> Reloaded {
@@ -239,8 +275,20 @@ impl Reloader {
     }
 }
 
-fn snapshot(loaded: Loaded, metrics: &Metrics, before: Option<&Snapshot>, shared: (usize, &Tell)) -> Snapshot {
-    let Loaded { policy, mut pools, hsts, body_pace, .. } = loaded;
+/// What a snapshot is made of: the policy, the pools, and what of the listener is obeyed anew.
+type Parts = (Arc<Policy>, Vec<PoolSettings>, bool, Pace);
+
+fn parts(loaded: Loaded) -> Parts {
+    let Loaded { policy, pools, hsts, body_pace, .. } = loaded;
+    (Arc::new(policy), pools, hsts, body_pace)
+}
+
+fn snapshot(
+    (policy, mut pools, hsts, body_pace): Parts,
+    metrics: &Metrics,
+    before: Option<&Snapshot>,
+    shared: (usize, &Tell),
+) -> Snapshot {
     PoolSettings::adopt(&mut pools, before.map_or(&[], |before| &before.pools), shared.0, shared.1);
     let issuers = policy.authenticator.issuers();
     let mut keys = KeyRing::new(issuers);

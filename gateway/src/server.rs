@@ -651,7 +651,7 @@ async fn upkeep(cores: Rc<Cores>) {
     let mut clock = tokio::time::interval(Duration::from_secs(5));
     loop {
         clock.tick().await;
-        cores.now().pools.iter().for_each(crate::edge::upstream::Pool::sweep);
+        cores.now().pools.iter().for_each(|pool| pool.sweep());
     }
 }
 

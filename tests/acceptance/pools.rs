@@ -1,11 +1,14 @@
 //! Pools of several workers: who gets a request, who is out, what is tried again and what never is.
 
 mod balance;
+mod canary;
 mod grpc;
 mod health;
 mod http2;
 mod room;
+mod shadow;
 mod streams;
+mod swap;
 
 use std::collections::BTreeSet;
 

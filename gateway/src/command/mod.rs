@@ -12,6 +12,7 @@ pub(crate) mod key;
 pub(crate) mod keys;
 pub(crate) mod limits;
 pub(crate) mod policy_test;
+pub(crate) mod pool;
 pub(crate) mod quickstart;
 pub(crate) mod reload;
 pub(crate) mod routes;

@@ -279,6 +279,8 @@ pub struct Record<'a> {
     pub bytes_in: u64,
     /// Bytes of the answer's body that were sent.
     pub bytes_out: u64,
+    /// The pool that answered, or was to.
+    pub pool: Option<&'a str>,
     /// The worker that answered.
     pub worker: Option<&'a str>,
     /// Until the worker's answer began.
@@ -314,6 +316,7 @@ impl Record<'_> {
         line.text("protocol", self.protocol);
         line.optional("reason", self.reason);
         line.optional("role", self.role);
+        line.optional("pool", self.pool);
         line.optional("worker", self.worker);
         line.optional("normalized", self.normalized);
         line.optional("would_refuse", self.would_refuse);
@@ -482,6 +485,7 @@ mod tests {
             security: true,
             bytes_in: 0,
             bytes_out: 120,
+            pool: None,
             worker: None,
             worker_took: None,
             normalized: None,

@@ -4,6 +4,7 @@
 //! answers one question, reads top-down (what people write, how it is compiled, how it decides, what
 //! it refuses) and knows no other stage. `journey` alone knows their order.
 
+pub mod agreement;
 pub mod answer;
 pub mod assertion;
 pub mod authenticate;

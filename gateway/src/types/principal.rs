@@ -81,6 +81,12 @@ impl Principal {
         Arc::new(Self::unproven("anonymous"))
     }
 
+    /// Whether anything was proven.
+    #[must_use]
+    pub fn is_proven(&self) -> bool {
+        self.scheme != Scheme::Anonymous
+    }
+
     fn unproven(id: &'static str) -> Self {
         Self {
             scheme: Scheme::Anonymous,

@@ -3,7 +3,8 @@
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::uri::Authority;
 
-use crate::types::{Name, Principal, RequestId, Scheme};
+use super::canary::caller;
+use crate::types::{Name, Principal, RequestId};
 
 /// What a worker is told about a request, by us alone.
 #[derive(Clone, Copy, Debug)]
@@ -35,7 +36,9 @@ pub struct Told<'a> {
 #[derive(Debug)]
 pub struct Forwarded<'a> {
     headers: &'a HeaderMap,
-    told: Told<'a>,
+    /// Nothing where the headers are ready as they are.
+    told: Option<Told<'a>>,
+    caller: &'a str,
     /// What the client's `Connection` names, which goes no further (RFC 9110 §7.6.1).
     named: Vec<HeaderName>,
 }
@@ -62,7 +65,20 @@ impl<'a> Forwarded<'a> {
                 )
                 || fate(name.as_str()) == Fate::Ours
         };
-        (!named.iter().any(relied_on)).then_some(Self { headers, told, named })
+        let caller = caller(told.principal, told.client);
+        (!named.iter().any(relied_on)).then_some(Self { headers, told: Some(told), caller, named })
+    }
+
+    /// Headers that were made for a worker already, for one who asks.
+    pub(super) fn ready(headers: &'a HeaderMap, caller: &'a str) -> Self {
+        Self { headers, told: None, caller, named: Vec::new() }
+    }
+
+    /// Whether the body is JSON by its media type.
+    pub(super) fn is_json(&self) -> bool {
+        let media_type = self.headers.get(header::CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
+        let essence = media_type.split(|&octet| octet == b';').next().unwrap_or_default().trim_ascii();
+        essence.eq_ignore_ascii_case(b"application/json")
     }
 
     /// Whether the client sent such a header.
@@ -73,10 +89,7 @@ impl<'a> Forwarded<'a> {
 
     /// Whose requests go to the same worker: the principal's, or of those who prove nothing the address's.
     pub(super) fn caller(&self) -> &'a str {
-        match self.told.principal.scheme {
-            Scheme::Anonymous => self.told.client,
-            _ => &self.told.principal.id,
-        }
+        self.caller
     }
 
     /// Writes them as fields of an HTTP/1 head, after `Host`.
@@ -97,13 +110,16 @@ impl<'a> Forwarded<'a> {
     /// Tells each name and value.
     #[inline]
     fn each(&self, mut put: impl FnMut(&str, &[u8])) {
+        let Some(told) = &self.told else {
+            return self.headers.iter().for_each(|(name, value)| put(name.as_str(), value.as_bytes()));
+        };
         let mut cookies = 0;
         for (name, value) in self.headers {
             let text = name.as_str();
-            if fate(text) != Fate::Passes || name == self.told.credential || self.named.contains(name) {
+            if fate(text) != Fate::Passes || name == told.credential || self.named.contains(name) {
                 continue;
             }
-            if *name == header::ACCEPT_ENCODING && self.told.is_read_here {
+            if *name == header::ACCEPT_ENCODING && told.is_read_here {
                 continue;
             }
             if self.told.is_rewritten && DIGESTS.contains(&text) {
@@ -119,7 +135,6 @@ impl<'a> Forwarded<'a> {
                 put(text, value.as_bytes());
             }
         }
-        let told = &self.told;
         put("via", if told.http2 { b"2 modelgate" } else { b"1.1 modelgate" });
         put("x-forwarded-for", told.client.as_bytes());
         put("x-forwarded-proto", b"https");

@@ -8,6 +8,7 @@
 mod address;
 mod balance;
 mod budget;
+mod canary;
 mod chunks;
 mod connect;
 mod headers;
@@ -17,11 +18,14 @@ mod link;
 mod outgoing;
 mod over_http2;
 mod ready;
+mod report;
 mod session;
 mod settings;
+mod shadow;
 mod shown;
 mod standing;
 mod stream;
+mod swap;
 mod tunnel;
 mod worker;
 
@@ -39,14 +43,16 @@ pub use health::Probing;
 pub use incoming::WorkerBody;
 pub use outgoing::{ClientFault, ClientStream, Outgoing};
 pub use settings::PoolSettings;
+pub use shadow::Copied;
 pub use shown::render;
 pub use standing::Tell;
+pub use swap::Tally;
 pub use tunnel::{Tunnel, websocket_key};
 
 use crate::deadline::Deadline;
 use crate::policy::authorize::Permit;
 use crate::policy::limit::Admission;
-use crate::types::Name;
+use crate::types::{Name, Principal};
 use balance::{Balance, Draw, Tried};
 use budget::Budget;
 use incoming::Lease;
@@ -91,6 +97,9 @@ pub struct Pool {
     workers: Vec<Rc<Worker>>,
     draw: Draw,
     budget: Budget,
+    thread: usize,
+    /// What copies of its requests hold.
+    room: Rc<shadow::Room>,
 }
 
 impl fmt::Debug for Pool {
@@ -163,7 +172,26 @@ impl Pool {
             draw: Draw::new(settings.workers.iter().map(|worker| worker.weight)),
             budget: Budget::new(settings.retries.0, settings.retries.1),
             settings: settings.clone(),
+            thread,
+            room: Rc::default(),
         }
+    }
+
+    /// Which pool answers a request to the one at this position: itself, or its canary's while that has a worker.
+    #[must_use]
+    pub fn answering(
+        pools: &[Rc<Self>],
+        position: usize,
+        (headers, principal, address): (&HeaderMap, &Principal, &str),
+    ) -> usize {
+        let Some(pool) = pools.get(position) else { return position };
+        let Some(canary) = &pool.settings.canary else { return position };
+        let has_worker = |other: &Rc<Self>| other.workers.iter().any(|worker| !worker.is_out());
+        if !canary.decide(headers, principal, address) || !pools.get(canary.to).is_some_and(has_worker) {
+            return position;
+        }
+        pool.settings.standing.note(pool.thread, Noted::Canary);
+        canary.to
     }
 
     /// Sends an allowed and admitted request, and brings the answer's head back. `connected` is called
@@ -179,10 +207,15 @@ impl Pool {
         _admission: Admission,
         connected: impl Fn(),
     ) -> Result<Answer, Fault> {
+        self.send(call, body, &connected).await
+    }
+
+    /// The same for what needs no evidence: a copy of a request that had it, or a request of our own.
+    async fn send(&self, call: &Call<'_>, body: Outgoing, connected: &impl Fn()) -> Result<Answer, Fault> {
         if self.settings.protocol == Protocol::Http2 {
-            return Box::pin(self.forward_over_http2(call, body, &connected)).await;
+            return Box::pin(self.forward_over_http2(call, body, connected)).await;
         }
-        let (head, upload, lease) = self.exchange(call, body, &connected).await?;
+        let (head, upload, lease) = self.exchange(call, body, connected).await?;
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
             return self.switched(call, head, lease);
         }
@@ -368,6 +401,7 @@ struct Tries {
 fn passes(status: StatusCode, headers: &HeaderMap, worker: &Worker) -> Result<StatusCode, Fault> {
     match status {
         StatusCode::SERVICE_UNAVAILABLE => {
+            worker.was_busy();
             let retry_after =
                 headers.get(header::RETRY_AFTER).and_then(|v| v.to_str().ok()).and_then(|v| v.parse().ok());
             Err(Fault::Busy { retry_after })

@@ -8,9 +8,12 @@ use rustls::ClientConfig;
 
 use super::address::{Address, is_private};
 use super::balance::{Balance, Tried};
+use super::canary::Canary;
 use super::connect::Dial;
 use super::health::HealthRule;
+use super::shadow::Shadowing;
 use super::standing::{Known, Standing, Tell};
+use super::swap::SwapRule;
 use crate::edge::tls;
 use crate::settings::{ByteSize, Named, Row, Section};
 use crate::types::Name;
@@ -24,6 +27,9 @@ pub struct PoolSettings {
     pub(super) protocol: Protocol,
     pub(super) health: HealthRule,
     pub(super) standing: Arc<Standing>,
+    pub(super) canary: Option<Arc<Canary>>,
+    pub(super) shadow: Option<Shadowing>,
+    pub(super) swap: Option<SwapRule>,
     pub(super) dial: Dial,
     pub(super) answer_timeout: Duration,
     pub(super) body_timeout: Duration,
@@ -66,6 +72,42 @@ pub(super) struct WorkerSettings {
     pub(super) known: Arc<Known>,
 }
 
+impl WorkerSettings {
+    /// One more worker beside others.
+    ///
+    /// # Errors
+    /// What is wrong with it, as the end of a sentence, and what to do.
+    pub(super) fn read(
+        url: &str,
+        weight: u32,
+        others: &[Self],
+        danger_plaintext: bool,
+    ) -> Result<Self, (String, &'static str)> {
+        let address = Address::parse(url).map_err(|reason| {
+            let remedy = "write one such as \"http://127.0.0.1:9001\" or \"unix:/run/worker.sock\"";
+            (format!("is {url:?}, which {reason}"), remedy)
+        })?;
+        if let Address::Tcp { host, tls_name: None, .. } = &address
+            && !danger_plaintext
+            && host.parse::<IpAddr>().is_ok_and(|address| !is_private(address))
+        {
+            return Err((
+                format!("is {url:?}: plain text to a public address, where others can read and change it"),
+                "use a private address, or say that you know with danger_plaintext_to_public_addresses = true",
+            ));
+        }
+        let label: Name = address.to_string().into();
+        if others.iter().any(|other| other.label == label) {
+            return Err((format!("is {url:?}, which stands here already"), "give it more `weight` instead"));
+        }
+        if others.len() == Tried::MOST {
+            return Err((format!("is one more than {}", Tried::MOST), "make a second pool"));
+        }
+        let known = Arc::new(Known::new(Name::clone(&label), 0));
+        Ok(Self { address, label, weight, known })
+    }
+}
+
 impl PoolSettings {
     /// Reads every `[pools.NAME]`.
     #[must_use]
@@ -74,7 +116,16 @@ impl PoolSettings {
         if !root.has("pools") {
             root.missing("pools", "define where workers are: [pools.NAME] with workers = [\"http://127.0.0.1:9001\"]");
         }
-        sections.into_iter().map(|section| Self::compile(section)).collect()
+        let mut pools: Vec<Self> = sections.into_iter().map(|section| Self::compile(section)).collect();
+        // What names other pools is read when all are known.
+        for (position, section) in root.sections("pools").into_iter().enumerate() {
+            let canary = Canary::compile(&section, position, &pools).map(Arc::new);
+            let shadow = Shadowing::compile(&section, position, &pools);
+            if let Some(pool) = pools.get_mut(position) {
+                (pool.canary, pool.shadow) = (canary, shadow);
+            }
+        }
+        pools
     }
 
     fn compile(section: Section<'_>) -> Self {
@@ -88,6 +139,10 @@ impl PoolSettings {
                 "is not a path",
                 "write the path that says whether a worker is ready, such as \"/readyz\"",
             );
+        }
+        for other in ["canary", "shadow"] {
+            // Read when all pools are known.
+            let _ = section.has(other);
         }
         let name = section.name();
         let protocol = section.or("protocol", Protocol::Http1);
@@ -104,6 +159,9 @@ impl PoolSettings {
             health: HealthRule::compile(&section, &ready_path),
             // Nobody counts before the policy is put in place.
             standing: Arc::new(Standing::new(Name::clone(&name), 0)),
+            canary: None,
+            shadow: None,
+            swap: SwapRule::compile(&section),
             name,
             answer_timeout: section.or("answer_timeout", seconds(10)),
             body_timeout: section.or("body_timeout", seconds(10)),
@@ -140,7 +198,13 @@ impl PoolSettings {
     /// in a worker's standing are told from now on.
     pub fn adopt(pools: &mut [Self], before: &[Self], threads: usize, tell: &Tell) {
         for pool in pools {
-            pool.standing = match before.iter().find(|old| old.name == pool.name) {
+            let old = before.iter().find(|old| old.name == pool.name);
+            if let (Some(shadow), Some(old)) = (&mut pool.shadow, old.and_then(|old| old.shadow.as_ref()))
+                && shadow.name == old.name
+            {
+                shadow.report = Arc::clone(&old.report);
+            }
+            pool.standing = match old {
                 Some(old) => Arc::clone(&old.standing),
                 None => Arc::new(Standing::new(Name::clone(&pool.name), threads)),
             };
@@ -189,30 +253,9 @@ fn compile_workers(section: &Section<'_>, danger_plaintext: bool) -> Vec<WorkerS
             None => section.mistake_at("workers", index, reason, remedy),
             Some(table) => table.mistake("url", reason, remedy),
         };
-        match Address::parse(&text) {
-            Ok(Address::Tcp { host, tls_name: None, .. })
-                if !danger_plaintext && host.parse::<IpAddr>().is_ok_and(|address| !is_private(address)) =>
-            {
-                mistake(
-                    format!("is {text:?}: plain text to a public address, where others can read and change it"),
-                    "use a private address, or say that you know with danger_plaintext_to_public_addresses = true",
-                );
-            }
-            Ok(address) => {
-                let label: Name = address.to_string().into();
-                if workers.iter().any(|other| other.label == label) {
-                    mistake(format!("is {text:?}, which stands here already"), "give it more `weight` instead");
-                } else if workers.len() == Tried::MOST {
-                    mistake(format!("is one more than {}", Tried::MOST), "make a second pool");
-                } else {
-                    let known = Arc::new(Known::new(Name::clone(&label), 0));
-                    workers.push(WorkerSettings { address, label, weight, known });
-                }
-            }
-            Err(reason) => mistake(
-                format!("is {text:?}, which {reason}"),
-                "write one such as \"http://127.0.0.1:9001\" or \"unix:/run/worker.sock\"",
-            ),
+        match WorkerSettings::read(&text, weight, &workers, danger_plaintext) {
+            Ok(worker) => workers.push(worker),
+            Err((reason, remedy)) => mistake(reason, remedy),
         }
         if let Some(table) = table {
             table.finish();

@@ -34,6 +34,18 @@ impl PoolSettings {
         json!({ "balance": self.balance.name(), "workers": workers.collect::<Vec<_>>() })
     }
 
+    /// What came of the copies of its requests, where it is shadowed.
+    #[must_use]
+    pub fn compare(&self) -> Option<Value> {
+        let shadow = self.shadow.as_ref()?;
+        let mut report = shadow.report.show();
+        if let Value::Object(members) = &mut report {
+            members.insert("pool".into(), (*self.name).into());
+            members.insert("candidate".into(), (*shadow.name).into());
+        }
+        Some(report)
+    }
+
     /// Whether a worker is ready, where probes know it of each: of all that are, one is enough.
     ///
     /// # Errors
@@ -78,14 +90,41 @@ pub fn render(pools: &[PoolSettings], out: &mut String) {
         head(out, name, "counter", help);
         each(out, name, &|shown| shown.counts.get(position).copied().unwrap_or(0));
     }
+    render_shadows(pools, out);
     for (noted, name, help) in [
         (Noted::Retried, "modelgate_pool_retries_total", "Requests that were brought to another worker."),
         (Noted::Unaffordable, "modelgate_pool_retries_refused_total", "Requests that were not, because of the budget."),
         (Noted::Full, "modelgate_pool_full_total", "Requests that no worker had room for."),
+        (Noted::Canary, "modelgate_pool_canary_total", "Requests that the canary's pool was given."),
     ] {
         head(out, name, "counter", help);
         for pool in pools {
             let _ = writeln!(out, "{name}{{pool={:?}}} {}", &*pool.name, pool.standing.counts.sum(noted as usize));
+        }
+    }
+}
+
+fn render_shadows(pools: &[PoolSettings], out: &mut String) {
+    let shadows = || pools.iter().filter_map(|pool| Some((&*pool.name, pool.shadow.as_ref()?)));
+    if shadows().next().is_none() {
+        return;
+    }
+    for (name, help, label, kinds) in [
+        (
+            "modelgate_shadow_copies_total",
+            "Copies of requests that another pool answered, failed to answer, or that there was no room for.",
+            "outcome",
+            &[("answered", 0), ("failed", 1), ("dropped", 2)][..],
+        ),
+        ("modelgate_shadow_labels_total", "Labels that both pools said, or not.", "same", &[("true", 3), ("false", 4)]),
+    ] {
+        let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} counter");
+        for (pool, shadow) in shadows() {
+            let counts = shadow.report.counts();
+            for (kind, position) in kinds {
+                let (to, count) = (&*shadow.name, counts.get(*position).copied().unwrap_or(0));
+                let _ = writeln!(out, "{name}{{pool={pool:?},to={to:?},{label}={kind:?}}} {count}");
+            }
         }
     }
 }

@@ -25,6 +25,10 @@ pub(super) enum Counted {
     Answered,
     Failed,
     Ejected,
+    /// Answers with 5xx that are not counted as failures.
+    Errors,
+    /// Answers with 503.
+    Busy,
 }
 
 /// What is counted of a pool.
@@ -33,6 +37,8 @@ pub(super) enum Noted {
     Retried,
     Unaffordable,
     Full,
+    /// Another pool answered.
+    Canary,
 }
 
 /// One worker, as all threads know it.
@@ -41,7 +47,7 @@ pub(super) struct Known {
     out: AtomicBool,
     /// Requests that failed, one after the other.
     row: AtomicU32,
-    pub(super) counts: Series<3>,
+    pub(super) counts: Series<5>,
 }
 
 impl fmt::Debug for Known {
@@ -146,7 +152,7 @@ struct Inner {
 /// What is known of a pool's workers.
 pub(super) struct Standing {
     pool: Name,
-    pub(super) counts: Series<3>,
+    pub(super) counts: Series<4>,
     inner: Mutex<Inner>,
 }
 

@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 use super::link::Link;
 use super::session::Sessions;
 use super::settings::{PoolSettings, WorkerSettings};
-use super::standing::{Known, Noted, Standing};
+use super::standing::{Counted, Known, Noted, Standing};
 use super::{Fault, balance};
 use crate::deadline::within;
 use crate::types::Name;
@@ -115,10 +115,19 @@ impl Worker {
             Fault::Slow => "it did not answer in time",
             Fault::Failed(status) if self.counts_errors => &format!("it answered {status}"),
             // A client may have made it do so.
-            Fault::Failed(_) | Fault::TooLarge => return self.answered(),
+            Fault::Failed(_) => {
+                self.known.counts.count(self.thread, Counted::Errors as usize);
+                return self.answered();
+            }
+            Fault::TooLarge => return self.answered(),
             Fault::Busy { .. } | Fault::Full | Fault::Client(_) => return,
         };
         self.standing.failed(&self.known, self.thread, cause);
+    }
+
+    /// A request was answered with 503.
+    pub(super) fn was_busy(&self) {
+        self.known.counts.count(self.thread, Counted::Busy as usize);
     }
 
     pub(super) fn note(&self, what: Noted) {

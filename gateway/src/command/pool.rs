@@ -1,0 +1,141 @@
+//! `gateway pool`.
+#![expect(clippy::print_stdout, reason = "printing is what commands are for")]
+
+use std::net::SocketAddr;
+
+use std::time::Duration;
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::Failure;
+
+#[derive(Args)]
+pub(crate) struct CompareOptions {
+    /// The pool whose requests are copied.
+    pool: String,
+    #[command(flatten)]
+    admin: Admin,
+    /// For machines: the JSON that the gateway gave.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct SwapOptions {
+    /// The pool.
+    pool: String,
+    /// Where the new workers are: URLs, separated by commas.
+    #[arg(long, value_name = "URL", value_delimiter = ',', required = true)]
+    to: Vec<String>,
+    /// Wait until they have been watched for long enough, or were rolled back.
+    #[arg(long)]
+    wait: bool,
+    #[command(flatten)]
+    admin: Admin,
+}
+
+#[derive(Args)]
+struct Admin {
+    /// Where the admin listener is.
+    #[arg(long, default_value = "127.0.0.1:9443")]
+    admin: SocketAddr,
+}
+
+impl Admin {
+    fn ask(&self, method: &str, pool: &str, what: &str, body: Option<&Value>) -> Result<(bool, Value), Failure> {
+        if pool.is_empty() || !pool.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)) {
+            return Err(Failure::usage(format!("{pool:?} can't be the name of a pool")));
+        }
+        super::ask(self.admin, method, &format!("/pools/{pool}/{what}"), body)
+    }
+}
+
+fn reason(answer: &Value) -> &str {
+    answer.get("error").and_then(Value::as_str).unwrap_or("it refuses")
+}
+
+/// `gateway pool compare`.
+pub(crate) fn compare(options: &CompareOptions) -> Result<(), Failure> {
+    let (good, answer) = options.admin.ask("GET", &options.pool, "compare", None)?;
+    if !good {
+        return Err(Failure::unavailable(format!("the gateway says: {}", reason(&answer))));
+    }
+    if options.json {
+        println!("{answer}");
+        return Ok(());
+    }
+    let at = |path: &str| answer.pointer(path).filter(|value| !value.is_null());
+    let text = |path: &str| {
+        at(path).map_or_else(|| "-".to_owned(), |value| value.as_str().map_or(value.to_string(), str::to_owned))
+    };
+    let number = |path: &str, unit: &str| match at(path).and_then(Value::as_f64) {
+        Some(number) => format!("{number:.3}{unit}"),
+        None => "-".into(),
+    };
+    let share = match at("/labels/share").and_then(Value::as_f64) {
+        Some(share) => format!("{} of {} ({:.2} %)", text("/labels/same"), text("/labels/compared"), share * 100.0),
+        None => "-".into(),
+    };
+    let latency = |step: &str| {
+        let of = |whose: &str| number(&format!("/latency/{whose}/{step}_ms"), " ms");
+        [format!("answer begins, {step}"), of("live"), of("candidate")]
+    };
+    let only = |what: &str, said: String| [what.to_owned(), String::new(), said];
+    let rows = [
+        [String::new(), text("/pool"), text("/candidate")],
+        only("copies answered", text("/copies/answered")),
+        only("copies failed", text("/copies/failed")),
+        only("copies dropped", text("/copies/dropped")),
+        only("same status", text("/same_status")),
+        only("same label", share),
+        only("largest difference of a probability", number("/probabilities/largest_difference", "")),
+        only("mean of each answer's largest", number("/probabilities/mean_difference", "")),
+        latency("mean"),
+        latency("p50"),
+        latency("p95"),
+        latency("p99"),
+    ];
+    println!("{}", super::table(&rows));
+    Ok(())
+}
+
+/// `gateway pool swap`.
+pub(crate) fn swap(options: &SwapOptions) -> Result<(), Failure> {
+    let body = json!({ "workers": options.to });
+    let (good, mut answer) = options.admin.ask("PUT", &options.pool, "workers", Some(&body))?;
+    if !good {
+        let mut message = format!("nothing was swapped: {}", reason(&answer));
+        if let Some(failures) = answer.get("failures").and_then(Value::as_array) {
+            message.clear();
+            message.push_str("nothing was swapped, and the old workers go on");
+            for failure in failures.iter().filter_map(Value::as_str) {
+                message.push_str("\n  ");
+                message.push_str(failure);
+            }
+        }
+        return Err(Failure { message, code: 1 });
+    }
+    let names = |answer: &Value, key: &str| {
+        let listed = answer.get(key).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+        listed.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", ")
+    };
+    let seconds = answer.get("watch_seconds").and_then(Value::as_f64).unwrap_or_default();
+    println!("{} of the pool {} now has every new request.", names(&answer, "workers"), options.pool);
+    println!("{} comes back by itself if too much fails in the next {seconds} s.", names(&answer, "before"));
+    println!("The configuration on disk still rules: write the new workers there, or its next reload undoes this.");
+    while options.wait && answer.get("stage").and_then(Value::as_str) == Some("watched") {
+        std::thread::sleep(Duration::from_millis(200));
+        answer = options.admin.ask("GET", &options.pool, "swap", None)?.1;
+    }
+    if !options.wait {
+        return Ok(());
+    }
+    let stage = answer.get("stage").and_then(Value::as_str).unwrap_or("unknown").replace('_', " ");
+    let cause = answer.get("cause").and_then(Value::as_str).map(|cause| format!(": {cause}")).unwrap_or_default();
+    if stage != "kept" {
+        return Err(Failure { message: format!("the swap was {stage}{cause}"), code: 1 });
+    }
+    println!("They were watched for {seconds} s and stay.");
+    Ok(())
+}
