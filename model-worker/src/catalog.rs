@@ -1,12 +1,15 @@
 //! The models of a directory, `NAME/VERSION.model`, and the one compiled in. Never changes once loaded: a reload
-//! makes another catalog and requests in flight keep theirs.
+//! makes another catalog and requests in flight keep theirs. At the start every file must be usable; later on, one that
+//! is not leaves in place what was served before it.
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::failure::{Exit, Failure};
+use crate::metrics::Counts;
 use crate::model::{self, Model, artifact};
 
 /// The sentiment model that every worker has, unless its directory holds another of that name.
@@ -46,14 +49,41 @@ pub struct Served {
     /// Its version, as it is written.
     pub version: String,
     /// The model.
-    pub model: Box<dyn Model>,
+    pub model: Model,
+    /// What it has done so far.
+    pub counts: Counts,
 }
+
+/// A file of the directory that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// The directory's name.
+    pub name: String,
+    /// The version that the file would be.
+    pub version: String,
+    /// The file.
+    pub file: String,
+    /// Why not.
+    pub why: String,
+}
+
+/// By what a changed file is told from the same one: its length, its number on the disk and when it was written.
+type Print = (u64, u64, i64, i64);
 
 /// All that is served.
 #[derive(Debug, Default)]
 pub struct Catalog {
     models: BTreeMap<String, BTreeMap<Version, Arc<Served>>>,
+    refused: Vec<Refused>,
+    prints: BTreeMap<PathBuf, Print>,
     own: usize,
+}
+
+/// One file that should be a model.
+struct Found {
+    name: String,
+    version: Version,
+    path: PathBuf,
 }
 
 impl Catalog {
@@ -64,40 +94,100 @@ impl Catalog {
     /// Exit code 66 when the directory, or a model's directory's content, is missing; 65 when any artifact is not
     /// usable or is wrongly named: serving the rest would hide it.
     pub fn load(directory: &Path) -> Result<Self, Failure> {
-        let mut catalog = Self::default();
-        for (name, path) in list(directory)? {
-            if !path.is_dir() {
-                continue;
-            }
-            if !is_name(&name) {
-                return Err(misnamed(&path, "a model's name is 1 to 64 of a-z, 0-9, `_` and `-`"));
-            }
-            let mut found = false;
-            for (file, path) in list(&path)? {
-                let Some(version) = file.strip_suffix(".model") else {
-                    continue;
-                };
-                let version =
-                    Version::parse(version).ok_or_else(|| misnamed(&path, "a version is numbers between dots"))?;
-                let bytes = artifact::read(&path)?;
-                let model = model::load(&bytes).map_err(|error| artifact::unusable(&path, &error))?;
-                catalog.add(&name, version, model);
-                catalog.own += 1;
-                found = true;
-            }
-            if !found {
-                return Err(Failure::new(
-                    Exit::NoInput,
-                    format!("there is no model in {}", path.display()),
-                    "the directory holds no VERSION.model",
-                    "write one with `model-worker train`, or remove the directory",
-                ));
-            }
+        let mut mistakes = Vec::new();
+        let found = find(directory, &mut mistakes)?;
+        if let Some((_, mistake)) = mistakes.into_iter().next() {
+            return Err(mistake);
+        }
+        let mut catalog = Self { prints: prints(&found), ..Self::default() };
+        for Found { name, version, path } in found {
+            let bytes = artifact::read(&path)?;
+            let model = model::load(&bytes).map_err(|error| artifact::unusable(&path, &error))?;
+            catalog.add(&name, version, model);
+            catalog.own += 1;
         }
         if !catalog.models.contains_key("sentiment") {
             catalog.add_built_in()?;
         }
         Ok(catalog)
+    }
+
+    /// The catalog after what has changed in `directory`; `None` when nothing has. Models whose files are the same are
+    /// kept, with their counts; in place of a file that cannot be used, the model goes on that was served before.
+    #[must_use]
+    pub fn changed(&self, directory: &Path) -> Option<Self> {
+        let mut mistakes = Vec::new();
+        let refuse = |name: &str, version: &str, path: &Path, why: String| Refused {
+            name: name.to_owned(),
+            version: version.to_owned(),
+            file: path.display().to_string(),
+            why,
+        };
+        let found = match find(directory, &mut mistakes) {
+            Ok(found) => found,
+            Err(failure) => {
+                // All that is known goes on: a directory that cannot be read is no order to serve nothing.
+                let refused = vec![refuse("", "", directory, failure.why().to_owned())];
+                let same = self.refused == refused;
+                return (!same).then(|| Self {
+                    models: self.models.clone(),
+                    refused,
+                    prints: BTreeMap::new(),
+                    own: self.own,
+                });
+            }
+        };
+        let mut refused: Vec<Refused> =
+            mistakes.into_iter().map(|(path, mistake)| refuse("", "", &path, mistake.why().to_owned())).collect();
+        let prints = prints(&found);
+        let misnamed = self.refused.iter().filter(|refused| refused.version.is_empty());
+        if prints == self.prints && misnamed.eq(&refused) {
+            return None;
+        }
+        let mut catalog = Self { prints, ..Self::default() };
+        for Found { name, version, path } in found {
+            let before = self.models.get(&name).and_then(|versions| versions.get(&version)).map(Arc::clone);
+            let text = version.to_string();
+            let print = catalog.prints.get(&path).copied();
+            let same = print.is_some() && self.prints.get(&path).copied() == print;
+            let known = self.refused.iter().find(|refused| refused.name == name && refused.version == text);
+            let served = if same && known.is_none() && before.is_some() {
+                before
+            } else if let (true, Some(known)) = (same, known) {
+                refused.push(known.clone());
+                before
+            } else {
+                let loaded = artifact::read(&path)
+                    .map_err(|failure| failure.why().to_owned())
+                    .and_then(|bytes| model::load(&bytes).map_err(|error| error.to_string()));
+                match loaded {
+                    Ok(model) => Some(Arc::new(serve(&name, &version, model))),
+                    Err(why) => {
+                        refused.push(refuse(&name, &text, &path, why));
+                        before
+                    }
+                }
+            };
+            if let Some(served) = served {
+                catalog.models.entry(name).or_default().insert(version, served);
+                catalog.own += 1;
+            }
+        }
+        catalog.refused = refused;
+        if !catalog.models.contains_key("sentiment") {
+            let built_in = self.find("sentiment", Some("1")).filter(|_| self.own == self.all().count() - 1);
+            match built_in {
+                Some(same) => {
+                    catalog
+                        .models
+                        .entry("sentiment".to_owned())
+                        .or_default()
+                        .insert(Version(vec![1]), Arc::clone(same));
+                }
+                None => catalog.add_built_in().ok()?,
+            }
+        }
+        Some(catalog)
     }
 
     /// The catalog of a worker without any models of its own.
@@ -121,8 +211,8 @@ impl Catalog {
     }
 
     /// Adds a model.
-    pub fn add(&mut self, name: &str, version: Version, model: Box<dyn Model>) {
-        let served = Served { name: name.to_owned(), version: version.to_string(), model };
+    pub fn add(&mut self, name: &str, version: Version, model: Model) {
+        let served = serve(name, &version, model);
         self.models.entry(name.to_owned()).or_default().insert(version, Arc::new(served));
     }
 
@@ -130,6 +220,17 @@ impl Catalog {
     #[must_use]
     pub fn own(&self) -> usize {
         self.own
+    }
+
+    /// Every version of every model, by name, lowest version first.
+    pub fn all(&self) -> impl Iterator<Item = &Arc<Served>> {
+        self.models.values().flat_map(BTreeMap::values)
+    }
+
+    /// Files of the directory that cannot be used.
+    #[must_use]
+    pub fn refused(&self) -> &[Refused] {
+        &self.refused
     }
 
     /// The highest version of each model, by name.
@@ -151,6 +252,57 @@ impl Catalog {
     pub fn versions(&self, name: &str) -> impl Iterator<Item = &str> {
         self.models.get(name).into_iter().flat_map(BTreeMap::values).map(|served| served.version.as_str())
     }
+}
+
+fn serve(name: &str, version: &Version, model: Model) -> Served {
+    let counts = Counts::new(model.card());
+    Served { name: name.to_owned(), version: version.to_string(), model, counts }
+}
+
+/// The files of a directory that should be models, and what is not named as it should be.
+fn find(directory: &Path, mistakes: &mut Vec<(PathBuf, Failure)>) -> Result<Vec<Found>, Failure> {
+    let mut all = Vec::new();
+    for (name, path) in list(directory)? {
+        if !path.is_dir() {
+            continue;
+        }
+        if !is_name(&name) {
+            let mistake = misnamed(&path, "a model's name is 1 to 64 of a-z, 0-9, `_` and `-`");
+            mistakes.push((path, mistake));
+            continue;
+        }
+        let mut found = false;
+        for (file, path) in list(&path)? {
+            let Some(version) = file.strip_suffix(".model") else {
+                continue;
+            };
+            found = true;
+            if let Some(version) = Version::parse(version) {
+                all.push(Found { name: name.clone(), version, path });
+            } else {
+                let mistake = misnamed(&path, "a version is numbers between dots");
+                mistakes.push((path, mistake));
+            }
+        }
+        if !found {
+            let mistake = Failure::new(
+                Exit::NoInput,
+                format!("there is no model in {}", path.display()),
+                "the directory holds no VERSION.model",
+                "write one with `model-worker train`, or remove the directory",
+            );
+            mistakes.push((path, mistake));
+        }
+    }
+    Ok(all)
+}
+
+fn prints(found: &[Found]) -> BTreeMap<PathBuf, Print> {
+    let print = |path: &PathBuf| {
+        let of = std::fs::metadata(path).ok()?;
+        Some((path.clone(), (of.len(), of.ino(), of.mtime(), of.mtime_nsec())))
+    };
+    found.iter().filter_map(|found| print(&found.path)).collect()
 }
 
 fn is_name(name: &str) -> bool {
@@ -197,10 +349,10 @@ mod tests {
     fn the_model_compiled_in_works() {
         let catalog = Catalog::built_in().expect("loads");
         let served = catalog.find("sentiment", Some("1")).expect("is there");
-        let predict = |text: &str| served.model.predict(&[model::Value::Text(text.to_owned().into())]);
-        assert_eq!(predict("I love it, great work!").class, 2);
-        assert_eq!(predict("It is terrible, I hate it.").class, 0);
-        assert_eq!(predict("The meeting is on Monday.").class, 1);
+        let predict = |text: &str| model::argmax(&served.model.predict_all(&model::Rows::Texts(vec![text.into()])));
+        assert_eq!(predict("I love it, great work!"), 2);
+        assert_eq!(predict("It is terrible, I hate it."), 0);
+        assert_eq!(predict("The meeting is on Monday."), 1);
     }
 
     #[test]
@@ -209,7 +361,7 @@ mod tests {
         let iris = root.path().join("iris");
         std::fs::create_dir(&iris).expect("created");
         for version in ["9", "10"] {
-            let (_, bytes) = crate::train::iris::train(1, 1).expect("trained");
+            let (_, bytes) = crate::train::iris::train(1, 1, &mut |_| {}).expect("trained");
             artifact::write(&iris.join(format!("{version}.model")), &bytes).expect("written");
         }
         std::fs::write(iris.join(".11.model"), "unfinished").expect("written");

@@ -25,6 +25,27 @@ pub struct Settings {
     pub max_body: Bytes,
     /// Most rows in one request. Default 1000; bounds the time that one request can keep others waiting.
     pub max_rows: u32,
+    /// Whether values outside the training range are refused instead of being predicted and named. Default `false`.
+    pub strict_range: bool,
+    /// How often the directory is looked through for what has changed. Default `2s`; `0s` leaves it to SIGHUP.
+    pub watch: Span,
+    /// Whether `POST /v2/repository/models/M/load` has the directory looked through. Default `false`: a swap of models is
+    /// an operator's act, and whoever reaches the port could cause work.
+    pub repository_control: bool,
+    /// PEM file with the worker's certificate chain; with it, only TLS is spoken. No default.
+    pub tls_certificate: Option<PathBuf>,
+    /// PEM file with its private key.
+    pub tls_key: Option<PathBuf>,
+    /// PEM file with the authority of the gateway's certificate: callers must bring one that it signed.
+    pub tls_client_ca: Option<PathBuf>,
+    /// PEM file with the gateway's public key: each request must then bring `X-Modelgate-Assertion`. No default.
+    pub assertion_key: Option<PathBuf>,
+    /// Whom assertions must be for. Default `model-worker`.
+    pub assertion_audience: String,
+    /// Whom assertions must be from: `issuer` of the gateway's `[assertion]`. No default.
+    pub assertion_issuer: Option<String>,
+    /// Longest life of an assertion. Default `60s`, as the gateway's; what was stolen works no longer.
+    pub assertion_lifetime: Span,
     /// Most requests in flight; one more is answered 503 at once. Default 256.
     pub max_in_flight: u32,
     /// Most open connections; further ones wait in the system's backlog. Default 1024; keeps file descriptors free.
@@ -47,6 +68,16 @@ impl Default for Settings {
             danger_public_bind: false,
             max_body: Bytes(1 << 20),
             max_rows: 1000,
+            strict_range: false,
+            watch: Span(Duration::from_secs(2)),
+            repository_control: false,
+            tls_certificate: None,
+            tls_key: None,
+            tls_client_ca: None,
+            assertion_key: None,
+            assertion_audience: "model-worker".to_owned(),
+            assertion_issuer: None,
+            assertion_lifetime: Span(Duration::from_mins(1)),
             max_in_flight: 256,
             max_connections: 1024,
             idle: Span(Duration::from_secs(75)),
@@ -105,6 +136,23 @@ impl Settings {
             ("idle", settings.idle.0.is_zero()),
             ("body", settings.body.0.is_zero()),
         ];
+        let half = settings.tls_certificate.is_some() != settings.tls_key.is_some();
+        if half || (settings.tls_client_ca.is_some() && settings.tls_key.is_none()) {
+            return Err(Failure::new(
+                Exit::Config,
+                "the settings are not usable",
+                "TLS needs both `tls_certificate` and `tls_key`; `tls_client_ca` needs them too",
+                "give all of them, or none",
+            ));
+        }
+        if settings.assertion_key.is_some() != settings.assertion_issuer.is_some() {
+            return Err(Failure::new(
+                Exit::Config,
+                "the settings are not usable",
+                "assertions need both `assertion_key` and `assertion_issuer`",
+                "give the gateway's public key, and the `issuer` of its `[assertion]`",
+            ));
+        }
         let zero: Vec<&str> = zero.into_iter().filter_map(|(key, is_zero)| is_zero.then_some(key)).collect();
         if zero.is_empty() {
             Ok(settings)
@@ -248,6 +296,9 @@ mod tests {
             ("max_body = \"1MB\"", "no size"),
             ("max_rows = 0", "max_rows"),
             ("max_rows = -1", "max_rows"),
+            ("tls_key = \"key.pem\"", "tls_certificate"),
+            ("tls_client_ca = \"ca.pem\"", "tls_certificate"),
+            ("assertion_key = \"key.pem\"", "assertion_issuer"),
         ] {
             let mut file = tempfile::NamedTempFile::new().expect("file");
             std::io::Write::write_all(&mut file, text.as_bytes()).expect("written");

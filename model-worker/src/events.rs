@@ -34,6 +34,27 @@ pub enum Event<'a> {
         /// Slug of the problem.
         reason: &'static str,
     },
+    /// A version of a model is served that was not before.
+    Serving {
+        /// Its name.
+        model: &'a str,
+        /// Its version.
+        version: &'a str,
+    },
+    /// A version of a model is no longer served, because its file is gone.
+    Removed {
+        /// Its name.
+        model: &'a str,
+        /// Its version.
+        version: &'a str,
+    },
+    /// A file of the directory cannot be used; what was served in its place goes on.
+    ModelRefused {
+        /// The file.
+        file: &'a str,
+        /// Why.
+        why: &'a str,
+    },
     /// Connections could not be accepted for a moment.
     AcceptFailed {
         /// What the system said.

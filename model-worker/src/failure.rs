@@ -51,6 +51,12 @@ impl Failure {
         Self::new(exit, what, error.to_string(), hint)
     }
 
+    /// The reason alone.
+    #[must_use]
+    pub fn why(&self) -> &str {
+        &self.why
+    }
+
     /// The code to exit with.
     #[must_use]
     pub fn exit(&self) -> Exit {

@@ -1,9 +1,12 @@
 //! `model-worker`: trains, inspects and serves models. The only code that reads arguments, prints or exits.
 
+mod commands;
+
 use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use model_worker::api::{Api, Limits};
@@ -11,15 +14,17 @@ use model_worker::catalog::Catalog;
 use model_worker::config::{Overrides, Settings};
 use model_worker::events::{Event, Events};
 use model_worker::failure::{Exit, Failure};
+use model_worker::guard::Guard;
 use model_worker::listen::Listener;
-use model_worker::model;
-use model_worker::model::artifact::{self, sha256_hex};
-use model_worker::model::card::Card;
-use model_worker::report::{self, Style};
-use model_worker::server::{self, Bounds};
+use model_worker::server::{self, Door};
+use model_worker::tls;
 use model_worker::train::{self, TrainError};
 use serde_json::json;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use self::commands::{
+    bench, evaluate, load, no_runtime, predict, print, show, tell, train_csv, unreadable, untrained, write,
+};
 
 /// Trains small models and serves their predictions on a private network.
 #[derive(Debug, Parser)]
@@ -34,6 +39,49 @@ enum Command {
     /// Fits a model and writes it as one artifact.
     #[command(subcommand)]
     Train(Train),
+    /// Makes an artifact of a scikit-learn forest that `export_sklearn.py` wrote.
+    Import {
+        /// What the script wrote.
+        file: PathBuf,
+        /// What the model is called.
+        #[arg(long)]
+        name: String,
+        /// Where to write the artifact.
+        #[arg(long)]
+        out: PathBuf,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Measures a model on a CSV file whose classes are known.
+    Evaluate {
+        /// The artifact.
+        file: PathBuf,
+        /// The rows: CSV with a line of names.
+        data: PathBuf,
+        /// The column that holds the classes.
+        #[arg(long)]
+        target: String,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Predicts rows from standard input: JSON line by line, or CSV with a line of names.
+    Predict {
+        /// The artifact.
+        file: PathBuf,
+    },
+    /// Times predictions in one thread.
+    Bench {
+        /// The artifact.
+        file: PathBuf,
+        /// Rows at once.
+        #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+        rows: u32,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Checks an artifact and prints its card.
     Inspect {
         /// The artifact.
@@ -53,9 +101,11 @@ enum Train {
         #[command(flatten)]
         output: Output,
         /// Members of the forest, each of one tree per class.
-        #[arg(long, default_value_t = train::iris::TREES, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        #[arg(long, default_value_t = train::forest::TREES, value_parser = clap::value_parser!(u32).range(1..=10_000))]
         trees: u32,
     },
+    /// A random forest on a CSV file: one column of classes, all others numbers.
+    Csv(Csv),
     /// A sentiment model on the rated texts of vaderSentiment's source distribution.
     Sentiment {
         /// vaderSentiment-3.3.2.tar.gz, the archive of texts in it, or a directory with its four files.
@@ -64,6 +114,35 @@ enum Train {
         #[command(flatten)]
         output: Output,
     },
+}
+
+#[derive(Debug, Args)]
+struct Csv {
+    /// CSV with a line of names.
+    file: PathBuf,
+    /// The column that holds the classes.
+    #[arg(long)]
+    target: String,
+    /// What the model is called; by default as the file is.
+    #[arg(long)]
+    name: Option<String>,
+    /// Members of the forest, each of one tree per class (for two classes: one tree).
+    #[arg(long, default_value_t = train::forest::TREES, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    trees: u32,
+    /// Features that a member sees; by default three of four of a few, two of five of many.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    features_per_tree: Option<u32>,
+    /// Parts of the cross-validation.
+    #[arg(long, default_value_t = train::forest::FOLDS, value_parser = clap::value_parser!(u32).range(2..=50))]
+    folds: u32,
+    /// `COLUMN=ABOVE..AT_MOST`: values outside are refused. By default, those very far from all that were seen.
+    #[arg(long = "bounds", value_name = "BOUNDS")]
+    bounds: Vec<String>,
+    /// `COLUMN=UNIT`.
+    #[arg(long = "unit", value_name = "UNIT")]
+    units: Vec<String>,
+    #[command(flatten)]
+    output: Output,
 }
 
 #[derive(Debug, Args)]
@@ -117,62 +196,27 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Train(Train::Iris { output, trees }) => {
-            let trained = train::iris::train(trees, output.seed);
+            let trained = train::iris::train(trees, output.seed, &mut tell);
             write(trained.map_err(|error| untrained(&error, Exit::Software))?, &output)
         }
+        Command::Train(Train::Csv(csv)) => train_csv(&csv),
         Command::Train(Train::Sentiment { data, output }) => {
-            let trained = train::sentiment::train(&data, train::sentiment::Recipe::default(), output.seed);
-            let failure = |error: TrainError| match error {
-                TrainError::Read(error) => Failure::reading(format!("cannot read {}", data.display()), &error),
-                error => untrained(&error, Exit::BadData),
-            };
-            write(trained.map_err(failure)?, &output)
+            let trained = train::sentiment::train(&data, train::sentiment::Recipe::default(), output.seed, &mut tell);
+            write(trained.map_err(|error| unreadable(&data, error))?, &output)
         }
+        Command::Import { file, name, out, json } => {
+            let bytes = std::fs::read(&file).map_err(|error| unreadable(&file, TrainError::Read(error)))?;
+            let imported = train::sklearn::import(&bytes, &name);
+            write(imported.map_err(|error| unreadable(&file, error))?, &Output { out, seed: 0, json })
+        }
+        Command::Evaluate { file, data, target, json } => evaluate(&file, &data, &target, json),
+        Command::Predict { file } => predict(&file),
+        Command::Bench { file, rows, json } => bench(&file, rows, json),
         Command::Inspect { file, json } => {
-            let bytes = artifact::read(&file)?;
-            let model = model::load(&bytes).map_err(|error| artifact::unusable(&file, &error))?;
+            let (model, bytes) = load(&file)?;
             show(model.card(), &bytes, &file, json)
         }
         Command::Serve(serve) => self::serve(serve),
-    }
-}
-
-fn untrained(error: &TrainError, exit: Exit) -> Failure {
-    Failure::new(exit, "cannot train the model", error.to_string(), "check the data and the options")
-}
-
-fn write((card, bytes): (Card, Vec<u8>), output: &Output) -> Result<(), Failure> {
-    artifact::write(&output.out, &bytes)?;
-    show(&card, &bytes, &output.out, output.json)
-}
-
-fn show(card: &Card, bytes: &[u8], file: &std::path::Path, json: bool) -> Result<(), Failure> {
-    let sha256 = sha256_hex(bytes);
-    if json {
-        return print(
-            &json!({
-                "file": file.to_string_lossy(),
-                "format": artifact::FORMAT,
-                "bytes": bytes.len(),
-                "sha256": sha256,
-                "card": card,
-            })
-            .to_string(),
-        );
-    }
-    let colour = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let card = report::card(card, Style::new(colour));
-    print(&format!("{card}{}  {} bytes, sha256 {sha256}", file.display(), bytes.len()))
-}
-
-/// Prints a line; a reader that has gone away (`| head`) is no failure.
-fn print(text: &str) -> Result<(), Failure> {
-    let mut stdout = io::stdout().lock();
-    match writeln!(stdout, "{text}").and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(Failure::new(Exit::Io, "cannot print", error.to_string(), "check where the output goes"))
-        }
-        _ => Ok(()),
     }
 }
 
@@ -192,23 +236,37 @@ fn serve(serve: Serve) -> Result<(), Failure> {
     if catalog.own() == 0 {
         events.emit(&Event::OnlyBuiltIn { directory: directory.to_string_lossy().into_owned() });
     }
-    let limits = Limits { max_body: settings.max_body.0, max_rows: settings.max_rows, body: settings.body.0 };
-    let bounds = Bounds {
+    let limits = Limits {
+        max_body: settings.max_body.0,
+        max_rows: settings.max_rows,
+        body: settings.body.0,
+        max_in_flight: settings.max_in_flight,
+        strict_range: settings.strict_range,
+        repository_control: settings.repository_control,
+    };
+    let guard = settings.assertion_key.as_deref().zip(settings.assertion_issuer.as_deref());
+    let guard = guard
+        .map(|(key, issuer)| Guard::load(key, &settings.assertion_audience, issuer, settings.assertion_lifetime.0))
+        .transpose()?;
+    let tls = settings.tls_certificate.as_deref().zip(settings.tls_key.as_deref());
+    let tls = tls
+        .map(|(certificate, key)| tls::Files { certificate, key, client_ca: settings.tls_client_ca.as_deref() })
+        .map(tls::acceptor)
+        .transpose()?;
+    let bounds = server::Bounds {
         max_connections: usize::try_from(settings.max_connections).unwrap_or(usize::MAX),
-        idle: settings.idle.0,
         drain: settings.drain.0,
     };
-    let api = Arc::new(Api::new(catalog, settings.max_in_flight, limits, Arc::clone(&events)));
-    let no_runtime = |error: io::Error| {
-        Failure::new(Exit::Io, "cannot start", error.to_string(), "check the limits of this process")
-    };
+    let api = Arc::new(Api::new(catalog, directory.clone(), limits, guard, Arc::clone(&events)));
     // One thread: a prediction costs microseconds, less than handing it to another thread would.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(no_runtime)?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| no_runtime(&error))?;
     runtime.block_on(async {
         let listener = Listener::bind(&settings.listen, settings.danger_public_bind).await?;
         // Before the address is told, so that whoever reads it can already ask for a stop.
-        let mut terminate = signal(SignalKind::terminate()).map_err(no_runtime)?;
-        let mut interrupt = signal(SignalKind::interrupt()).map_err(no_runtime)?;
+        let mut terminate = signal(SignalKind::terminate()).map_err(|error| no_runtime(&error))?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| no_runtime(&error))?;
+        let hang_up = signal(SignalKind::hangup()).map_err(|error| no_runtime(&error))?;
         announce(&listener, &api.snapshot())?;
         let stop = async move {
             tokio::select! {
@@ -216,9 +274,24 @@ fn serve(serve: Serve) -> Result<(), Failure> {
                 _ = interrupt.recv() => {}
             }
         };
-        server::run(listener, api, bounds, events, stop).await;
+        let watching = tokio::spawn(watch(Arc::clone(&api), settings.watch.0, hang_up));
+        let door = Door { api, tls, idle: settings.idle.0 };
+        server::run(listener, door, bounds, events, stop).await;
+        watching.abort();
         Ok(())
     })
+}
+
+/// Takes up changes of the directory, at each SIGHUP and as often as is set.
+async fn watch(api: Arc<Api>, every: Duration, mut hang_up: Signal) {
+    loop {
+        if every.is_zero() {
+            hang_up.recv().await;
+        } else {
+            let _ = tokio::time::timeout(every, hang_up.recv()).await;
+        }
+        api.reload().await;
+    }
 }
 
 fn announce(listener: &Listener, catalog: &Catalog) -> Result<(), Failure> {

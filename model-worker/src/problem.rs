@@ -1,10 +1,10 @@
 //! Every refusal, its status code and its body (RFC 9457). The one place that knows them.
 
-use bytes::Bytes;
-use http_body_util::Full;
 use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use hyper::{Response, StatusCode};
 use serde::Serialize;
+
+use crate::model::card::Card;
 
 /// One mistake in a body.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -46,9 +46,20 @@ pub enum Refusal {
     WhichModel(String),
     /// The rows hold values that cannot be.
     OutOfBounds(Vec<Mistake>),
+    /// The rows hold values that training did not see, and the worker is strict about that.
+    Unusual(Vec<Mistake>),
     /// Every place is taken.
     Busy,
+    /// The caller has stopped waiting.
+    TooLate,
+    /// The gateway did not vouch for the request: why.
+    NotVouched(&'static str),
+    /// Something that this worker does not do, or not here.
+    NotOffered(&'static str),
 }
+
+/// Most mistakes that are collected.
+pub const MOST_MISTAKES: usize = 20;
 
 #[derive(Serialize)]
 struct Body<'a> {
@@ -85,7 +96,17 @@ impl Refusal {
             Self::OutOfBounds(_) => {
                 (StatusCode::UNPROCESSABLE_ENTITY, "out-of-bounds", "A value is outside its bounds")
             }
+            Self::Unusual(_) => (
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "out-of-training-range",
+                "A value is outside what the model was trained on",
+            ),
             Self::Busy => (StatusCode::SERVICE_UNAVAILABLE, "busy", "Too many requests are in flight"),
+            Self::TooLate => (StatusCode::GATEWAY_TIMEOUT, "too-late", "The time to answer is over"),
+            Self::NotVouched(_) => {
+                (StatusCode::UNAUTHORIZED, "not-vouched", "The gateway does not vouch for the request")
+            }
+            Self::NotOffered(_) => (StatusCode::FORBIDDEN, "not-offered", "This worker does not do that"),
         }
     }
 
@@ -95,7 +116,50 @@ impl Refusal {
         self.shape().1
     }
 
-    fn detail(&self) -> String {
+    /// The status code.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        self.shape().0
+    }
+
+    /// One mistake in a body.
+    #[must_use]
+    pub fn invalid(pointer: impl Into<String>, code: &'static str, detail: impl Into<String>) -> Self {
+        Self::Invalid(vec![Mistake { pointer: pointer.into(), code, detail: detail.into() }])
+    }
+
+    /// Values outside the training range, the first of them by their place.
+    pub fn out_of_training_range(
+        card: &Card,
+        unusual: &[(usize, usize)],
+        place: impl Fn(usize, usize) -> String,
+    ) -> Self {
+        let mistake = |(row, feature): &(usize, usize)| {
+            let range = card.features.get(*feature).and_then(|feature| feature.training_range);
+            let (low, high) = range.map_or((f64::NAN, f64::NAN), |range| (range.minimum, range.maximum));
+            let detail = format!("expected {low} to {high}, as in training");
+            Mistake { pointer: place(*row, *feature), code: "out-of-training-range", detail }
+        };
+        Self::Unusual(unusual.iter().take(MOST_MISTAKES).map(mistake).collect())
+    }
+
+    /// What happened, in one line, where a protocol has room for no more.
+    #[must_use]
+    pub fn line(&self) -> String {
+        let detail = match self {
+            Self::Invalid(mistakes) | Self::OutOfBounds(mistakes) | Self::Unusual(mistakes) if mistakes.len() > 1 => {
+                let first = |mistake: &Mistake| format!("{}: {}", mistake.pointer, mistake.detail);
+                let shown: Vec<String> = mistakes.iter().take(3).map(first).collect();
+                format!("{}; {} in all.", shown.join("; "), mistakes.len())
+            }
+            _ => self.detail(),
+        };
+        format!("{}: {detail}", self.shape().2)
+    }
+
+    /// What to say to the client.
+    #[must_use]
+    pub fn detail(&self) -> String {
         match self {
             Self::NoSuchPath => "Rows are sent to /predict or /models/{name}/predict; /models lists the models.".into(),
             Self::NoSuchModel => "/models lists the models and their versions.".into(),
@@ -107,21 +171,26 @@ impl Refusal {
             Self::BodyTooSlow => "Send the whole body without long pauses.".into(),
             Self::BodyBroken => "The connection ended, or its framing broke, before the body was complete.".into(),
             Self::Malformed(why) => format!("{why}."),
-            Self::Invalid(mistakes) | Self::OutOfBounds(mistakes) => match mistakes.as_slice() {
-                [only] => format!("{}: {}.", only.pointer, only.detail),
-                several => format!("`errors` names {} mistakes; there may be more.", several.len()),
-            },
+            Self::Invalid(mistakes) | Self::OutOfBounds(mistakes) | Self::Unusual(mistakes) => {
+                match mistakes.as_slice() {
+                    [only] if only.pointer.is_empty() => format!("{}.", only.detail),
+                    [only] => format!("{}: {}.", only.pointer, only.detail),
+                    several => format!("`errors` names {} mistakes; there may be more.", several.len()),
+                }
+            }
             Self::WhichModel(models) => models.clone(),
             Self::Busy => "Try again in a moment.".into(),
+            Self::TooLate => "The deadline that came with the request has passed.".into(),
+            Self::NotVouched(why) | Self::NotOffered(why) => format!("{why}."),
         }
     }
 
     /// The answer to send.
     #[must_use]
-    pub fn response(&self) -> Response<Full<Bytes>> {
+    pub fn response(&self) -> Response<Vec<u8>> {
         let (status, slug, title) = self.shape();
         let errors = match self {
-            Self::Invalid(mistakes) | Self::OutOfBounds(mistakes) => mistakes.as_slice(),
+            Self::Invalid(mistakes) | Self::OutOfBounds(mistakes) | Self::Unusual(mistakes) => mistakes.as_slice(),
             _ => &[],
         };
         let body = Body {
@@ -131,10 +200,21 @@ impl Refusal {
             detail: self.detail(),
             errors,
         };
-        let mut response = Response::new(Full::from(serde_json::to_vec(&body).unwrap_or_default()));
-        *response.status_mut() = status;
+        self.respond("application/problem+json", serde_json::to_vec(&body).unwrap_or_default())
+    }
+
+    /// The answer to send where the Open Inference Protocol is spoken.
+    #[must_use]
+    pub fn v2_response(&self) -> Response<Vec<u8>> {
+        let body = serde_json::json!({"error": self.line()});
+        self.respond("application/json", serde_json::to_vec(&body).unwrap_or_default())
+    }
+
+    fn respond(&self, content_type: &'static str, body: Vec<u8>) -> Response<Vec<u8>> {
+        let mut response = Response::new(body);
+        *response.status_mut() = self.status();
         let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
         if let Self::WrongMethod(allow) = self {
             headers.insert(ALLOW, HeaderValue::from_static(allow));
         }
@@ -165,13 +245,17 @@ mod tests {
             Refusal::Invalid(Vec::new()),
             Refusal::WhichModel(String::new()),
             Refusal::OutOfBounds(Vec::new()),
+            Refusal::Unusual(Vec::new()),
             Refusal::Busy,
+            Refusal::TooLate,
+            Refusal::NotVouched(""),
+            Refusal::NotOffered(""),
         ];
         let slugs: std::collections::BTreeSet<&str> = all.iter().map(Refusal::slug).collect();
         assert_eq!(slugs.len(), all.len());
         for refusal in all {
             let response = refusal.response();
-            assert!(response.status().is_client_error() || refusal == Refusal::Busy);
+            assert!(response.status().is_client_error() || matches!(refusal, Refusal::Busy | Refusal::TooLate));
             assert_eq!(response.headers()[CONTENT_TYPE], "application/problem+json");
             assert_eq!(response.headers().contains_key(RETRY_AFTER), refusal == Refusal::Busy);
         }

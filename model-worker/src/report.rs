@@ -54,6 +54,40 @@ fn confusion(evaluation: &Evaluation, classes: &[String], style: Style) -> Strin
     text
 }
 
+fn extremes(folds: &[f64]) -> Option<(f64, f64)> {
+    let least = folds.iter().copied().reduce(f64::min)?;
+    Some((least, folds.iter().copied().reduce(f64::max)?))
+}
+
+/// Classes that are shown one by one; of more, only what is true of all.
+const SHOWN: usize = 20;
+
+/// How good predictions are, as text of several lines.
+#[must_use]
+pub fn evaluation(evaluation: &Evaluation, classes: &[String], style: Style) -> String {
+    let mut text = String::new();
+    if classes.len() <= SHOWN {
+        text.push_str(&confusion(evaluation, classes, style));
+        let width = classes.iter().map(String::len).max().unwrap_or(0).max(6);
+        for (class, figures) in classes.iter().zip(&evaluation.classes) {
+            let (precision, recall) = (percent(figures.precision), percent(figures.recall));
+            let _ = writeln!(text, "  {class:width$}  precision {precision}, recall {recall}");
+        }
+    }
+    let _ = writeln!(
+        text,
+        "{}  Brier score {:.3}, calibration error {}",
+        style.heading("calibration"),
+        evaluation.brier,
+        percent(evaluation.calibration_error)
+    );
+    for band in evaluation.calibration.iter().filter(|band| band.rows > 0) {
+        let (probability, accuracy) = (percent(band.probability), percent(band.accuracy));
+        let _ = writeln!(text, "  said {probability:>8}, right {accuracy:>8}, {} rows", band.rows);
+    }
+    text
+}
+
 /// The card as text of several lines.
 #[must_use]
 pub fn card(card: &Card, style: Style) -> String {
@@ -79,10 +113,10 @@ pub fn card(card: &Card, style: Style) -> String {
     if let Some(sign) = held_out.sign_accuracy {
         let _ = writeln!(text, "  positive or negative told apart: {}", percent(sign));
     }
-    if let Some(accuracy) = card.metrics.cross_validated_accuracy {
-        let _ = writeln!(text, "  accuracy in cross-validation {}", percent(accuracy));
+    if let Some((least, most)) = extremes(&card.metrics.folds) {
+        let _ = writeln!(text, "  {} to {} in the {} parts", percent(least), percent(most), card.metrics.folds.len());
     }
-    text.push_str(&confusion(held_out, &card.classes, style));
+    text.push_str(&evaluation(held_out, &card.classes, style));
     for (name, part) in &card.metrics.parts {
         let sign = part.sign_accuracy.map_or(String::new(), |sign| format!(", sign {}", percent(sign)));
         let _ = writeln!(text, "  {name:14}{}{sign}, {} rows", percent(part.accuracy), part.rows);
@@ -102,7 +136,7 @@ mod tests {
 
     #[test]
     fn colour_only_where_it_is_wanted() {
-        let (trained, _) = crate::train::iris::train(3, 1).expect("trained");
+        let (trained, _) = crate::train::iris::train(3, 1, &mut |_| {}).expect("trained");
         let plain = card(&trained, Style::new(false));
         assert!(!plain.contains('\u{1b}'));
         assert!(plain.contains("setosa") && plain.contains("petal_width"), "{plain}");

@@ -5,19 +5,13 @@ use std::borrow::Cow;
 
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
-use tokio::task::yield_now;
 
+use super::score::{Scored, Terms, score};
 use crate::body::Json;
 use crate::catalog::Served;
-use crate::model::Value;
-use crate::model::card::{Card, Feature, FeatureType};
-use crate::problem::{Mistake, Refusal};
-
-/// Most mistakes that are collected.
-const MOST_MISTAKES: usize = 20;
-
-/// Bytes of text that are scored before other connections get their turn.
-const TURN: usize = 16 * 1024;
+use crate::model::Rows;
+use crate::model::card::{Bounds, Card, Feature, FeatureType};
+use crate::problem::{MOST_MISTAKES, Mistake, Refusal};
 
 /// The answer to one row.
 #[derive(Debug, Serialize)]
@@ -28,30 +22,30 @@ pub struct Row<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     score: Option<f64>,
     #[serde(serialize_with = "by_class")]
-    probabilities: (&'a [String], Vec<f64>),
+    probabilities: (&'a [String], &'a [f64]),
     #[serde(skip_serializing_if = "Vec::is_empty")]
     out_of_training_range: Vec<&'a str>,
 }
 
 /// The answer to a request.
 #[derive(Debug, Serialize)]
-pub struct Answer<'a> {
+struct Answer<'a> {
     #[serde(flatten)]
-    rows: Rows<'a>,
+    rows: Many<'a>,
     model: &'a str,
     version: &'a str,
 }
 
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
-enum Rows<'a> {
+enum Many<'a> {
     One(Row<'a>),
     Many { predictions: Vec<Row<'a>> },
 }
 
-fn by_class<S: Serializer>((classes, numbers): &(&[String], Vec<f64>), serializer: S) -> Result<S::Ok, S::Error> {
+fn by_class<S: Serializer>((classes, numbers): &(&[String], &[f64]), serializer: S) -> Result<S::Ok, S::Error> {
     let mut map = serializer.serialize_map(Some(classes.len()))?;
-    for (class, number) in classes.iter().zip(numbers) {
+    for (class, number) in classes.iter().zip(*numbers) {
         map.serialize_entry(class, number)?;
     }
     map.end()
@@ -90,9 +84,42 @@ fn step(at: &str, name: &str) -> String {
     format!("{at}/{}", name.replace('~', "~0").replace('/', "~1"))
 }
 
-/// A number as people write it: `30`, not `30.0`.
-fn plain(number: f64) -> String {
-    number.to_string()
+/// Whether a number lies within a feature's hard bounds; a text is asked by its length.
+#[must_use]
+pub(super) fn fits(bounds: Bounds, number: f64) -> bool {
+    number > bounds.above && number <= bounds.at_most
+}
+
+/// What to say of a value that does not.
+#[must_use]
+pub(super) fn beyond(feature: &Feature, pointer: String) -> Mistake {
+    let length = if feature.kind == FeatureType::Text { "a length " } else { "" };
+    let (Bounds { above, at_most }, unit) = (feature.bounds, &feature.unit);
+    let detail = format!("expected {length}above {above} and at most {at_most} {unit}");
+    Mistake { pointer, code: "out-of-bounds", detail: detail.trim_end().to_owned() }
+}
+
+/// Whether a text may be scored, and what to say when it may not.
+///
+/// # Errors
+///
+/// It is blank, or its length out of bounds.
+pub(super) fn check_text(feature: &Feature, text: &str, pointer: impl FnOnce() -> String) -> Result<(), Mistake> {
+    if text.trim().is_empty() {
+        let detail = "expected a text that is not blank".to_owned();
+        Err(Mistake { pointer: pointer(), code: "blank", detail })
+    } else if fits(feature.bounds, u32::try_from(text.len()).map_or(f64::INFINITY, f64::from)) {
+        Ok(())
+    } else {
+        Err(beyond(feature, pointer()))
+    }
+}
+
+/// One value, once it has been checked.
+#[derive(Debug, Clone, PartialEq)]
+enum Value<'a> {
+    Number(f64),
+    Text(Cow<'a, str>),
 }
 
 fn check_value<'a>(
@@ -101,41 +128,57 @@ fn check_value<'a>(
     pointer: String,
     mistakes: &mut Mistakes,
 ) -> Option<Value<'a>> {
-    let bounds = feature.bounds;
-    let within = |number: f64| number > bounds.above && number <= bounds.at_most;
-    let (value, fits, code) = match (feature.kind, value) {
-        (FeatureType::Number, Json::Number(number)) => (Value::Number(*number), within(*number), "out-of-bounds"),
-        (FeatureType::Text, Json::Text(text)) => {
-            let length = u32::try_from(text.len()).map_or(f64::INFINITY, f64::from);
-            let blank = text.trim().is_empty();
-            let code = if blank { "blank" } else { "out-of-bounds" };
-            (Value::Text(Cow::Borrowed(text.as_ref())), !blank && within(length), code)
+    match (feature.kind, value) {
+        (FeatureType::Number, Json::Number(number)) if fits(feature.bounds, *number) => Some(Value::Number(*number)),
+        (FeatureType::Number, Json::Number(_)) => {
+            mistakes.out_of_bounds.push(beyond(feature, pointer));
+            None
         }
+        (FeatureType::Text, Json::Text(text)) => match check_text(feature, text, || pointer) {
+            Ok(()) => Some(Value::Text(Cow::Borrowed(text.as_ref()))),
+            Err(mistake) => {
+                mistakes.out_of_bounds.push(mistake);
+                None
+            }
+        },
         (kind, other) => {
             let wanted = if kind == FeatureType::Number { "a number" } else { "a string" };
             mistakes.invalid(pointer, "wrong-type", format!("expected {wanted}, not {}", other.kind()));
-            return None;
+            None
         }
-    };
-    if !fits {
-        let length = if feature.kind == FeatureType::Text { "a length " } else { "" };
-        let (above, at_most, unit) = (plain(bounds.above), plain(bounds.at_most), &feature.unit);
-        let detail = match code {
-            "blank" => "expected a text that is not blank".to_owned(),
-            _ => format!("expected {length}above {above} and at most {at_most} {unit}"),
-        };
-        mistakes.out_of_bounds.push(Mistake { pointer, code, detail });
-        return None;
     }
-    Some(value)
 }
 
-/// The row's values in the order of the features, if there is no mistake in it.
+/// The row's values in the order of the features, if there is no mistake in it: by name, or by place.
 fn check_row<'a>(card: &Card, row: &'a Json<'_>, at: &str, mistakes: &mut Mistakes) -> Option<Vec<Value<'a>>> {
-    let Json::Object(members) = row else {
-        mistakes.invalid(at.to_owned(), "wrong-type", format!("expected an object, not {}", row.kind()));
-        return None;
-    };
+    match row {
+        Json::Object(members) => check_members(card, members, at, mistakes),
+        Json::Array(items) if items.len() == card.features.len() => {
+            let values = card.features.iter().zip(items).enumerate();
+            let checked: Vec<_> = values
+                .map(|(i, (feature, value))| check_value(feature, value, format!("{at}/{i}"), mistakes))
+                .collect();
+            checked.into_iter().collect()
+        }
+        Json::Array(items) => {
+            let detail = format!("expected {} values, not {}", card.features.len(), items.len());
+            mistakes.invalid(at.to_owned(), "wrong-count", detail);
+            None
+        }
+        other => {
+            let detail = format!("expected an object or an array, not {}", other.kind());
+            mistakes.invalid(at.to_owned(), "wrong-type", detail);
+            None
+        }
+    }
+}
+
+fn check_members<'a>(
+    card: &Card,
+    members: &'a [(Cow<'_, str>, Json<'_>)],
+    at: &str,
+    mistakes: &mut Mistakes,
+) -> Option<Vec<Value<'a>>> {
     let mut seen = vec![false; card.features.len()];
     let mut values = vec![None; card.features.len()];
     for (name, value) in members {
@@ -164,86 +207,120 @@ fn check_row<'a>(card: &Card, row: &'a Json<'_>, at: &str, mistakes: &mut Mistak
     values.into_iter().collect()
 }
 
-/// Names of the features whose value lies outside what training saw.
-fn out_of_training_range<'a>(card: &'a Card, values: &[Value<'_>]) -> Vec<&'a str> {
-    let unusual = |feature: &Feature, value: &Value<'_>| match (feature.training_range, value) {
-        (Some(range), Value::Number(number)) => !(range.minimum..=range.maximum).contains(number),
-        _ => false,
-    };
-    let features = card.features.iter().zip(values);
-    features.filter(|(feature, value)| unusual(feature, value)).map(|(feature, _)| feature.name.as_str()).collect()
+/// The rows of a body, and where they are in it.
+struct Found<'a, 'b> {
+    rows: &'a [Json<'b>],
+    many: bool,
+    at: &'static str,
 }
 
-async fn predict_rows<'a>(served: &'a Served, rows: Vec<Vec<Value<'_>>>) -> Vec<Row<'a>> {
-    let card = served.model.card();
-    let numeric = card.features.iter().all(|feature| feature.kind == FeatureType::Number);
-    let mut scored = 0;
-    let mut answers = Vec::with_capacity(rows.len());
-    for values in rows {
-        let prediction = served.model.predict(&values);
-        answers.push(Row {
-            prediction: numeric.then_some(prediction.class),
-            label: card.classes.get(prediction.class).map_or("", String::as_str),
-            score: prediction.score,
-            probabilities: (&card.classes, prediction.probabilities),
-            out_of_training_range: out_of_training_range(card, &values),
-        });
-        scored += values.iter().map(|value| if let Value::Text(text) = value { text.len() } else { 0 }).sum::<usize>();
-        if scored > TURN {
-            scored = 0;
-            yield_now().await;
+impl Found<'_, '_> {
+    fn pointer(&self, row: usize) -> String {
+        if self.many { format!("{}/{row}", self.at) } else { self.at.to_owned() }
+    }
+}
+
+/// A row; rows in an array; or either in a member called `features` or `instances`, as other model servers have it.
+fn find<'a, 'b>(json: &'a Json<'b>) -> Found<'a, 'b> {
+    match json {
+        Json::Object(members) => match members.as_slice() {
+            [(name, row @ Json::Array(_))] if name == "features" => {
+                Found { rows: std::slice::from_ref(row), many: false, at: "/features" }
+            }
+            [(name, Json::Array(rows))] if name == "instances" => Found { rows, many: true, at: "/instances" },
+            _ => Found { rows: std::slice::from_ref(json), many: false, at: "" },
+        },
+        Json::Array(rows) => Found { rows, many: true, at: "" },
+        _ => Found { rows: std::slice::from_ref(json), many: false, at: "" },
+    }
+}
+
+/// The first row of a body, if it has any.
+#[must_use]
+pub(super) fn first<'a, 'b>(json: &'a Json<'b>) -> Option<&'a Json<'b>> {
+    find(json).rows.first()
+}
+
+fn check<'a>(card: &Card, found: &Found<'a, '_>, max_rows: u32) -> Result<Rows<'a>, Refusal> {
+    let mut mistakes = Mistakes::default();
+    if found.rows.is_empty() {
+        mistakes.invalid(found.at.to_owned(), "no-rows", "expected at least one row");
+    }
+    if u32::try_from(found.rows.len()).is_ok_and(|rows| rows > max_rows) {
+        return Err(Refusal::TooManyRows(max_rows));
+    }
+    let (mut numbers, mut texts) = (Vec::new(), Vec::new());
+    for (index, row) in found.rows.iter().enumerate() {
+        if mistakes.are_enough() {
+            break;
+        }
+        for value in check_row(card, row, &found.pointer(index), &mut mistakes).into_iter().flatten() {
+            match value {
+                Value::Number(number) => numbers.push(number),
+                Value::Text(text) => texts.push(text),
+            }
         }
     }
-    answers
+    mistakes.into_result()?;
+    Ok(if texts.is_empty() { Rows::Numbers(numbers) } else { Rows::Texts(texts) })
 }
 
-/// Checks and predicts the rows in `json`.
+fn answer(scored: &Scored<'_>, many: bool) -> Vec<u8> {
+    let served = scored.served;
+    let card = served.model.card();
+    let numeric = card.features.iter().all(|feature| feature.kind == FeatureType::Number);
+    let mut unusual = scored.unusual.iter().peekable();
+    let mut rows = Vec::new();
+    for (number, (probabilities, class)) in scored.rows().zip(scored.classes()).enumerate() {
+        let mut names = Vec::new();
+        while let Some((_, feature)) = unusual.next_if(|(row, _)| *row == number) {
+            names.extend(card.features.get(*feature).map(|feature| feature.name.as_str()));
+        }
+        rows.push(Row {
+            prediction: numeric.then_some(class),
+            label: card.classes.get(class).map_or("", String::as_str),
+            score: served.model.score(probabilities),
+            probabilities: (&card.classes, probabilities),
+            out_of_training_range: names,
+        });
+    }
+    let rows = match rows.pop() {
+        Some(only) if !many => Many::One(only),
+        last => {
+            rows.extend(last);
+            Many::Many { predictions: rows }
+        }
+    };
+    let answer = Answer { rows, model: &served.name, version: &served.version };
+    serde_json::to_vec(&answer).unwrap_or_default()
+}
+
+/// Checks and predicts the rows in `json`; returns the answer's JSON.
 ///
 /// # Errors
 ///
 /// Names the mistakes in the rows.
-pub async fn predict<'a>(served: &'a Served, json: &Json<'_>, max_rows: u32) -> Result<Answer<'a>, Refusal> {
+pub async fn predict(served: &Served, json: &Json<'_>, terms: Terms) -> Result<Vec<u8>, Refusal> {
     let card = served.model.card();
-    let mut mistakes = Mistakes::default();
-    let mut checked = Vec::new();
-    let many = if let Json::Array(rows) = json {
-        if rows.is_empty() {
-            mistakes.invalid(String::new(), "no-rows", "expected at least one row");
+    let found = find(json);
+    let rows = check(card, &found, terms.max_rows)?;
+    let place = |row: usize, feature: usize| match found.rows.get(row) {
+        Some(Json::Object(_)) => {
+            step(&found.pointer(row), card.features.get(feature).map_or("", |feature| feature.name.as_str()))
         }
-        if u32::try_from(rows.len()).is_ok_and(|rows| rows > max_rows) {
-            return Err(Refusal::TooManyRows(max_rows));
-        }
-        for (index, row) in rows.iter().enumerate() {
-            if mistakes.are_enough() {
-                break;
-            }
-            checked.extend(check_row(card, row, &format!("/{index}"), &mut mistakes));
-        }
-        true
-    } else {
-        checked.extend(check_row(card, json, "", &mut mistakes));
-        false
+        _ => format!("{}/{feature}", found.pointer(row)),
     };
-    mistakes.into_result()?;
-    let mut answers = predict_rows(served, checked).await;
-    let rows = match answers.pop() {
-        Some(only) if !many => Rows::One(only),
-        last => {
-            answers.extend(last);
-            Rows::Many { predictions: answers }
-        }
-    };
-    Ok(Answer { rows, model: &served.name, version: &served.version })
+    Ok(answer(&score(served, &rows, terms, place).await?, found.many))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::body;
-    use crate::model::card::{Bounds, Range};
+    use crate::model::card::Range;
 
     fn features() -> Card {
-        let (mut card, _) = crate::train::iris::train(1, 1).expect("trained");
+        let (mut card, _) = crate::train::iris::train(1, 1, &mut |_| {}).expect("trained");
         card.features.truncate(2);
         for feature in &mut card.features {
             feature.bounds = Bounds { above: 0.0, at_most: 30.0 };
@@ -274,7 +351,10 @@ mod tests {
             (r#"{"sepal_length":[5],"sepal_width":true}"#, vec!["wrong-type", "wrong-type"], vec![]),
             (r#"{"sepal_length":0,"sepal_width":30.000001}"#, vec![], vec!["out-of-bounds", "out-of-bounds"]),
             (r#"{"sepal_length":-1,"sepal_width":"x"}"#, vec!["wrong-type"], vec!["out-of-bounds"]),
-            ("[1,2]", vec!["wrong-type"], vec![]),
+            ("[5,3.5]", vec![], vec![]),
+            ("[5,31]", vec![], vec!["out-of-bounds"]),
+            ("[5]", vec!["wrong-count"], vec![]),
+            ("\"5\"", vec!["wrong-type"], vec![]),
             ("null", vec!["wrong-type"], vec![]),
         ] {
             assert_eq!(codes(row), (invalid, out_of_bounds), "{row}");
@@ -287,12 +367,5 @@ mod tests {
         assert_eq!(codes(&row).0.len(), MOST_MISTAKES);
         assert_eq!(step("/3", "a/b~c"), "/3/a~1b~0c");
         assert_eq!(step("", &"x".repeat(5000)).len(), 65);
-    }
-
-    #[test]
-    fn values_outside_training_are_named() {
-        let card = features();
-        let values = [Value::Number(4.0), Value::Number(8.1)];
-        assert_eq!(out_of_training_range(&card, &values), ["sepal_width"]);
     }
 }

@@ -13,8 +13,8 @@ use aws_lc_rs::digest;
 use super::card::Card;
 use crate::failure::{Exit, Failure};
 
-/// The only format version so far.
-pub const FORMAT: u16 = 1;
+/// The format version that is written and read. Version 1 knew votes of one class only.
+pub const FORMAT: u16 = 2;
 /// Largest file that is read: a model far above this was made by something else.
 pub const MAX_BYTES: usize = 16 << 20;
 

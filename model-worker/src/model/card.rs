@@ -1,11 +1,10 @@
 //! The card: everything that a user of a model wants to know, and everything that the worker checks rows against.
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::Value;
+pub use super::evaluation::{Evaluation, Tally};
 
 /// The header of an artifact.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -71,6 +70,39 @@ pub struct Feature {
     /// Smallest and largest value seen in training; values outside are predicted, and the answer says so.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub training_range: Option<Range>,
+    /// How the values seen in training are spread.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub quantiles: Option<Quantiles>,
+}
+
+/// Values that this share of the training values does not exceed.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Quantiles {
+    /// 5 of 100.
+    pub p05: f64,
+    /// 25 of 100.
+    pub p25: f64,
+    /// Half.
+    pub p50: f64,
+    /// 75 of 100.
+    pub p75: f64,
+    /// 95 of 100.
+    pub p95: f64,
+}
+
+impl Quantiles {
+    /// Those of `sorted`, by the nearest rank.
+    #[must_use]
+    pub fn of(sorted: &[f64]) -> Option<Self> {
+        let at = |percent: usize| sorted.get(sorted.len().saturating_sub(1) * percent / 100).copied();
+        Some(Self { p05: at(5)?, p25: at(25)?, p50: at(50)?, p75: at(75)?, p95: at(95)? })
+    }
+
+    fn are_in_order(self) -> bool {
+        let all = [self.p05, self.p25, self.p50, self.p75, self.p95];
+        all.iter().all(|number| number.is_finite()) && all.is_sorted()
+    }
 }
 
 /// `above` < value <= `at_most`.
@@ -103,6 +135,9 @@ pub struct Data {
     pub sha256: String,
     /// Rows the model was fitted on.
     pub training_rows: u32,
+    /// How many of them are of each class, where each row has one.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub class_rows: Vec<u32>,
 }
 
 /// Measurements on held-out rows.
@@ -116,26 +151,9 @@ pub struct Metrics {
     /// The same, part by part, where the data has parts of different nature.
     #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
     pub parts: BTreeMap<String, Evaluation>,
-    /// Accuracy of the same recipe in cross-validation over all rows: steadier than one small held-out part.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub cross_validated_accuracy: Option<f64>,
-}
-
-/// How predictions compare with the truth.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Evaluation {
-    /// Rows compared.
-    pub rows: u32,
-    /// Share of rows whose class was predicted.
-    pub accuracy: f64,
-    /// `confusion[truth][prediction]` counts rows.
-    pub confusion: Vec<Vec<u32>>,
-    /// Mean of -ln(probability given to the true class), no probability taken below 0.001.
-    pub log_loss: f64,
-    /// Where the truth is a position on a scale: share of rows with a sign whose score has the same sign.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub sign_accuracy: Option<f64>,
+    /// Accuracy on each part of a cross-validation, where the rows were held out part by part.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub folds: Vec<f64>,
 }
 
 /// A row and its answer at training time.
@@ -160,68 +178,21 @@ pub enum Cell {
     Text(String),
 }
 
-impl Cell {
-    /// The same, borrowed, as a model takes it.
-    #[must_use]
-    pub fn as_value(&self) -> Value<'_> {
-        match self {
-            Self::Number(number) => Value::Number(*number),
-            Self::Text(text) => Value::Text(Cow::Borrowed(text)),
-        }
-    }
-}
-
-/// Adds up an [`Evaluation`] row by row.
-#[derive(Debug, Default)]
-pub struct Tally {
-    confusion: Vec<Vec<u32>>,
-    loss: f64,
-    signed: u32,
-    same_sign: u32,
-}
-
-impl Tally {
-    /// Counts one row.
-    pub fn add(&mut self, truth: usize, prediction: usize, probabilities: &[f64]) {
-        let classes = probabilities.len();
-        self.confusion.resize_with(classes, || vec![0; classes]);
-        if let Some(cell) = self.confusion.get_mut(truth).and_then(|row| row.get_mut(prediction)) {
-            *cell += 1;
-        }
-        self.loss -= probabilities.get(truth).copied().unwrap_or(0.0).max(0.001).ln();
-    }
-
-    /// Counts the signs of one row, unless its truth has none.
-    pub fn add_sign(&mut self, truth: f64, score: f64) {
-        if truth.abs() > 0.0 {
-            self.signed += 1;
-            self.same_sign += u32::from((truth > 0.0) == (score > 0.0));
-        }
-    }
-
-    /// The result.
-    #[must_use]
-    pub fn finish(self) -> Evaluation {
-        let rows: u32 = self.confusion.iter().flatten().sum();
-        let hits: u32 = self.confusion.iter().enumerate().filter_map(|(class, row)| row.get(class)).sum();
-        let share = |part: u32, whole: u32| f64::from(part) / f64::from(whole.max(1));
-        Evaluation {
-            rows,
-            accuracy: share(hits, rows),
-            confusion: self.confusion,
-            log_loss: self.loss / f64::from(rows.max(1)),
-            sign_accuracy: (self.signed > 0).then(|| share(self.same_sign, self.signed)),
-        }
-    }
-}
-
+/// Whether `name` is that of a model: it becomes part of paths.
 fn is_name(name: &str) -> bool {
     (1..=64).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'))
 }
 
+/// Whether `name` may be that of a feature or class: anything that can be shown.
+fn is_label(name: &str) -> bool {
+    (1..=128).contains(&name.len()) && !name.chars().any(char::is_control) && name.trim() == name
+}
+/// Most golden rows: they are tried at each load.
+const MOST_GOLDEN: usize = 256;
+
 fn unique<'a>(mut names: impl Iterator<Item = &'a str>) -> bool {
     let mut seen = BTreeSet::new();
-    names.all(|name| is_name(name) && seen.insert(name))
+    names.all(|name| is_label(name) && seen.insert(name))
 }
 
 impl Card {
@@ -250,6 +221,9 @@ impl Card {
             }) {
                 return Err("a feature's training range is not a finite range");
             }
+            if feature.quantiles.is_some_and(|quantiles| !quantiles.are_in_order()) {
+                return Err("a feature's quantiles are not finite numbers in order");
+            }
         }
         for golden in &self.golden {
             let fits = golden.row.len() == self.features.len()
@@ -262,6 +236,9 @@ impl Card {
             if !fits || golden.class >= self.classes.len() || golden.probabilities.len() != self.classes.len() {
                 return Err("a golden row does not fit the features and classes");
             }
+        }
+        if self.golden.len() > MOST_GOLDEN {
+            return Err("there are too many golden rows");
         }
         if self.golden.is_empty() {
             return Err("there is no golden row to try the model with");

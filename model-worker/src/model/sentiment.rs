@@ -6,7 +6,7 @@
 
 use super::artifact::{ArtifactError, Reader};
 use super::card::{Card, FeatureType};
-use super::{Model, Prediction, Value, argmax, words};
+use super::words;
 
 /// Bits that a bucket's number may have.
 const BITS: std::ops::RangeInclusive<u16> = 4..=22;
@@ -115,26 +115,24 @@ impl Sentiment {
     }
 }
 
-impl Model for Sentiment {
-    fn card(&self) -> &Card {
+impl Sentiment {
+    /// What it takes and gives.
+    #[must_use]
+    pub fn card(&self) -> &Card {
         &self.card
     }
 
-    fn predict(&self, row: &[Value<'_>]) -> Prediction {
-        let text = if let Some(Value::Text(text)) = row.first() { text.as_ref() } else { "" };
-        let probabilities = probabilities(self.weights.latent(text), self.weights.cuts);
-        let [negative, _, positive] = probabilities;
-        Prediction {
-            class: argmax(&probabilities),
-            probabilities: probabilities.to_vec(),
-            score: Some((positive - negative).clamp(-1.0, 1.0)),
-        }
+    /// Probabilities of negative, neutral and positive.
+    #[must_use]
+    pub fn predict(&self, text: &str) -> [f64; 3] {
+        probabilities(self.weights.latent(text), self.weights.cuts)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::argmax;
 
     fn weights() -> Weights {
         Weights { bits: 4, step: 0.1, cuts: [-1.0, 1.0], rules: [1.0, 0.5, -0.5], buckets: vec![3; 16] }

@@ -1,9 +1,12 @@
 //! From data to an artifact. The same seed and data give the same bytes, in any process.
 
 pub mod corpus;
+pub mod forest;
 pub mod iris;
 pub mod random;
 pub mod sentiment;
+pub mod sklearn;
+pub mod table;
 
 use std::collections::BTreeMap;
 
@@ -21,7 +24,7 @@ const VADER: &str = "0.1.3";
 pub enum TrainError {
     /// The learner refused the data.
     #[error("the learner refused the data: {0}")]
-    Learner(#[from] linfa::Error),
+    Learner(String),
     /// What was learned does not fit the format.
     #[error("what was learned does not fit the artifact: {0}")]
     Artifact(#[from] ArtifactError),
@@ -32,6 +35,9 @@ pub enum TrainError {
     #[error("the data could not be read: {0}")]
     Read(#[from] std::io::Error),
 }
+
+/// Is told, in words, what has been done.
+pub type Progress<'a> = &'a mut dyn FnMut(&str);
 
 fn crates(used: &[(&str, &str)]) -> BTreeMap<String, String> {
     used.iter().chain(&[("model-worker", env!("CARGO_PKG_VERSION"))]).map(|(k, v)| ((*k).into(), (*v).into())).collect()

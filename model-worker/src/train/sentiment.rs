@@ -8,7 +8,7 @@ use std::path::Path;
 
 use super::corpus::{self, DOMAINS, Text};
 use super::random::Random;
-use super::{TrainError, VADER, crates};
+use super::{Progress, TrainError, VADER, crates};
 use crate::model::artifact;
 use crate::model::card::{Bounds, Card, Cell, Data, Feature, FeatureType, Golden, Kind, Metrics, Tally};
 use crate::model::sentiment::{Weights, probabilities};
@@ -75,6 +75,11 @@ fn class_of(rating: f64, neutral: f64) -> usize {
     if rating > neutral { 2 } else { usize::from(rating >= -neutral) }
 }
 
+fn rows_of(texts: &[&Text], class: usize, neutral: f64) -> u32 {
+    let rows = texts.iter().filter(|text| class_of(text.rating, neutral) == class).count();
+    u32::try_from(rows).unwrap_or(u32::MAX)
+}
+
 fn bucket(number: u32) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
 }
@@ -128,7 +133,7 @@ fn nearest(steps: f64) -> i8 {
 }
 
 /// Learns from `texts`.
-fn fit(texts: &[&Text], recipe: Recipe, seed: u64) -> Weights {
+fn fit(texts: &[&Text], recipe: Recipe, seed: u64, progress: Progress<'_>) -> Weights {
     let mut counts = vec![0_u32; 1 << recipe.bits];
     let mut examples: Vec<Example> = texts
         .iter()
@@ -154,11 +159,12 @@ fn fit(texts: &[&Text], recipe: Recipe, seed: u64) -> Weights {
         cuts: [(-0.5, 0.0), (0.5, 0.0)],
     };
     let mut random = Random::new(seed, 1);
-    for _ in 0..recipe.epochs {
+    for epoch in 0..recipe.epochs {
         random.shuffle(&mut examples);
         for example in &examples {
             learner.learn(example);
         }
+        progress(&format!("pass {} of {}", epoch + 1, recipe.epochs));
     }
     learner.quantised()
 }
@@ -190,13 +196,14 @@ fn split(texts: &[Text], seed: u64) -> (Vec<&Text>, Vec<&Text>) {
 /// # Errors
 ///
 /// When the data cannot be read or is not what is expected.
-pub fn train(path: &Path, recipe: Recipe, seed: u64) -> Result<(Card, Vec<u8>), TrainError> {
+pub fn train(path: &Path, recipe: Recipe, seed: u64, progress: Progress<'_>) -> Result<(Card, Vec<u8>), TrainError> {
     let (texts, sha256) = corpus::read(path)?;
     let (training, held_out) = split(&texts, seed);
     if training.is_empty() || held_out.is_empty() {
         return Err(TrainError::Data("there are too few texts to train and to test".to_owned()));
     }
-    let weights = fit(&training, recipe, seed);
+    progress(&format!("{} texts for training, {} held out", training.len(), held_out.len()));
+    let weights = fit(&training, recipe, seed, progress);
     let (all, parts) = evaluate(&weights, &held_out, recipe.neutral);
     let domain = |index: usize| DOMAINS.get(index).map_or("other", |(name, _)| *name).to_owned();
     let golden = GOLDEN.map(|text| {
@@ -213,6 +220,7 @@ pub fn train(path: &Path, recipe: Recipe, seed: u64) -> Result<(Card, Vec<u8>), 
             unit: "bytes of UTF-8".to_owned(),
             bounds: Bounds { above: 0.0, at_most: 8192.0 },
             training_range: None,
+            quantiles: None,
         }],
         classes: CLASSES.map(str::to_owned).to_vec(),
         metrics: Metrics {
@@ -220,7 +228,7 @@ pub fn train(path: &Path, recipe: Recipe, seed: u64) -> Result<(Card, Vec<u8>), 
                 .to_owned(),
             held_out: all.finish(),
             parts: parts.into_iter().map(|(index, tally)| (domain(index), tally.finish())).collect(),
-            cross_validated_accuracy: None,
+            folds: Vec::new(),
         },
         data: Data {
             source: "rated texts of Hutto & Gilbert, VADER, ICWSM 2014 (MIT), from the source distribution of \
@@ -228,6 +236,7 @@ pub fn train(path: &Path, recipe: Recipe, seed: u64) -> Result<(Card, Vec<u8>), 
                 .to_owned(),
             sha256,
             training_rows: u32::try_from(training.len()).unwrap_or(u32::MAX),
+            class_rows: (0..CLASSES.len()).map(|class| rows_of(&training, class, recipe.neutral)).collect(),
         },
         seed,
         hyper_parameters: [
@@ -252,7 +261,11 @@ mod tests {
     use std::fmt::Write as _;
 
     use super::*;
-    use crate::model::{self, Value};
+    use crate::model::{self, Rows};
+
+    fn train(path: &Path, recipe: Recipe, seed: u64) -> Result<(Card, Vec<u8>), TrainError> {
+        super::train(path, recipe, seed, &mut |_| {})
+    }
 
     /// Four small files in which "fine" is good and "awful" is bad, whatever the VADER rules think.
     fn corpus(directory: &Path) {
@@ -276,7 +289,7 @@ mod tests {
         assert!(card.metrics.held_out.accuracy > 0.9, "{:?}", card.metrics);
         assert_eq!(card.metrics.parts.len(), 4);
         let model = model::load(&bytes).expect("loads");
-        assert_eq!(model.predict(&[Value::Text("an awful blorp".into())]).class, 0);
+        assert_eq!(argmax(&model.predict_all(&Rows::Texts(vec!["an awful blorp".into()]))), 0);
     }
 
     #[test]

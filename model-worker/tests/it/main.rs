@@ -2,5 +2,9 @@
 #![expect(clippy::expect_used, clippy::indexing_slicing, reason = "a test that cannot go on has failed")]
 
 mod cli;
+mod grpc;
+mod hostile;
 mod serve;
 mod support;
+mod trust;
+mod v2;

@@ -41,6 +41,22 @@ fn rows_are_predicted_in_order_and_unusual_values_are_named() {
 }
 
 #[test]
+fn rows_may_be_given_by_place_and_as_other_servers_take_them() {
+    let worker = World::new().serve("");
+    let one = worker.post("/predict", r#"{"features":[5.1,3.5,1.4,0.2]}"#).json();
+    assert_eq!(one["label"], "setosa");
+    for body in ["[[5.1,3.5,1.4,0.2]]", r#"{"instances":[[5.1,3.5,1.4,0.2]]}"#, &format!("{{\"instances\":[{ROW}]}}")] {
+        assert_eq!(
+            worker.post("/predict", body).json()["predictions"][0],
+            json!({
+                "prediction": 0, "label": "setosa", "probabilities": {"setosa": 1.0, "versicolor": 0.0, "virginica": 0.0},
+            }),
+            "{body}"
+        );
+    }
+}
+
+#[test]
 fn texts_are_scored() {
     let worker = World::new().serve("");
     for (text, label) in [
@@ -73,7 +89,7 @@ fn what_is_served_can_be_asked() {
     assert_eq!(models["models"][0]["features"][3], "petal_width");
     let card = worker.get("/models/iris").json();
     assert_eq!(card["card"]["features"][0]["bounds"], json!({"above": 0.0, "at_most": 30.0}));
-    assert_eq!(card["card"]["metrics"]["held_out"]["rows"], 30);
+    assert_eq!(card["card"]["metrics"]["held_out"]["rows"], 150);
     let head = worker.send("HEAD", "/readyz", "", "");
     assert_eq!((head.status, head.body.as_str()), (200, ""));
 }
@@ -98,6 +114,10 @@ fn every_mistake_is_refused_with_its_own_problem() {
         ("/predict", r#"{"text":"a","x":1}"#, 400, "invalid-row"),
         ("/predict", r#"{"text":5}"#, 400, "invalid-row"),
         ("/predict", r#"[{"text":"a"},[]]"#, 400, "invalid-row"),
+        ("/predict", "[[1,2,3]]", 400, "which-model"),
+        ("/predict", r#"{"features":[1,2,3,"4"]}"#, 400, "invalid-row"),
+        ("/models/iris/predict", r#"{"instances":[]}"#, 400, "invalid-row"),
+        ("/models/iris/predict", r#"{"instances":[[1,2,3]]}"#, 400, "invalid-row"),
         ("/models/iris/predict", "[]", 400, "invalid-row"),
         ("/models/iris/predict", r#"{"text":"a"}"#, 400, "invalid-row"),
         ("/predict", r#"{"text":" "}"#, 422, "out-of-bounds"),
@@ -131,7 +151,7 @@ fn methods_and_media_types_are_checked() {
     for (header, problem) in [
         ("Content-Type: text/plain\r\n", "unsupported-media-type"),
         ("Content-Type: application/x-www-form-urlencoded\r\n", "unsupported-media-type"),
-        ("Content-Encoding: gzip\r\n", "unsupported-encoding"),
+        ("Content-Encoding: br\r\n", "unsupported-encoding"),
     ] {
         let reply = worker.send("POST", "/predict", header, ROW);
         assert_eq!((reply.status, reply.problem().as_str()), (415, problem));

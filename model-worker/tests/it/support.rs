@@ -24,6 +24,18 @@ pub(crate) fn run(arguments: &[&str]) -> Output {
     command(arguments).output().expect("the worker runs")
 }
 
+/// Runs the worker to its end with `input` on its standard input.
+pub(crate) fn fed(arguments: &[&str], input: &str) -> Output {
+    let mut child = command(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the worker starts");
+    child.stdin.take().expect("piped").write_all(input.as_bytes()).expect("sent");
+    child.wait_with_output().expect("the worker runs")
+}
+
 /// The exit code and what was printed as an error.
 pub(crate) fn failure(output: &Output) -> (Option<i32>, String) {
     (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
@@ -108,8 +120,12 @@ impl Worker {
 
     /// Asks for a graceful stop.
     pub(crate) fn terminate(&self) {
+        self.signal("TERM");
+    }
+
+    pub(crate) fn signal(&self, name: &str) {
         let id = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &id]).status().expect("kill runs").success());
+        assert!(Command::new("kill").args([&format!("-{name}"), &id]).status().expect("kill runs").success());
     }
 
     pub(crate) fn wait(&mut self) -> ExitStatus {
@@ -130,6 +146,40 @@ pub(crate) fn exchange<S: Read + Write>(stream: &mut S, method: &str, path: &str
     let head = format!("{method} {path} HTTP/1.1\r\nHost: worker\r\nConnection: close\r\n{headers}");
     write!(stream, "{head}Content-Length: {length}\r\n\r\n{body}").expect("sent");
     Reply::read(stream)
+}
+
+/// The same with bodies that are no text.
+pub(crate) fn exchange_bytes<S: Read + Write>(
+    stream: &mut S,
+    method: &str,
+    path: &str,
+    headers: &str,
+    body: &[u8],
+) -> Octets {
+    let length = body.len();
+    write!(stream, "{method} {path} HTTP/1.1\r\nHost: worker\r\nConnection: close\r\n{headers}").expect("sent");
+    write!(stream, "Content-Length: {length}\r\n\r\n").expect("sent");
+    stream.write_all(body).expect("sent");
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).expect("an answer");
+    let end = bytes.windows(4).position(|window| window == b"\r\n\r\n").expect("a head");
+    let head = String::from_utf8(bytes[..end].to_vec()).expect("text").to_lowercase();
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
+    Octets { status, head, body: bytes[end + 4..].to_vec() }
+}
+
+/// An answer that may not be text.
+#[derive(Debug)]
+pub(crate) struct Octets {
+    pub(crate) status: u16,
+    pub(crate) head: String,
+    pub(crate) body: Vec<u8>,
+}
+
+impl Octets {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.head.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
+    }
 }
 
 /// An answer.
