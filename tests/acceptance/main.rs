@@ -25,6 +25,7 @@ mod limit_histories;
 mod limits;
 mod listener;
 mod oauth;
+mod open_inference;
 
 mod pools;
 mod problems;
