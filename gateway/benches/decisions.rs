@@ -35,7 +35,7 @@ use gateway::policy::route::RouteId;
 use gateway::policy::token::{Form, Holder, compose_secret};
 use gateway::policy::{Policy, Route, path};
 use gateway::settings::{Mistakes, Section, Source};
-use gateway::types::{RequestIds, Sha256, Timestamp, TokenId};
+use gateway::types::{Binding, RequestIds, Sha256, Timestamp, TokenId};
 use gateway::wire::{Bounds, Wire};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version};
 
@@ -349,8 +349,10 @@ fn facts(headers: &HeaderMap) -> Facts<'_> {
         method: &Method::POST,
         host: "localhost",
         path: "/predict",
+        sent_path: "/predict",
         query: None,
         headers,
+        certificate: None,
         address: CLIENT,
         now: NOW,
     }
@@ -391,7 +393,7 @@ fn tokens_and(algorithm: &str, more: impl FnOnce(&mut Dict)) -> (Policy, HeaderM
         more(dict);
     });
     let issuer = policy.issuer.as_ref().expect("it issues tokens");
-    let holder = Holder { user: Some("alice"), client: None, scope: "", grant: "" };
+    let holder = Holder { user: Some("alice"), client: None, scope: "", grant: "", bound: Binding::default() };
     let minted = issuer.mint(&holder, &policy.vocabulary.roles, RequestIds::new([1; 16]).next(), NOW).expect("a token");
     let minted = serde_json::to_value(minted).expect("JSON");
     let token = minted.get("access_token").and_then(serde_json::Value::as_str).expect("a token");

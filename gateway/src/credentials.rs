@@ -9,12 +9,14 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 
 use crate::edge::api_keys::Fetched;
+use crate::edge::grants::StoreLost;
 use crate::edge::introspection::Unanswered;
 use crate::exchange::{Core, Snapshot};
 use crate::policy::Route;
+use crate::policy::authenticate::once::{Once, Unspent};
 use crate::policy::authenticate::{Known, Refusal, Undecided, Wanted, jwt};
 use crate::policy::facts::Facts;
-use crate::types::Principal;
+use crate::types::{Principal, Timestamp};
 
 /// How many things one decision can wait for: each at most once.
 const MOST_WANTED: usize = 4;
@@ -46,6 +48,7 @@ pub async fn prove(core: &Rc<Core>, route: &Route, facts: &Facts<'_>) -> Result<
     for _ in 0..MOST_WANTED {
         match undecided {
             Undecided::Refused(refusal) => return Err(refusal),
+            Undecided::Once(unspent) => return Box::pin(spend(core, unspent, facts.now)).await,
             Undecided::Wanting(wanted) => Box::pin(fetch(core, wanted, facts)).await?,
         }
         undecided = match decide() {
@@ -55,10 +58,32 @@ pub async fn prove(core: &Rc<Core>, route: &Route, facts: &Facts<'_>) -> Result<
     }
     match undecided {
         Undecided::Refused(refusal) => Err(refusal),
+        Undecided::Once(unspent) => Box::pin(spend(core, unspent, facts.now)).await,
         // Whoever keeps it did not keep its word.
         Undecided::Wanting(Wanted::ApiKey(_)) => Err(Refusal::ApiKeysUnavailable),
         Undecided::Wanting(Wanted::Keys { .. } | Wanted::Introspection { .. }) => Err(Refusal::IssuerUnavailable),
     }
+}
+
+/// Takes what may be used once; the principal, where nobody has before.
+async fn spend(core: &Rc<Core>, unspent: Unspent, now: Timestamp) -> Result<Arc<Principal>, Refusal> {
+    for once in &unspent.once {
+        match spend_one(core, once, now).await {
+            Ok(true) => {}
+            Ok(false) => return Err(Refusal::Replayed),
+            Err(StoreLost) => return Err(Refusal::ReplayUnknown),
+        }
+    }
+    Ok(unspent.principal)
+}
+
+/// Takes one thing that may be used once; says whether nobody has before.
+///
+/// # Errors
+/// [`StoreLost`], where nobody can know and the policy does not take this process's word.
+pub async fn spend_one(core: &Rc<Core>, once: &Once, now: Timestamp) -> Result<bool, StoreLost> {
+    let local = core.snapshot.policy.authenticator.proofs().allows_unknown();
+    core.grants.spend(once, core.ids.next(), local, now).await
 }
 
 /// Looks for what a decision waits for.

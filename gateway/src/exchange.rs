@@ -31,7 +31,7 @@ use crate::policy::limit::headers::RateHeaders;
 use crate::policy::limit::{Admission, cost};
 use crate::policy::route::RouteId;
 use crate::problem::{Problem, Reason, Stop};
-use crate::types::{ClientAddress, Name, Principal, RequestId, RequestIds, Role};
+use crate::types::{ClientAddress, ClientCertificate, Name, Principal, RequestId, RequestIds, Role};
 
 /// What all threads share and nobody changes.
 #[derive(Debug)]
@@ -145,6 +145,8 @@ pub struct Exchange {
     pub(crate) began: SystemTime,
     pub(crate) clock: Instant,
     pub(crate) client: ClientAddress,
+    /// What its connection's client certificate says, where it has one.
+    pub(crate) certificate: Option<Rc<ClientCertificate>>,
     /// Method and target, where there were any.
     pub(crate) line: Option<(Method, Uri)>,
     pub(crate) http1: bool,
@@ -193,6 +195,7 @@ impl Exchange {
             began: SystemTime::now(),
             clock: Instant::now(),
             client: peer,
+            certificate: None,
             line: Some((parts.method.clone(), parts.uri.clone())),
             is_last: false,
             http1: parts.version != Version::HTTP_2,

@@ -15,7 +15,7 @@ use crate::head;
 use crate::policy::authenticate::api_key::{Found, StoredKeys};
 use crate::policy::authenticate::jwt::{self, Introspections, Keys, Proven, Revocations, VerifyKey};
 use crate::policy::authenticate::seen::SeenTokens;
-use crate::policy::authenticate::{self, Accepted, Authenticate, Known, Undecided};
+use crate::policy::authenticate::{self, Accepted, Authenticate, Known, Undecided, certificate};
 use crate::policy::authorize::{self, Permit};
 use crate::policy::body;
 use crate::policy::facts::Facts;
@@ -56,6 +56,10 @@ pub enum Caller {
     Headers,
     /// The holder of an API key, by its id.
     ApiKey(String),
+    /// Whoever a client certificate stands for, by the name of its entry.
+    Certificate(String),
+    /// Whoever signs with a key, by its id.
+    Signer(String),
     /// A user of the gateway's own tokens.
     User(String),
     /// Somebody with these roles.
@@ -63,13 +67,15 @@ pub enum Caller {
 }
 
 impl Caller {
-    /// Reads `team-a` or `key:team-a`, `user:alice`, `role:reader,admin`, or `anonymous`.
+    /// Reads `team-a` or `key:team-a`, `cert:ci`, `signer:batch`, `user:alice`, `role:reader,admin`, or `anonymous`.
     #[must_use]
     pub fn parse(text: &str) -> Self {
         match text.split_once(':') {
             Some(("user", name)) => Self::User(name.into()),
             Some(("role", names)) => Self::Roles(names.split(',').map(|name| name.trim().into()).collect()),
             Some(("key", id)) => Self::ApiKey(id.into()),
+            Some(("cert", name)) => Self::Certificate(name.into()),
+            Some(("signer", id)) => Self::Signer(id.into()),
             _ if text == "anonymous" => Self::Headers,
             _ => Self::ApiKey(text.into()),
         }
@@ -201,12 +207,18 @@ fn walk(policy: &Policy, asked: &Asked, out: &mut Explained) -> Result<(), Stop>
         out.note("cors", may, &["routes", name, "cors"]);
     }
 
+    let certificate = match &asked.caller {
+        Caller::Certificate(name) => policy.authenticator.certificates().example(name),
+        _ => None,
+    };
     let facts = Facts {
         method: &asked.method,
         host,
         path: &path,
+        sent_path: asked.target.path(),
         query: asked.target.query(),
         headers,
+        certificate: certificate.as_ref(),
         address: asked.address,
         now: asked.now,
     };
@@ -273,7 +285,8 @@ fn who(policy: &Policy, route: &Route, asked: &Asked, facts: &Facts<'_>) -> Resu
     if let Authenticate::Anonymous(principal) = &route.authenticate {
         return Ok(Arc::clone(principal));
     }
-    let (api_key, jwt) = (route.authenticate.takes(Accepted::ApiKey), route.authenticate.takes(Accepted::Jwt));
+    let [api_key, jwt, mtls] =
+        [Accepted::ApiKey, Accepted::Jwt, Accepted::Mtls].map(|scheme| route.authenticate.takes(scheme));
     let missing = || refused(authenticate::Refusal::Missing);
     let named = |id: &str, held| {
         let scopes = words.scopes.set(asked.scopes.iter().map(String::as_str));
@@ -290,15 +303,26 @@ fn who(policy: &Policy, route: &Route, asked: &Asked, facts: &Facts<'_>) -> Resu
                 seen: &seen,
                 api_keys: &Nothing,
             };
-            authenticator.decide(&route.authenticate, facts, words, known).map_err(|undecided| match undecided {
-                Undecided::Refused(refusal) => refused(refusal),
+            authenticator.decide(&route.authenticate, facts, words, known).or_else(|undecided| match undecided {
+                Undecided::Refused(refusal) => Err(refused(refusal)),
+                // Nobody has used it here.
+                Undecided::Once(unspent) => Ok(unspent.principal),
                 // What others keep is not asked for here.
-                Undecided::Wanting(_) => refused(authenticate::Refusal::IssuerUnavailable),
+                Undecided::Wanting(_) => Err(refused(authenticate::Refusal::IssuerUnavailable)),
             })
         }
         Caller::ApiKey(id) if api_key => {
             let held = authenticator.api_keys().holder(id, asked.address, asked.now);
             held.map_err(|refusal| refused(authenticate::Refusal::ApiKey(refusal)))
+        }
+        Caller::Certificate(_) if mtls => {
+            let refused = |refusal| refused(authenticate::Refusal::Certificate(refusal));
+            let shown = facts.certificate.ok_or_else(|| refused(certificate::Refusal::Unknown))?;
+            authenticator.certificates().decide(shown, asked.now).map_err(refused)
+        }
+        Caller::Signer(id) if route.authenticate.takes(Accepted::Signature) => {
+            let holder = authenticator.signers().holder(id, asked.now);
+            holder.map_err(|refusal| refused(authenticate::Refusal::Signature(refusal)))
         }
         Caller::User(name) if jwt => {
             let held = policy.issuer.as_ref().and_then(|issuer| issuer.roles_of(name)).ok_or_else(missing)?;
@@ -308,7 +332,7 @@ fn who(policy: &Policy, route: &Route, asked: &Asked, facts: &Facts<'_>) -> Resu
             let held = list.iter().filter_map(|name| words.roles.find(name)).fold(RoleSet::default(), RoleSet::with);
             named(&format!("role:{}", list.join(",")), held)
         }
-        Caller::ApiKey(_) | Caller::User(_) => Err(missing()),
+        Caller::ApiKey(_) | Caller::Certificate(_) | Caller::Signer(_) | Caller::User(_) => Err(missing()),
     }
 }
 

@@ -34,7 +34,7 @@ use crate::exchange::{AnswerBody, Content, Core, Exchange};
 use crate::fernet_endpoint;
 use crate::head;
 use crate::policy::answer::AnswerRule;
-use crate::policy::authenticate;
+use crate::policy::authenticate::{self, Accepted, signature};
 use crate::policy::authorize::{self, Asked, Permit};
 use crate::policy::body::{self, BodyRule};
 use crate::policy::cors::{self, Earned};
@@ -46,7 +46,7 @@ use crate::policy::token::{self, Endpoint};
 use crate::policy::{Destination, Route, path};
 use crate::problem::{HeadFault, Problem, Reason, Stop};
 use crate::token_endpoint;
-use crate::types::{ClientAddress, Principal, RequestId, Scheme, Timestamp};
+use crate::types::{ClientAddress, ClientCertificate, Principal, RequestId, Scheme, Timestamp};
 
 static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 static X_OUT_OF_RANGE: HeaderName = HeaderName::from_static("x-out-of-range");
@@ -60,6 +60,7 @@ pub async fn serve(
     core: Rc<Core>,
     peer: ClientAddress,
     busy: Busy,
+    certificate: Option<Rc<ClientCertificate>>,
     is_last: bool,
     request: Request<Incoming>,
     switch: Option<&Switch>,
@@ -67,6 +68,7 @@ pub async fn serve(
     let (parts, incoming) = request.into_parts();
     let mut exchange = Exchange::begin(core, peer, busy, &parts);
     exchange.is_last = is_last;
+    exchange.certificate = certificate;
     let mut body = ClientBody::new(incoming, Rc::clone(&exchange.bytes_in), parts.headers.contains_key(header::EXPECT));
     let outcome = travel(&mut exchange, &parts, &mut body, switch).await;
     let outcome = match outcome {
@@ -140,8 +142,18 @@ async fn travel(
     // guessed faster than the limit, and a right guess behind the limit looks like a wrong one.
     let now = timestamp(exchange.began);
     let told = from_proxy.then_some(headers);
-    let facts =
-        Facts { method: &arrived.method, host, path: &path, query: arrived.uri.query(), headers, address: client, now };
+    let certificate = exchange.certificate.clone();
+    let facts = Facts {
+        method: &arrived.method,
+        host,
+        path: &path,
+        sent_path: arrived.uri.path(),
+        query: arrived.uri.query(),
+        headers,
+        certificate: certificate.as_deref(),
+        address: client,
+        now,
+    };
     let principal = match credentials::prove(&core, route, &facts).await {
         Ok(principal) => principal,
         Err(refusal) => Box::pin(unproven(exchange, route, refusal, &path, told)).await?,
@@ -162,7 +174,7 @@ async fn travel(
     // The body last: it is the dearest to look at, and only now has the caller a right to our attention.
     match &route.destination {
         Destination::Own(endpoint) if endpoint.takes_form() => {
-            let form = Box::pin(own_form(exchange, &asking, early, *endpoint, headers, body, now));
+            let form = Box::pin(own_form(exchange, &asking, early, *endpoint, &facts, body));
             form.await.map(Answer::Own)
         }
         Destination::Own(endpoint) => {
@@ -316,12 +328,11 @@ async fn own_form(
     asking: &Asking<'_>,
     early: Option<Admission>,
     endpoint: Endpoint,
-    headers: &HeaderMap,
+    facts: &Facts<'_>,
     body: &mut ClientBody,
-    now: Timestamp,
 ) -> Result<Response<Bytes>, Stop> {
     let core = Rc::clone(&exchange.core);
-    let form = match body.form(headers, core.snapshot.body_pace).await {
+    let form = match body.form(facts.headers, core.snapshot.body_pace).await {
         Ok(form) => form,
         Err(stop) => return Err(asking.refused(exchange, early.as_ref(), stop.into_oauth()).await),
     };
@@ -331,7 +342,7 @@ async fn own_form(
         Some(admission) => admission,
         None => asking.admit(exchange, Size { bytes: form.len() as u64, rows: 1 }).await?,
     };
-    let asked = token_endpoint::Asked { core: &core, headers, form: &form, id: exchange.id, now };
+    let asked = token_endpoint::Asked { core: &core, facts, form: &form, id: exchange.id };
     let answer = token_endpoint::answer(endpoint, asked).await?;
     exchange.say(admission);
     Ok(answer)
@@ -366,7 +377,7 @@ impl Asking<'_> {
         Subject {
             address: exchange.client.ip,
             principal: &self.principal.id,
-            // Each key has its own principal.
+            // Each key has its own principal; those that stand for the same one are counted together.
             api_key: &self.principal.id,
             // Where no role opens the route, those who hold the same share a window.
             role: match exchange.role {
@@ -522,6 +533,11 @@ async fn read_body(
     body: &mut ClientBody,
 ) -> Result<(Outgoing, Size), Stop> {
     let pace = exchange.core.snapshot.body_pace;
+    // Who signed has signed the body's digest, which only the whole body can be held to.
+    let signed = route.authenticate.takes(Accepted::Signature) && signature::is_shown(&arrived.headers);
+    if signed && body.is_empty() {
+        held(exchange, route, arrived, b"")?;
+    }
     let nothing = Ok((Outgoing::Empty, Size::default()));
     let Some(rule) = &route.body else {
         let empty = body.is_empty() || !exchange.http1 && Box::pin(body.ends_empty(pace)).await;
@@ -537,16 +553,33 @@ async fn read_body(
         }
         exchange.would_refuse(Problem::from(Stop::Body(refusal)).reason.slug());
         let whole = body.whole(rule.max(), pace).await?;
+        if signed {
+            held(exchange, route, arrived, &whole)?;
+        }
         let size = Size { bytes: whole.len() as u64, rows: 1 };
         return Ok((Outgoing::Whole(Some(whole)), size));
     }
-    if !rule.needs_whole() && !route.limits.needs_body {
+    if !rule.needs_whole() && !route.limits.needs_body && !signed {
         let Some(incoming) = body.take() else { return nothing };
         let stream = ClientStream::new(incoming, rule.max(), pace, Rc::clone(&exchange.bytes_in));
         return Ok((Outgoing::Stream(stream), Size::default()));
     }
     let whole = body.whole(rule.max(), pace).await?;
+    if signed {
+        held(exchange, route, arrived, &whole)?;
+    }
     judge(exchange, rule, route, &arrived.headers, whole)
+}
+
+/// Holds a body to the digest that was signed with its request.
+fn held(exchange: &mut Exchange, route: &Route, arrived: &Parts, body: &[u8]) -> Result<(), Stop> {
+    let Err(refusal) = signature::check_body(&arrived.headers, body) else { return Ok(()) };
+    let stop = Stop::Authenticate(authenticate::Refusal::Signature(refusal), Vec::new());
+    if !route.shadow.authenticate {
+        return Err(stop);
+    }
+    exchange.would_refuse(Problem::from(stop).reason.slug());
+    Ok(())
 }
 
 fn judge(

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::edge::counter::Denied;
 use crate::edge::upstream::{ClientFault, Fault};
 use crate::policy::answer::Undeclared;
-use crate::policy::authenticate::{self, api_key, jwt};
+use crate::policy::authenticate::{self, api_key, binding, certificate, jwt, signature};
 use crate::policy::path::Ambiguous;
 use crate::policy::{authorize, body, cors, limit, route, token};
 use crate::types::RequestId;
@@ -72,7 +72,17 @@ reasons! {
     ApiKeyNotYet 401 "api-key-not-yet" "The API key is not good yet";
     ApiKeyNetwork 403 "api-key-network" "The API key may not be used from here";
     ApiKeysUnavailable 503 "api-keys-unavailable" "API keys can't be looked up just now";
+    CertificateUnknown 401 "certificate-unknown" "The client certificate is not known here";
+    CertificateExpired 401 "certificate-expired" "The client certificate has expired";
+    SignatureMalformed 400 "signature-malformed" "The signature can't be read, or leaves too much open";
+    SignatureInvalid 401 "signature-invalid" "The signature is not good here";
+    SignerEnded 401 "signer-ended" "The signing key is not good at this time";
+    BodyDigest 400 "body-digest" "The body is not the one that was signed";
     TokenInvalid 401 "token-invalid" "The token is not good here";
+    TokenBinding 401 "token-binding" "The token is bound to something that was not shown";
+    ProofInvalid 401 "proof-invalid" "The proof is not good";
+    ProofReplayed 401 "proof-replayed" "The proof was used before";
+    ReplayUnknown 503 "replay-unknown" "Whether the proof was used before can't be known just now";
     TokenExpired 401 "token-expired" "The token has expired";
     TokenRevoked 401 "token-revoked" "The token was taken back";
     RevocationUnknown 503 "revocation-unknown" "Whether the token was taken back can't be known just now";
@@ -466,6 +476,10 @@ fn right(refusal: authorize::Refusal) -> Problem {
         R::Condition(Unmet::Time) => {
             (Reason::ConditionUnmet, "You may call this, but not at this time. Ask the operator when it is open.")
         }
+        R::Condition(Unmet::Certificate) => (
+            Reason::ConditionUnmet,
+            "You may call this, but only over a connection with a client certificate. Connect with yours.",
+        ),
         R::Condition(Unmet::Claims) => (
             Reason::ConditionUnmet,
             "Your roles may call this, but not with your token's claims. Ask the operator which it needs.",
@@ -505,6 +519,15 @@ fn credential(refusal: &authenticate::Refusal) -> Problem {
             "It has the form of a key and is not one of this service's. It may have been withdrawn.",
         ),
         R::ApiKey(api_key::Refusal::Expired) => Problem::new(Reason::ApiKeyExpired, "Ask the operator for a new one."),
+        R::Certificate(refusal) => bad_certificate(refusal),
+        R::Signature(refusal) => bad_signature(refusal),
+        R::Binding(refusal) => Problem::new(Reason::TokenBinding, unbound(*refusal)),
+        R::Proof(refusal) => Problem::new(Reason::ProofInvalid, refusal.detail()),
+        R::Replayed => Problem::new(Reason::ProofReplayed, "Make a new one for each request."),
+        R::ReplayUnknown => {
+            let detail = "Which proofs were used can't be looked up. Try again shortly, with a new one.";
+            Problem::new(Reason::ReplayUnknown, detail).header(header::RETRY_AFTER, "1")
+        }
         R::ApiKey(api_key::Refusal::NotYet) => {
             Problem::new(Reason::ApiKeyNotYet, "It was issued for a later time. Wait for it, or ask the operator.")
         }
@@ -541,8 +564,63 @@ fn credential(refusal: &authenticate::Refusal) -> Problem {
             jwt::Refusal::NoEnd => invalid("it has no exp"),
             jwt::Refusal::NotYet => invalid("it is not valid yet"),
             jwt::Refusal::Audience => invalid("its audience is not us"),
+            jwt::Refusal::Binding => {
+                invalid("it is bound to what can't be checked, or not bound as its issuer's must be")
+            }
             jwt::Refusal::Subject => invalid("its subject can't be used"),
         },
+    }
+}
+
+fn bad_certificate(refusal: &certificate::Refusal) -> Problem {
+    use certificate::Refusal as R;
+    match refusal {
+        R::Unknown => Problem::new(
+            Reason::CertificateUnknown,
+            "The authority that issued it is trusted, but it stands for nobody here. Ask the operator to enter it.",
+        ),
+        R::Ambiguous(one, other) => Problem::new(
+            Reason::CertificateUnknown,
+            "It could stand for more than one principal, so it stands for none. Ask the operator to tell them apart.",
+        )
+        .cause(format!("it is for certificates.{one} and certificates.{other}")),
+        R::Expired => Problem::new(Reason::CertificateExpired, "Renew it and connect again."),
+    }
+}
+
+fn bad_signature(refusal: &signature::Refusal) -> Problem {
+    use signature::Refusal as R;
+    match refusal {
+        R::Malformed(why) => {
+            Problem::new(Reason::SignatureMalformed, format!("The signature is refused because: {why} (RFC 9421)."))
+        }
+        R::Invalid(cause) => Problem::new(
+            Reason::SignatureInvalid,
+            "It is not by a known key over this very request, or not from now. Check key, clock and what was signed.",
+        )
+        .cause(*cause),
+        R::Ended => Problem::new(
+            Reason::SignerEnded,
+            "The key has expired, or is not in use yet. Ask the operator for another.",
+        ),
+        R::Digest => Problem::new(
+            Reason::BodyDigest,
+            "Send Content-Digest with sha-256 of the body as it is sent (RFC 9530), and sign it.",
+        ),
+    }
+}
+
+fn unbound(refusal: binding::Refusal) -> &'static str {
+    use binding::Refusal as R;
+    match refusal {
+        R::NoCertificate => "It is bound to a client certificate. Connect with that certificate (RFC 8705 §3).",
+        R::OtherCertificate => {
+            "It is bound to another client certificate than this connection's. Get one for this certificate."
+        }
+        R::NoProof => {
+            "It is bound to a key. Send it as `Authorization: DPoP`, with a proof of that key (RFC 9449 §7.1)."
+        }
+        R::Unbound => "It is bound to no key. Send it as `Authorization: Bearer`, or get one that is bound.",
     }
 }
 
@@ -655,6 +733,7 @@ fn refused_token(refusal: token::Refusal) -> Problem {
     use token::Refusal as R;
     match refusal {
         R::Request(why) => Problem::new(Reason::TokenRequest, why).oauth("invalid_request"),
+        R::Proof(why) => Problem::new(Reason::TokenRequest, why).oauth("invalid_dpop_proof"),
         R::GrantType => {
             Problem::new(Reason::TokenRequest, "this grant_type is not offered; the metadata lists those that are")
                 .oauth("unsupported_grant_type")

@@ -34,13 +34,14 @@ use crate::activity::{Activity, Over, Peer, Reader, Watched};
 use crate::connection_limit::{AddressPlace, ConnectionLimit, Quota, Refused};
 use crate::deadline::within;
 use crate::edge::socket::Socket;
+use crate::edge::tls;
 use crate::exchange::{AnswerBody, Core, Cores, Snapshot};
 use crate::frames::Frames;
 use crate::journey::{self, Tunnelling};
 use crate::listener::{LINGER, ListenerSettings, Listeners, ProxyProtocol};
 use crate::problem::HeadFault;
 use crate::proxy_protocol::{self, Parsed};
-use crate::types::ClientAddress;
+use crate::types::{ClientAddress, ClientCertificate};
 use crate::wire::{self, Bounds, Wire};
 
 /// How long accepting rests after an error such as "too many open files".
@@ -114,6 +115,14 @@ pub fn serve(
 
 /// A client's stream. On the heap, because it is handed on from one state of a connection to the next.
 type Client = Box<TlsStream<Socket>>;
+
+/// Whose connection it is.
+#[derive(Clone)]
+struct Caller {
+    address: ClientAddress,
+    /// The client certificate that it began with.
+    certificate: Option<Rc<ClientCertificate>>,
+}
 
 /// What became of a connection.
 enum Driven<T> {
@@ -309,10 +318,13 @@ impl Thread {
                 return;
             }
         };
+        // Read once, and nothing where there is none.
+        let caller =
+            Caller { address: ClientAddress::new(address), certificate: tls::client_certificate(stream.get_ref().1) };
         if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
-            Box::pin(self.http2(stream, ClientAddress::new(address))).await;
+            Box::pin(self.http2(stream, caller)).await;
         } else {
-            self.http1(stream, ClientAddress::new(address)).await;
+            self.http1(stream, caller).await;
         }
         drop(place);
     }
@@ -322,7 +334,7 @@ impl Thread {
     }
 
     /// Serves HTTP/1, and holds next to nothing of it while the client rests between requests.
-    async fn http1(&self, mut stream: Client, peer: ClientAddress) {
+    async fn http1(&self, mut stream: Client, peer: Caller) {
         let activity = Activity::new(true);
         let quota = self.quota();
         loop {
@@ -351,7 +363,7 @@ impl Thread {
     async fn http1_at_work(
         &self,
         stream: Client,
-        peer: &ClientAddress,
+        peer: &Caller,
         activity: &Rc<Activity>,
         quota: &Quota,
     ) -> (Client, bool) {
@@ -363,21 +375,25 @@ impl Thread {
         }
         // What the connection becomes when its last answer says so.
         let switch = Rc::new(journey::Switch::default());
-        let connection = builder
-            // Above the bounds that `wire` keeps, whose answers say why.
-            .max_header_size(self.settings.max_head * 2)
-            // What one answer may have waiting beside its last part, and how much is read at once; 400 KiB otherwise.
-            .max_buf_size(MOST_BUFFERED.max(self.settings.max_head * 2))
-            .timer(TokioTimer::new())
-            .header_read_timeout(None)
-            .serve_connection(
-                TokioIo::new(Watched::new(stream, Rc::clone(activity), Reader::Wire(wire))),
-                service_fn(|request: Request<Incoming>| {
-                    let (is_last, switch) = (quota.spend(), Rc::clone(&switch));
-                    let (core, peer, busy) = (self.core(), peer.clone(), activity.begin());
-                    async move { journey::serve(core, peer, busy, is_last, request, Some(&switch)).await }
-                }),
-            );
+        let connection =
+            builder
+                // Above the bounds that `wire` keeps, whose answers say why.
+                .max_header_size(self.settings.max_head * 2)
+                // What one answer may have waiting beside its last part, and how much is read at once; 400 KiB otherwise.
+                .max_buf_size(MOST_BUFFERED.max(self.settings.max_head * 2))
+                .timer(TokioTimer::new())
+                .header_read_timeout(None)
+                .serve_connection(
+                    TokioIo::new(Watched::new(stream, Rc::clone(activity), Reader::Wire(wire))),
+                    service_fn(|request: Request<Incoming>| {
+                        let (is_last, switch) = (quota.spend(), Rc::clone(&switch));
+                        let Caller { address, certificate } = peer.clone();
+                        let (core, busy) = (self.core(), activity.begin());
+                        async move {
+                            journey::serve(core, address, busy, certificate, is_last, request, Some(&switch)).await
+                        }
+                    }),
+                );
         // An idle HTTP/1 connection is not told at once: a request may be on its way. Its next answer
         // says `Connection: close`, and after a while without one it is closed.
         let mut connection = connection;
@@ -395,7 +411,7 @@ impl Thread {
             return (stream, true);
         }
         if let Some(fault) = fault {
-            let answer = journey::refuse(self.core(), peer.clone(), activity.begin(), HeadFault::Wire(fault));
+            let answer = journey::refuse(self.core(), peer.address.clone(), activity.begin(), HeadFault::Wire(fault));
             let written = write_answer(&mut stream, answer);
             let _ = tokio::time::timeout(LINGER, written).await;
         }
@@ -413,7 +429,7 @@ impl Thread {
         self.core().log.log().event("websocket-ended", &fields);
     }
 
-    async fn http2(&self, stream: Client, peer: ClientAddress) {
+    async fn http2(&self, stream: Client, peer: Caller) {
         let activity = Activity::new(false);
         let quota = self.quota();
         let frames = Reader::Frames(Frames::new(Instant::now()));
@@ -441,12 +457,18 @@ impl Thread {
                 TokioIo::new(Watched::new(stream, Rc::clone(&activity), frames)),
                 service_fn(|request: Request<Incoming>| {
                     let is_last = quota.spend();
-                    let (core, peer, busy) = (self.core(), peer.clone(), activity.begin());
+                    let Caller { address, certificate } = peer.clone();
+                    let (core, busy) = (self.core(), activity.begin());
                     async move {
                         if request.headers().len() > most_headers {
-                            return Ok(journey::refuse(core, peer, busy, HeadFault::Wire(wire::Fault::HeadTooLarge)));
+                            return Ok(journey::refuse(
+                                core,
+                                address,
+                                busy,
+                                HeadFault::Wire(wire::Fault::HeadTooLarge),
+                            ));
                         }
-                        journey::serve(core, peer, busy, is_last, request, None).await
+                        journey::serve(core, address, busy, certificate, is_last, request, None).await
                     }
                 }),
             );
@@ -457,7 +479,7 @@ impl Thread {
         let ended = self.drive(pin!(connection), &activity, &quota, graceful).await;
         if let Some(flood) = activity.flood().filter(|_| !matches!(ended, Driven::Ended(Ok(())))) {
             self.core().metrics.tally(self.core().thread).flooded(flood);
-            self.core().log.log().security("http2-flood", &[("kind", flood.name()), ("client", &*peer.text)]);
+            self.core().log.log().security("http2-flood", &[("kind", flood.name()), ("client", &*peer.address.text)]);
         }
     }
 

@@ -8,21 +8,23 @@ use std::time::Duration;
 
 use aws_lc_rs::rand;
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Response, header};
+use http::{HeaderValue, Response, header};
 use serde::Serialize;
 use serde_json::json;
 
-use crate::credentials::known;
+use crate::credentials::{known, spend_one};
 use crate::edge::grants::StoreLost;
 use crate::exchange::Core;
 use crate::policy::Documents;
-use crate::policy::authenticate::jwt;
+use crate::policy::authenticate::binding::Bound;
+use crate::policy::authenticate::{dpop, jwt};
+use crate::policy::facts::Facts;
 use crate::policy::token::{
     Client, Endpoint, Form, Grant, Holder, Kept, MOST_LIFETIME, PasswordGrant, RefreshToken, Refusal, TokenIssuer,
     describe, describe_refresh,
 };
 use crate::problem::Stop;
-use crate::types::{RequestId, Timestamp};
+use crate::types::{Binding, RequestId, Timestamp};
 
 /// How long a request waits for its password to be checked.
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
@@ -32,14 +34,12 @@ const LONGEST_WAIT: Duration = Duration::from_secs(2);
 pub struct Asked<'a> {
     /// What its thread has.
     pub core: &'a Rc<Core>,
-    /// Its headers.
-    pub headers: &'a HeaderMap,
+    /// What is known of it.
+    pub facts: &'a Facts<'a>,
     /// Its body.
     pub form: &'a [u8],
     /// Its name.
     pub id: RequestId,
-    /// When it came.
-    pub now: Timestamp,
 }
 
 /// Shows the keys or the metadata, to everybody.
@@ -62,7 +62,7 @@ pub async fn answer(endpoint: Endpoint, asked: Asked<'_>) -> Result<Response<Byt
     let issuer = asked.core.snapshot.policy.issuer.as_ref();
     let issuer = issuer.ok_or(Stop::Internal("a token route without an issuer"))?;
     let form = Form::parse(asked.form).map_err(Stop::Token)?;
-    let client = issuer.client(&form, asked.headers).map_err(Stop::Token)?;
+    let client = issuer.client(&form, asked.facts.headers).map_err(Stop::Token)?;
     if endpoint == Endpoint::Token {
         return grant(issuer, asked, &form, client).await;
     }
@@ -80,17 +80,20 @@ async fn grant(
     form: &Form,
     client: Option<&Client>,
 ) -> Result<Response<Bytes>, Stop> {
-    let Asked { core, id, now, .. } = asked;
+    let Asked { core, id, facts, .. } = asked;
+    let now = facts.now;
+    let grant = issuer.grant(form, client).map_err(Stop::Token)?;
+    let bound = bind(core, facts, client).await?;
     let mint =
         |holder: &Holder<'_>| issuer.mint(holder, &core.snapshot.policy.vocabulary.roles, id, now).map_err(Stop::Token);
-    match issuer.grant(form, client).map_err(Stop::Token)? {
+    match grant {
         Grant::ClientCredentials { client, scope } => {
-            said(&mint(&Holder { user: None, client: Some(client), scope: &scope, grant: "" })?)
+            said(&mint(&Holder { user: None, client: Some(client), scope: &scope, grant: "", bound })?)
         }
         Grant::Password { password, client, scope } => {
             let user = check_password(core, password).await?;
             let family = client.and_then(|client| issuer.begin(client, &user, &scope, now));
-            let mut holder = Holder { user: Some(&user), client, scope: &scope, grant: "" };
+            let mut holder = Holder { user: Some(&user), client, scope: &scope, grant: "", bound };
             let Some(family) = family else { return said(&mint(&holder)?) };
             let token = RefreshToken::first(random()?, random()?);
             let name = token.grant();
@@ -104,7 +107,8 @@ async fn grant(
             let kept = kept.ok_or(Stop::Token(Refusal::Refresh))?;
             let scope = issuer.refresh(client, &kept.family, scope.as_deref(), now).map_err(Stop::Token)?;
             let (grant, next) = (token.grant(), token.next(random()?));
-            let holder = Holder { user: Some(&kept.family.user), client: Some(client), scope: &scope, grant: &grant };
+            let user = Some(&*kept.family.user);
+            let holder = Holder { user, client: Some(client), scope: &scope, grant: &grant, bound };
             let minted = mint(&holder)?;
             let fresh =
                 core.grants.replace(token.family(), &token.digest(), &next.digest(), now).await.map_err(lost)?;
@@ -116,6 +120,28 @@ async fn grant(
             said(&minted.with_refresh(&next))
         }
     }
+}
+
+/// What the token is bound to: the key of the proof that it is asked for with, and the certificate of a client whose
+/// tokens are bound to theirs.
+async fn bind(core: &Rc<Core>, facts: &Facts<'_>, client: Option<&Client>) -> Result<Binding, Stop> {
+    let asked = client.map_or(Bound::Any, |client| client.bound);
+    let refused = |why| Stop::Token(Refusal::Proof(why));
+    let mut bound = Binding::default();
+    if facts.headers.contains_key(&dpop::HEADER) || asked == Bound::Dpop {
+        let proofs = core.snapshot.policy.authenticator.proofs();
+        let proven = dpop::decide(proofs, facts, None).map_err(|refusal| refused(refusal.detail()))?;
+        if !spend_one(core, &proven.once, facts.now).await.map_err(lost)? {
+            return Err(refused("the proof was used before; make a new one for each request"));
+        }
+        bound.key = Some(proven.key);
+    }
+    if asked == Bound::Certificate {
+        let certificate = facts.certificate.filter(|certificate| certificate.holds(facts.now));
+        let why = "this client's tokens are bound to its certificate; connect with it (RFC 8705 §3)";
+        bound.certificate = Some(certificate.ok_or(Stop::Token(Refusal::Request(why)))?.thumbprint);
+    }
+    Ok(bound)
 }
 
 /// Checks a password off the event loop, if not too many are being checked; gives back whose it is.
@@ -142,7 +168,7 @@ async fn end(core: &Core, token: &RefreshToken, now: Timestamp) -> Result<(), St
 
 /// RFC 7009: also a token that is not known, or no longer, is taken back, by doing nothing.
 async fn revoke(asked: Asked<'_>, client: &Client, token: &str) -> Result<Response<Bytes>, Stop> {
-    let Asked { core, now, .. } = asked;
+    let (core, now) = (asked.core, asked.facts.now);
     let may = |owner: &str| {
         let may = TokenIssuer::may_handle(client, owner);
         if may { Ok(()) } else { Err(Stop::Token(Refusal::NotYours)) }
@@ -166,7 +192,7 @@ async fn revoke(asked: Asked<'_>, client: &Client, token: &str) -> Result<Respon
 
 /// RFC 7662: what is not good, or not this client's to know, is inactive and nothing else.
 async fn introspect(asked: Asked<'_>, client: &Client, token: &str) -> Result<Response<Bytes>, Stop> {
-    let Asked { core, now, .. } = asked;
+    let (core, now) = (asked.core, asked.facts.now);
     let inactive = || said(&json!({ "active": false }));
     if let Some(token) = RefreshToken::parse(token) {
         let kept = core.grants.find(token.family(), now).await.map_err(lost)?;

@@ -1,7 +1,7 @@
 //! How much of a prediction a caller sees, by role, and what is not of the declared form is not passed on.
 
 use harness::client::flower;
-use harness::{Gateway, Recorder, Reply};
+use harness::{Gateway, Recorder, Reply, Worker};
 use serde_json::{Value, json};
 
 const POLICY: &str = r#"
@@ -94,4 +94,54 @@ async fn what_a_worker_says_of_a_clients_fault_passes_as_it_is() {
     let gateway = Gateway::builder().worker(&worker).policy(POLICY).start().await;
     let sent = gateway.client().predict("predictor").send().await;
     assert_eq!((sent.status, sent.json()), (400, json!({ "error": "three features, not four" })));
+}
+
+#[tokio::test]
+async fn tensors_of_the_worker_are_shaped_too() {
+    let policy = r#"
+[answers.labels]
+form = "oip-v2"
+show = "label"
+[answers.rounded]
+form = "oip-v2"
+show = "all"
+steps = 10
+[routes.infer]
+path = "/v2/models/{model}/infer"
+methods = ["POST"]
+pool = "models"
+authorize = ["reader"]
+answers = "labels"
+answers_for = { predictor = "rounded", admin = "full" }
+body = { format = "oip-v2" }
+"#;
+    let worker = Worker::start().await;
+    let gateway = Gateway::builder().worker(&worker).policy(policy).start().await;
+    let rows = json!({ "inputs": [{ "name": "features", "datatype": "FP64", "shape": [2, 4], "data": [5.1, 3.5, 1.4, 0.2, 6.0, 2.9, 4.6, 1.6] }] });
+    let ask = async |id: &str| gateway.client().post("/v2/models/iris/infer").key(id).json(&rows).send().await;
+    let of = |answer: &Value, name: &str| {
+        let outputs = answer["outputs"].as_array().expect("outputs").clone();
+        outputs.into_iter().find(|output| output["name"] == name)
+    };
+    let (label, rounded, full) = (ask("reader").await, ask("predictor").await, ask("admin").await);
+    for answer in [&label, &rounded, &full] {
+        assert_eq!(answer.status, 200, "{}", answer.text());
+    }
+    let (label, rounded, full) = (label.json(), rounded.json(), full.json());
+    assert!(of(&label, "probabilities").is_none() && of(&full, "probabilities").is_some());
+    assert_eq!(
+        of(&label, "class_name").map(|it| it["data"].clone()),
+        of(&full, "class_name").map(|it| it["data"].clone())
+    );
+    let numbers = |answer: &Value| -> Vec<f64> {
+        let data = of(answer, "probabilities").expect("it is there")["data"].clone();
+        data.as_array().expect("numbers").iter().map(|value| value.as_f64().expect("a number")).collect()
+    };
+    for (rounded, full) in numbers(&rounded).iter().zip(numbers(&full)) {
+        assert!((rounded * 10.0 - (rounded * 10.0).round()).abs() < 1e-9, "{rounded}");
+        assert!((rounded - full).abs() < 0.2, "{rounded} {full}");
+    }
+    for row in numbers(&rounded).chunks(3) {
+        assert!((row.iter().sum::<f64>() - 1.0).abs() < 1e-9, "{row:?}");
+    }
 }

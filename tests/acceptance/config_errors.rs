@@ -86,7 +86,7 @@ a = 1
 
   2.toml:1:2  plugins
     is not a key that is known here
-    help: remove it; known here: admin, answers, api_key, api_keys, assertion, client_address, clients, cors, defaults, fernet, guards, issuers, limits, listener, log, pools, reload, rights, roles, routes, schemas, store, token, users
+    help: remove it; known here: admin, answers, api_key, api_keys, assertion, certificates, client_address, clients, cors, defaults, fernet, guards, issuers, limits, listener, log, pools, proofs, reload, rights, roles, routes, schemas, signing_keys, store, token, users
 ",
     ),
 ];
@@ -690,7 +690,7 @@ secret = "hunter2"
 
   2.toml:12:1  clients.idle.secret
     is not a key that is known here
-    help: remove it; known here: all_tokens, digest, grants, lifetime, roles, scopes
+    help: remove it; known here: all_tokens, bound, digest, grants, lifetime, roles, scopes
 "#,
     ),
     (

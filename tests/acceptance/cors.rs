@@ -97,7 +97,7 @@ async fn a_preflight_is_answered_without_a_credential_a_worker_or_a_limit() {
         assert_eq!(
             granted(&answer),
             [
-                "access-control-allow-headers: Content-Type, Authorization, x-api-key".to_owned(),
+                "access-control-allow-headers: Content-Type, Authorization, DPoP, x-api-key".to_owned(),
                 "access-control-allow-methods: POST".to_owned(),
                 format!("access-control-allow-origin: {LISTED}"),
                 "access-control-max-age: 600".to_owned(),

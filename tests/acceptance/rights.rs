@@ -197,6 +197,18 @@ authorize = "authenticated"
     get().key("unknown").bearer(&good).send().await.assert_problem(401, "api-key-unknown");
     get().key("reader").bearer(&good).send().await.assert_problem(400, "credentials-disagree");
     worker.assert_untouched();
+
+    // A key can stand for whom a token names; what it may do, the first of the list says.
+    let alike = "[api_keys.reader]\nprincipal = \"user:alice\"\n";
+    let gateway = Gateway::builder().worker(&worker).policy(policy).policy(alike).start().await;
+    let get = || gateway.client().get("/both");
+    assert_eq!(get().key("reader").bearer(&gateway.signer().token(&json!({}))).send().await.status, 200);
+    let seen = worker.only();
+    assert_eq!(seen.header("x-modelgate-principal").as_deref(), Some("user:alice"));
+    assert_eq!(seen.header("x-modelgate-roles").as_deref(), Some("reader"));
+    let bob = gateway.signer().token(&json!({ "sub": "bob" }));
+    get().key("reader").bearer(&bob).send().await.assert_problem(400, "credentials-disagree");
+    get().key("admin").bearer(&good).send().await.assert_problem(400, "credentials-disagree");
 }
 
 #[tokio::test]

@@ -22,7 +22,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::PATIENCE;
-use crate::ca::TestCa;
+use crate::ca::{Issued, TestCa};
 use crate::identity;
 
 /// Makes a new connection for each request that it sends by itself.
@@ -102,6 +102,19 @@ impl Client {
     #[must_use]
     pub fn http2(address: SocketAddr) -> Self {
         Self { address, config: Arc::new(tls_config(&["h2"], &[])), http2: true }
+    }
+
+    /// The same client with a certificate of its own, and tickets of its own to come back with.
+    #[must_use]
+    pub fn presenting(&self, issued: &Issued) -> Self {
+        let mut config = ClientConfig::builder_with_provider(Arc::clone(self.config.crypto_provider()))
+            .with_protocol_versions(rustls::DEFAULT_VERSIONS)
+            .expect("versions that are known")
+            .with_root_certificates(Arc::clone(&TestCa::shared().roots))
+            .with_client_auth_cert(vec![issued.der()], issued.key_der())
+            .expect("a certificate and its key");
+        config.alpn_protocols.clone_from(&self.config.alpn_protocols);
+        Self { config: Arc::new(config), ..*self }
     }
 
     /// Begins a request.

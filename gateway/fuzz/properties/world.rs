@@ -232,7 +232,7 @@ async fn connection(core: Rc<Core>, client: Client) -> Vec<u8> {
         .serve_connection(
             TokioIo::new(Watched::new(client, Rc::clone(&activity), Reader::Wire(Wire::new(HEADS)))),
             service_fn(|request| {
-                journey::serve(Rc::clone(&core), peer.clone(), activity.begin(), false, request, None)
+                journey::serve(Rc::clone(&core), peer.clone(), activity.begin(), None, false, request, None)
             }),
         );
     let _ = Pin::new(&mut connection).await;

@@ -21,7 +21,8 @@ pub(crate) struct Options {
     method: String,
     /// The path and query, such as /predict.
     path: String,
-    /// Who asks: an API key's id (`team-a`), `user:alice`, `role:reader,admin`, or `anonymous`.
+    /// Who asks: an API key's id (`team-a`), `cert:ci` for a client certificate, `signer:batch` for a
+    /// signing key, `user:alice`, `role:reader,admin`, or `anonymous`.
     #[arg(long = "as", value_name = "WHO", default_value = "anonymous")]
     caller: String,
     /// A scope that a user or a role comes with; repeat it for more.

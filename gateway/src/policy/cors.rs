@@ -80,7 +80,7 @@ impl Cors {
         let mut headers = section.all::<String>("headers");
         if headers.is_empty() {
             // `Authorization` is never covered by a `*` (Fetch, "CORS-preflight fetch"), so it is listed.
-            headers = vec!["Content-Type".into(), "Authorization".into(), api_key_header.to_string()];
+            headers = vec!["Content-Type".into(), "Authorization".into(), "DPoP".into(), api_key_header.to_string()];
         }
         let names = |key: &str, list: &[String]| -> String {
             for (index, name) in list.iter().enumerate() {

@@ -32,7 +32,7 @@ use crate::types::Name;
 
 use answer::{AnswerRules, Answers};
 use assertion::Assertion;
-use authenticate::{Authenticate, Authenticator};
+use authenticate::{Accepted, Authenticate, Authenticator};
 use authorize::{Authorize, Rights, Vocabulary};
 use body::BodyRule;
 use cors::Cors;
@@ -350,6 +350,15 @@ impl Parts<'_> {
             Some(Destination::Fernet(_)) => Some(BodyRule::small()),
             _ => section.section("body").and_then(|body| BodyRule::compile(body, self.schemas, self.guards)),
         };
+        let grpc = self.grpc(section, destination.as_ref());
+        if authenticate.as_ref().is_some_and(|it| it.takes(Accepted::Signature)) {
+            let is_form = matches!(&destination, Some(Destination::Own(endpoint)) if endpoint.takes_form());
+            if is_form || grpc || body.as_ref().is_some_and(|body| body.max() > body::MOST_WHOLE) {
+                let reason =
+                    "takes signed requests, and the body here is never held in memory whole, as its digest needs";
+                section.mistake("authenticate", reason, "lower the body's `max` to 16MiB, or take other credentials");
+            }
+        }
         let (model, version) = (named(section, "model"), named(section, "version"));
         if authorize.as_ref().is_some_and(Authorize::needs_model) && matches!(model, Model::Unnamed) {
             let reason = "names one that is for some models, and this route names none";
@@ -366,7 +375,6 @@ impl Parts<'_> {
                 format!("names {:?} and {:?}, which count rows in different places", &*first.name, &*other.name);
             section.mistake("limits", reason, "write the same `rows_at` in both");
         }
-        let grpc = self.grpc(section, destination.as_ref());
         if section.has("answers")
             && let Some(limit) = limits.iter().find(|limit| matches!(limit.cost, Cost::Answer(_)))
         {
@@ -447,7 +455,7 @@ impl Parts<'_> {
                 section.mistake("grpc", "is written for a pool whose workers are spoken to with HTTP/1", remedy);
             }
             Some(Destination::Own(_) | Destination::Fernet(_)) => {
-                section.mistake("grpc", "stands beside `builtin`", "remove it")
+                section.mistake("grpc", "stands beside `builtin`", "remove it");
             }
             Some(Destination::Pool(_)) | None => {}
         }
@@ -480,7 +488,7 @@ impl Parts<'_> {
                 section.mistake("upgrade", "is written for a pool whose workers are spoken to with HTTP/2", remedy);
             }
             Some(Destination::Own(_) | Destination::Fernet(_)) => {
-                section.mistake("upgrade", "stands beside `builtin`", "remove it")
+                section.mistake("upgrade", "stands beside `builtin`", "remove it");
             }
             Some(Destination::Pool(_)) | None => {}
         }

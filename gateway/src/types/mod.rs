@@ -3,6 +3,7 @@
 //! Parsing only. Nothing here reads a clock, a file, a socket or another module of ours.
 
 mod address;
+mod certificate;
 mod digest;
 mod principal;
 mod rate;
@@ -13,8 +14,9 @@ mod time;
 mod token_id;
 
 pub use address::{AddressBucket, ClientAddress, Network};
+pub use certificate::ClientCertificate;
 pub use digest::Sha256;
-pub use principal::{Principal, Scheme};
+pub use principal::{Binding, Principal, Scheme};
 pub use rate::{Quotas, Rate};
 pub use request_id::{RequestId, RequestIds};
 pub use secret::Secret;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use http::HeaderValue;
 
-use super::{ClaimSet, Name, Quotas, RoleSet, ScopeSet};
+use super::{ClaimSet, Name, Quotas, RoleSet, ScopeSet, Sha256};
 
 /// How an identity was proven.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,6 +15,10 @@ pub enum Scheme {
     ApiKey,
     /// A signed token.
     Jwt,
+    /// A client certificate.
+    Certificate,
+    /// A signed request.
+    Signature,
 }
 
 impl Scheme {
@@ -25,8 +29,19 @@ impl Scheme {
             Self::Anonymous => "anonymous",
             Self::ApiKey => "api_key",
             Self::Jwt => "jwt",
+            Self::Certificate => "mtls",
+            Self::Signature => "signature",
         }
     }
+}
+
+/// What a token is bound to, so that nobody else can use it (RFC 7800).
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Binding {
+    /// The SHA-256 of a client certificate (RFC 8705 §3.1).
+    pub certificate: Option<Sha256>,
+    /// The thumbprint of a key that proofs are signed with (RFC 9449 §6.1).
+    pub key: Option<Sha256>,
 }
 
 /// The identity proven for one request. Made by `policy::authenticate` alone.
@@ -34,7 +49,7 @@ impl Scheme {
 pub struct Principal {
     /// How it was proven.
     pub scheme: Scheme,
-    /// Unique among all principals: `key:<id>`, or `<issuer's name>:<subject>` (RFC 7519 §4.1.2: a
+    /// Unique among all principals: `key:<id>`, `cert:<name>`, or `<issuer's name>:<subject>` (RFC 7519 §4.1.2: a
     /// subject is unique only within its issuer).
     pub id: Name,
     /// The roles, with those that they include.
@@ -43,6 +58,8 @@ pub struct Principal {
     pub scopes: ScopeSet,
     /// The rights whose claims the credential has.
     pub claims: ClaimSet,
+    /// What the credential is bound to.
+    pub bound: Binding,
     /// What its credential may of a limit, in place of what the policy says of its roles.
     pub quotas: Quotas,
     /// `id` for the worker.
@@ -71,6 +88,7 @@ impl Principal {
             roles: RoleSet::default(),
             scopes: ScopeSet::default(),
             claims: ClaimSet::default(),
+            bound: Binding::default(),
             quotas: Quotas::default(),
             header: HeaderValue::from_static(id),
             roles_header: HeaderValue::from_static(""),

@@ -7,6 +7,7 @@
 //! Only the token endpoints wait for Redis. It holds no token, only digests, and all of it expires.
 
 mod revoked;
+mod spent;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,10 +18,12 @@ use redis::{Cmd, Value};
 
 use super::counter::{Caller, PAGE, SharedStore, StreamReader};
 use crate::policy::authenticate::jwt::Revocations;
+use crate::policy::authenticate::once::Once;
 use crate::policy::token::{Kept, MOST_LIFETIME};
-use crate::types::{Sha256, Timestamp, TokenId};
+use crate::types::{RequestId, Sha256, Timestamp, TokenId};
 
 use revoked::Revoked;
+use spent::Spent;
 
 /// How often Redis is asked what was added.
 const EVERY: Duration = Duration::from_millis(250);
@@ -45,6 +48,11 @@ if newest ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[1], ARGV[2] .. string.sub(kept, 33), 'KEEPTTL')
 return 1";
 
+/// Takes what may be used once, and says whether it was free. Asked twice by one request, it says the same twice.
+const SPEND: &str = "if redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then return 1 end
+if redis.call('GET', KEYS[1]) == ARGV[1] then return 1 end
+return 0";
+
 /// The store did not answer, or has no room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StoreLost;
@@ -53,6 +61,7 @@ pub struct StoreLost;
 pub struct SharedGrants {
     store: Arc<SharedStore>,
     revoked: Revoked,
+    spent: Spent,
     /// Milliseconds for which nobody has known what was revoked.
     unknown: AtomicU64,
     families: Mutex<HashMap<[u8; 32], Kept>>,
@@ -80,7 +89,13 @@ impl SharedGrants {
     pub fn new(store: Arc<SharedStore>) -> Self {
         // What Redis holds is not known before it was read.
         let unknown = if store.is_redis() { u64::MAX } else { 0 };
-        Self { store, revoked: Revoked::default(), unknown: unknown.into(), families: Mutex::default() }
+        Self {
+            store,
+            revoked: Revoked::default(),
+            spent: Spent::default(),
+            unknown: unknown.into(),
+            families: Mutex::default(),
+        }
     }
 
     /// Forgets what has ended in this process.
@@ -103,8 +118,12 @@ impl SharedGrants {
     }
 
     fn family_key(&self, family: &Sha256) -> Vec<u8> {
-        let mut key = self.store.key("refresh:").into_bytes();
-        key.extend(family.to_string().into_bytes().split_off("sha256:".len()));
+        self.digest_key("refresh:", family)
+    }
+
+    fn digest_key(&self, kind: &str, digest: &Sha256) -> Vec<u8> {
+        let mut key = self.store.key(kind).into_bytes();
+        key.extend(digest.to_string().into_bytes().split_off("sha256:".len()));
         key
     }
 }
@@ -141,6 +160,28 @@ impl Grants {
         let mut command = redis::cmd("EVAL");
         command.arg(REVOKE).arg(1).arg(self.shared.list_key()).arg(id.to_bytes().as_slice()).arg(until.secs());
         self.call(command.arg(millis(KEPT_FOR))).await.map(|_| ())
+    }
+
+    /// Takes what may be used once, for a request; says whether nobody has before. Where `local`, what this process
+    /// remembers decides while Redis does not answer.
+    ///
+    /// # Errors
+    /// [`StoreLost`], also where there is no room.
+    pub async fn spend(&self, once: &Once, by: RequestId, local: bool, now: Timestamp) -> Result<bool, StoreLost> {
+        let life = once.until.micros().saturating_sub(now.micros()) / 1000;
+        if self.shared.store.is_redis() {
+            let key = self.shared.digest_key("once:", &once.name);
+            let mut command = redis::cmd("EVAL");
+            command.arg(SPEND).arg(1).arg(key).arg(by.as_str()).arg(life.max(1));
+            match self.call(&command).await {
+                Ok(answer) if !local => return Ok(answer == Value::Int(1)),
+                // What Redis does not know because it was away is known here.
+                Ok(answer) => return Ok(self.shared.spent.take(once, now)? && answer == Value::Int(1)),
+                Err(lost) if !local => return Err(lost),
+                Err(_) => {}
+            }
+        }
+        self.shared.spent.take(once, now)
     }
 
     /// Keeps a new family.

@@ -8,6 +8,7 @@ mod certificate;
 mod client;
 mod ocsp;
 mod outgoing;
+mod peer;
 mod reload;
 mod resolver;
 
@@ -26,6 +27,7 @@ use crate::types::{Name, Secret};
 use certificate::{Certificate, Material};
 use client::{ClientCertificates, Trust};
 pub use outgoing::towards;
+pub use peer::certificate as client_certificate;
 pub use reload::Event;
 use resolver::Resolver;
 

@@ -184,9 +184,9 @@ fn fate(name: &str) -> Fate {
             let named = matches!(name, "x-request-id" | "x-forwarded" | "x-method-override" | "x-user");
             if named || PREFIXES.iter().any(is_ours) { Fate::Ours } else { Fate::Passes }
         }
-        Some(b'a' | b'h' | b'f' | b'e' | b'm' | b't' | b'c' | b'r' | b'k' | b'p' | b'u') => match name {
-            "authorization" | "host" | "forwarded" | "expect" | "max-forwards" | "true-client-ip"
-            | "cf-connecting-ip" | "remote-user" => Fate::Ours,
+        Some(b'a' | b'd' | b's' | b'h' | b'f' | b'e' | b'm' | b't' | b'c' | b'r' | b'k' | b'p' | b'u') => match name {
+            "authorization" | "dpop" | "signature" | "signature-input" | "host" | "forwarded" | "expect"
+            | "max-forwards" | "true-client-ip" | "cf-connecting-ip" | "remote-user" => Fate::Ours,
             "connection"
             | "keep-alive"
             | "proxy-connection"

@@ -1,4 +1,4 @@
-//! Conditions of a right on where a request comes from and when.
+//! Conditions of a right on where a request comes from, how, and when.
 
 use super::Unmet;
 use crate::policy::facts::Facts;
@@ -61,16 +61,17 @@ impl Hours {
     }
 }
 
-/// Where from and when; all of it must hold.
+/// Where from, how and when; all of it must hold.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Condition {
+    mtls: bool,
     networks: Box<[Network]>,
     hours: Option<Hours>,
     days: Box<[Day]>,
 }
 
 impl Condition {
-    /// Reads `networks`, `hours` and `days`.
+    /// Reads `networks`, `hours`, `days` and `mtls`.
     pub(super) fn compile(section: &Section<'_>) -> Self {
         let hours = section.optional::<String>("hours").and_then(|text| {
             let hours = Hours::parse(&text);
@@ -85,16 +86,25 @@ impl Condition {
                 section.mistake(key, "is empty, so nobody ever has the right", "remove it, or name some");
             }
         }
-        Self { networks: section.all("networks").into(), hours, days: section.all("days").into() }
+        let mtls = section.or("mtls", true);
+        if !mtls {
+            let remedy = "remove it, or write true to ask for a client certificate";
+            section.mistake("mtls", "is false, and no right is for those alone who have no certificate", remedy);
+        }
+        let (networks, days) = (section.all("networks").into(), section.all("days").into());
+        Self { mtls: section.has("mtls"), networks, hours, days }
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.networks.is_empty() && self.hours.is_none() && self.days.is_empty()
+        !self.mtls && self.networks.is_empty() && self.hours.is_none() && self.days.is_empty()
     }
 
     pub(super) fn decide(&self, facts: &Facts<'_>) -> Result<(), Unmet> {
         if !self.networks.is_empty() && !self.networks.iter().any(|network| network.contains(facts.address)) {
             return Err(Unmet::Network);
+        }
+        if self.mtls && !facts.certificate.is_some_and(|certificate| certificate.holds(facts.now)) {
+            return Err(Unmet::Certificate);
         }
         if self.hours.is_none() && self.days.is_empty() {
             return Ok(());
@@ -113,6 +123,9 @@ impl Condition {
     pub(super) fn describe(&self, said: &mut Vec<String>) {
         if !self.networks.is_empty() {
             said.push(format!("from {}", self.networks.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")));
+        }
+        if self.mtls {
+            said.push("with a client certificate".into());
         }
         if let Some(Hours { from, until }) = self.hours {
             said.push(format!("{:02}:{:02}-{:02}:{:02} UTC", from / 60, from % 60, until / 60, until % 60));
@@ -148,8 +161,10 @@ mod tests {
             method: &method,
             host: "",
             path: "/",
+            sent_path: "/",
             query: None,
             headers: &headers,
+            certificate: None,
             address: IpAddr::from(address),
             now: Timestamp::parse(at).expect("an instant"),
         })

@@ -16,7 +16,7 @@ use super::authenticate::Authenticate;
 use super::facts::Facts;
 use super::shadow::Shadow;
 use crate::settings::Section;
-use crate::types::{ClaimSet, Name, Principal, Quotas, Role, RoleSet, Scheme, ScopeSet};
+use crate::types::{Binding, ClaimSet, Name, Principal, Quotas, Role, RoleSet, Scheme, ScopeSet};
 
 pub use claims::{ClaimRules, descend};
 pub use right::{Right, Rights, Who};
@@ -60,6 +60,7 @@ impl Vocabulary {
             roles_header: HeaderValue::try_from(self.roles.list(roles)).unwrap_or(HeaderValue::from_static("")),
             scopes,
             claims,
+            bound: Binding::default(),
             quotas: Quotas::default(),
         })
     }
@@ -235,6 +236,8 @@ pub enum Unmet {
     Network,
     /// It is another time of day, or another day.
     Time,
+    /// Its connection has no client certificate.
+    Certificate,
 }
 
 /// A refusal as it is told.
@@ -335,7 +338,8 @@ mod tests {
         let headers = HeaderMap::new();
         let now = Timestamp::from_secs(1_800_000_000);
         let (host, path, query, address) = ("", "/", None, IpAddr::from([192, 0, 2, 1]));
-        let facts = Facts { method, host, path, query, headers: &headers, address, now };
+        let facts =
+            Facts { method, host, path, sent_path: path, query, headers: &headers, certificate: None, address, now };
         rule.decide(who, &Asked { model, version, facts: &facts }).map(|permit| permit.right().cloned())
     }
 

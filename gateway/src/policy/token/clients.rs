@@ -10,6 +10,7 @@ use http::HeaderMap;
 use super::form::{Form, Presented};
 use super::users::Users;
 use super::{MOST_LIFETIME, Refusal};
+use crate::policy::authenticate::binding::Bound;
 use crate::policy::authorize::Roles;
 use crate::settings::{Named, Section};
 use crate::types::{Name, RoleSet, Sha256};
@@ -71,6 +72,8 @@ pub struct Client {
     pub(super) lifetime: Option<Duration>,
     /// Whether it may ask about, and revoke, what others were given.
     pub all_tokens: bool,
+    /// What its tokens are bound to.
+    pub bound: Bound,
 }
 
 impl Client {
@@ -201,6 +204,7 @@ impl Client {
         if lifetime.is_some_and(|lifetime| lifetime > MOST_LIFETIME || lifetime < Duration::from_secs(1)) {
             section.mistake("lifetime", "is not between a second and a day", "write at most \"1d\"");
         }
+        let bound = section.or("bound", Bound::Any);
         Some(Self {
             name,
             digest: digest?,
@@ -209,6 +213,7 @@ impl Client {
             grants: grants.into(),
             lifetime,
             all_tokens,
+            bound,
         })
     }
 }

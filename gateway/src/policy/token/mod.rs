@@ -17,10 +17,12 @@ use jsonwebtoken::{EncodingKey, Header};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
+use super::authenticate::binding::Bound;
+use super::authenticate::dpop;
 use super::authenticate::jwt::VerifyKey;
 use super::authorize::Roles;
 use crate::settings::{Named, Section};
-use crate::types::{RequestId, RoleSet, Timestamp};
+use crate::types::{Binding, RequestId, RoleSet, Timestamp};
 
 pub use clients::{Client, GrantType, compose_secret, is_client_name};
 use clients::{Clients, narrow};
@@ -195,8 +197,14 @@ impl TokenIssuer {
             "response_types_supported": ["none"],
             "grant_types_supported": self.grant_types(),
             "token_endpoint_auth_methods_supported": methods,
+            // RFC 9449 §5.1.
+            "dpop_signing_alg_values_supported": dpop::algorithms().collect::<Vec<_>>(),
         });
         let mut add = |name: &str, value: Value| document.as_object_mut().and_then(|it| it.insert(name.into(), value));
+        if self.clients.iter().any(|client| client.bound == Bound::Certificate) {
+            // RFC 8705 §3.3.
+            add("tls_client_certificate_bound_access_tokens", json!(true));
+        }
         let scopes = self.clients.scopes();
         if !scopes.is_empty() {
             add("scopes_supported", json!(scopes));
@@ -345,12 +353,13 @@ impl TokenIssuer {
             scope: holder.scope,
             gty: if holder.user.is_none() { CLIENT_CREDENTIALS } else { "" },
             grant_id: holder.grant,
+            cnf: Confirmation::of(&holder.bound),
         };
         let key = self.keys.verify.first().ok_or(Refusal::Signing)?;
         let access_token = sign(&claims, key, &self.keys.signing)?;
         Ok(Minted {
             access_token,
-            token_type: "Bearer",
+            token_type: if holder.bound.key.is_some() { "DPoP" } else { "Bearer" },
             expires_in: lifetime,
             scope: holder.scope.to_owned(),
             refresh_token: None,
@@ -452,6 +461,25 @@ pub struct Holder<'a> {
     pub scope: &'a str,
     /// The family that it stems from; empty where there is none.
     pub grant: &'a str,
+    /// What it is bound to.
+    pub bound: Binding,
+}
+
+/// `cnf` (RFC 7800 §3.1).
+#[derive(Serialize)]
+struct Confirmation {
+    #[serde(rename = "x5t#S256", skip_serializing_if = "Option::is_none")]
+    certificate: Option<String>,
+    #[serde(rename = "jkt", skip_serializing_if = "Option::is_none")]
+    key: Option<String>,
+}
+
+impl Confirmation {
+    fn of(bound: &Binding) -> Option<Self> {
+        let Binding { certificate, key } = bound;
+        let written = |thumbprint: &Option<_>| thumbprint.as_ref().map(dpop::write_thumbprint);
+        (certificate.is_some() || key.is_some()).then(|| Self { certificate: written(certificate), key: written(key) })
+    }
 }
 
 #[derive(Serialize)]
@@ -470,6 +498,8 @@ struct Claims<'a> {
     gty: &'a str,
     #[serde(skip_serializing_if = "str::is_empty")]
     grant_id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cnf: Option<Confirmation>,
 }
 
 /// A token response (RFC 6749 §5.1).
@@ -495,9 +525,10 @@ impl Minted {
 /// What introspection says of a good access token (RFC 7662 §2.2).
 #[must_use]
 pub fn describe(claims: &Map<String, Value>) -> Value {
-    let mut said = json!({ "active": true, "token_type": "Bearer" });
+    let is_proven = claims.get("cnf").is_some_and(|cnf| cnf.get("jkt").is_some());
+    let mut said = json!({ "active": true, "token_type": if is_proven { "DPoP" } else { "Bearer" } });
     if let Some(said) = said.as_object_mut() {
-        for name in ["iss", "sub", "aud", "client_id", "iat", "exp", "jti", "scope", "roles"] {
+        for name in ["iss", "sub", "aud", "client_id", "iat", "exp", "jti", "scope", "roles", "cnf"] {
             said.extend(claims.get(name).map(|value| (name.to_owned(), value.clone())));
         }
         if claims.get("gty").is_none() {
@@ -525,6 +556,8 @@ pub fn describe_refresh(family: &Family) -> Value {
 pub enum Refusal {
     /// `invalid_request`, and what is wrong with it.
     Request(&'static str),
+    /// `invalid_dpop_proof`, and what is wrong with it (RFC 9449 §5).
+    Proof(&'static str),
     /// `unsupported_grant_type`.
     GrantType,
     /// `invalid_scope`: more than this client, or anybody, may have.

@@ -282,7 +282,8 @@ impl PolicyKey {
         });
         let quotas = own_quotas(section, limits);
         let (digest, owner) = (digest?, owner?);
-        let mut principal = words.principal(Scheme::ApiKey, &principal_id(&id), held, scopes, ClaimSet::default())?;
+        let named = super::principal_of(section, principal_id(&id));
+        let mut principal = words.principal(Scheme::ApiKey, &named, held, scopes, ClaimSet::default())?;
         let rates = quotas.iter().filter_map(|(name, quota)| {
             let limit = limits.get(name.as_str())?;
             Some((limit.index, limit.own_rate(*quota)))

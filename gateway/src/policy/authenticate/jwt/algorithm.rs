@@ -21,7 +21,8 @@ impl Named for JwtAlgorithm {
 }
 
 impl JwtAlgorithm {
-    pub(super) fn parse(name: &str) -> Option<Self> {
+    /// The one of that name, which a token says.
+    pub(in crate::policy::authenticate) fn parse(name: &str) -> Option<Self> {
         Self::NAMES.iter().find(|(known, _)| *known == name).map(|(_, algorithm)| *algorithm)
     }
 

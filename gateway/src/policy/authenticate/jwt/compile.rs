@@ -9,6 +9,7 @@ use super::algorithm::JwtAlgorithm;
 use super::issuer::{Introspection, Issuer, KeySource, Place, Publication};
 use super::jwk;
 use super::key::{VerifyKey, public_key, strong_secret};
+use crate::policy::authenticate::binding::Bound;
 use crate::policy::authorize::{Roles, Vocabulary};
 use crate::settings::{Named, Section};
 use crate::types::RoleSet;
@@ -37,7 +38,7 @@ impl Named for Introspected {
 impl Issuer {
     pub(super) fn compile(section: &Section<'_>, words: &Vocabulary) -> Option<Self> {
         let name = section.name();
-        if matches!(&*name, "key" | "user" | "client" | "anonymous") {
+        if matches!(&*name, "key" | "user" | "client" | "cert" | "signer" | "anonymous") {
             section.mistake_here(
                 format!("is called {name:?}, which already means another kind of principal"),
                 "give it another name",
@@ -74,6 +75,7 @@ impl Issuer {
                 "write at most \"60s\"",
             );
         }
+        let bound = section.or("bound", Bound::Any);
         let keys = if has_keys || introspection.is_none() {
             compile_keys(section, iss.as_deref(), &algorithms)
         } else {
@@ -94,6 +96,7 @@ impl Issuer {
             roles_map: section.section("roles_map").map(|map| compile_map(map, &words.roles)),
             scopes_claim: section.optional::<String>("scopes_claim").map(Into::into),
             leeway: leeway.as_secs(),
+            bound,
             keys: keys?,
             ca: ca.map(Into::into),
             introspection: introspection.map(|section| compile_introspection(section, has_keys)),

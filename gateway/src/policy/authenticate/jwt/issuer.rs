@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 use super::Refusal;
 use super::algorithm::JwtAlgorithm;
 use super::key::VerifyKey;
+use crate::policy::authenticate::binding::{self, Bound};
 use crate::policy::authorize::{Vocabulary, descend};
 use crate::policy::token::{CLIENT_CREDENTIALS, TokenIssuer};
 use crate::types::{Name, Principal, RoleSet, Scheme, Secret, Timestamp};
@@ -83,6 +84,8 @@ pub(super) struct Issuer {
     /// `scope`, or `scp` where there is none, if absent.
     pub(super) scopes_claim: Option<Box<str>>,
     pub(super) leeway: u64,
+    /// What its tokens must be bound to.
+    pub(super) bound: Bound,
     pub(super) keys: KeySource,
     /// Who vouches for its hosts, in PEM; the system's authorities where absent.
     pub(super) ca: Option<Box<[u8]>>,
@@ -105,6 +108,7 @@ impl Issuer {
             roles_map: None,
             scopes_claim: None,
             leeway: 0,
+            bound: Bound::Any,
             keys: KeySource::Fixed(own.verify_keys().to_vec()),
             ca: None,
             introspection: None,
@@ -212,8 +216,9 @@ impl Issuer {
         let scopes = words.scopes.set(named_words(scopes));
         let is_client = self.is_own && claims.get("gty").and_then(Value::as_str) == Some(CLIENT_CREDENTIALS);
         let id = format!("{}:{subject}", if is_client { "client" } else { &*self.name });
+        let bound = binding::read(claims).filter(|bound| self.bound.is_met(bound)).ok_or(Refusal::Binding)?;
         let principal = words.principal(Scheme::Jwt, &id, held, scopes, words.claims.met(claims));
-        principal.map(Arc::new).ok_or(Refusal::Subject)
+        principal.map(|principal| Arc::new(Principal { bound, ..principal })).ok_or(Refusal::Subject)
     }
 }
 

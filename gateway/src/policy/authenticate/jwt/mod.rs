@@ -35,7 +35,7 @@ pub use outside::{Introspected, Introspections, Keys, Proven, Published};
 pub use own::{OwnToken, Revocations};
 
 use issuer::{Issuer, KeySource};
-use parts::Parts;
+pub(super) use parts::Parts;
 
 /// The longest token that is looked at, in bytes.
 const MOST_TOKEN: usize = 8 << 10;
@@ -307,6 +307,8 @@ pub enum Refusal {
     Audience,
     /// It names no usable subject.
     Subject,
+    /// It is bound to what can't be checked here, or not to what its issuer's tokens must be bound to.
+    Binding,
     /// It was taken back.
     Revoked,
     /// Whether it was taken back is not known.

@@ -8,15 +8,15 @@ use super::{MOST_TOKEN, Refusal};
 use crate::policy::json;
 
 /// A compact JWS, split and decoded, not verified.
-pub(super) struct Parts<'t> {
-    pub(super) header: Map<String, Value>,
-    pub(super) claims: Map<String, Value>,
-    pub(super) signed: &'t [u8],
-    pub(super) signature: &'t str,
+pub(in crate::policy::authenticate) struct Parts<'t> {
+    pub(in crate::policy::authenticate) header: Map<String, Value>,
+    pub(in crate::policy::authenticate) claims: Map<String, Value>,
+    pub(in crate::policy::authenticate) signed: &'t [u8],
+    pub(in crate::policy::authenticate) signature: &'t str,
 }
 
 impl<'t> Parts<'t> {
-    pub(super) fn read(token: &'t [u8]) -> Result<Self, Refusal> {
+    pub(in crate::policy::authenticate) fn read(token: &'t [u8]) -> Result<Self, Refusal> {
         if token.len() > MOST_TOKEN {
             return Err(Refusal::Malformed);
         }
