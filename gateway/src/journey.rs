@@ -652,11 +652,11 @@ fn finish(mut exchange: Box<Exchange>, outcome: Result<Answer, Problem>) -> Resp
             exchange.cause = problem.cause.take();
             problem.close &= exchange.http1;
             exchange.status = problem.reason.status().as_u16();
-            let is_grpc = !exchange.http1
-                && exchange
-                    .route
-                    .and_then(|id| exchange.core.snapshot.policy.route(id))
-                    .is_some_and(|route| route.grpc);
+            let route = exchange.route.and_then(|id| exchange.core.snapshot.policy.route(id));
+            let is_grpc = !exchange.http1 && route.is_some_and(|route| route.grpc);
+            if route.and_then(|route| route.body.as_ref()).is_some_and(BodyRule::is_oip) {
+                problem = problem.with_error();
+            }
             let response = if is_grpc { problem.into_grpc() } else { problem.into_response(exchange.id) };
             let (head, body) = response.into_parts();
             (head, Content::Whole(Some(body)))

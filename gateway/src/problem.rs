@@ -295,6 +295,13 @@ impl Problem {
         &self.detail
     }
 
+    /// Says the same once more in the member that clients of the Open Inference Protocol read.
+    #[must_use]
+    pub fn with_error(self) -> Self {
+        let error = Value::from(&*self.detail);
+        self.member("error", error)
+    }
+
     /// The body, written in one go: who floods is answered with these.
     fn body(&self, id: RequestId) -> Vec<u8> {
         let mut body = Vec::with_capacity(512);

@@ -2141,7 +2141,7 @@ fn every_file_that_is_shipped_loads() {
         .collect();
     names.sort();
     // The cases are held against the policy in `ask`.
-    let expected = ["gateway.toml", "model-worker.toml", "policy.tests.toml", "policy.toml"];
+    let expected = ["gateway.toml", "model-worker.toml", "oip-v2.toml", "policy.tests.toml", "policy.toml"];
     assert_eq!(names, expected, "each is loaded by a test");
 
     let directory = tempfile::tempdir().expect("a directory");
@@ -2149,8 +2149,9 @@ fn every_file_that_is_shipped_loads() {
     for name in ["config", "certs", "certs/dev"] {
         std::fs::create_dir(here(name)).expect("a directory");
     }
-    for name in ["gateway.toml", "policy.toml"] {
-        std::fs::copy(shipped().join(name), here("config").join(name)).expect("a copy");
+    let files = ["config/gateway.toml", "config/policy.toml", "config/oip-v2.toml"];
+    for name in files {
+        std::fs::copy(shipped().join("..").join(name), here(name)).expect("a copy");
     }
     let ca = TestCa::shared();
     for (name, text) in
@@ -2161,6 +2162,13 @@ fn every_file_that_is_shipped_loads() {
     let output = gateway(directory.path(), &["check"]);
     assert_eq!(String::from_utf8_lossy(&output.stderr), "");
     let said = "The configuration is good: 7 routes, 1 pools, limits counted in memory.\n";
+    assert_eq!((String::from_utf8_lossy(&output.stdout).as_ref(), output.status.code()), (said, Some(0)));
+
+    // That for the Open Inference Protocol is laid over these.
+    let laid_over = files.iter().flat_map(|file| ["--config", file]);
+    let output = gateway(directory.path(), &std::iter::once("check").chain(laid_over).collect::<Vec<_>>());
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+    let said = "The configuration is good: 23 routes, 3 pools, limits counted in memory.\n";
     assert_eq!((String::from_utf8_lossy(&output.stdout).as_ref(), output.status.code()), (said, Some(0)));
 }
 

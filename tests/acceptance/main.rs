@@ -27,6 +27,7 @@ mod limits;
 mod listener;
 mod mtls;
 mod oauth;
+mod open_inference;
 
 mod pools;
 mod problems;

@@ -79,6 +79,15 @@ impl TestCa {
         self.issue_with(&KeyPair::generate().expect("a key can be made"), hosts, adjust)
     }
 
+    /// One more server's certificate with a name of its own, for clients with OpenSSL: it takes whoever is called as its
+    /// issuer for its own issuer.
+    #[must_use]
+    pub fn issue_named(&self) -> Issued {
+        self.issue(&["localhost", "127.0.0.1"], |params| {
+            params.distinguished_name.push(rcgen::DnType::CommonName, "gateway");
+        })
+    }
+
     /// One more certificate of the CA for these hosts and this key.
     pub fn issue_with(&self, key: &KeyPair, hosts: &[&str], adjust: impl FnOnce(&mut CertificateParams)) -> Issued {
         let hosts: Vec<String> = hosts.iter().map(|host| (*host).to_owned()).collect();

@@ -17,11 +17,7 @@ pub(crate) async fn signing(algorithm: &str, worker: &Recorder) -> Gateway {
         "ES256" => Ok(Signer::es256().private()),
         _ => Ok(Signer::rs256().private()),
     };
-    // With a name of its own: OpenSSL takes whoever is called as its issuer for its own issuer.
-    let own_name = |params: &mut rcgen::CertificateParams| {
-        params.distinguished_name.push(rcgen::DnType::CommonName, "gateway");
-    };
-    let issued = TestCa::shared().issue(&["localhost"], own_name);
+    let issued = TestCa::shared().issue_named();
     let overlay = format!(
         "[token]\nalgorithm = \"{algorithm}\"\nsigning_key = {{ file = \"own.key\" }}\n\
          [listener]\ncertificate = \"own.pem\"\nprivate_key = {{ file = \"tls.key\" }}\n"

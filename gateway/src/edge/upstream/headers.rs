@@ -122,7 +122,7 @@ impl<'a> Forwarded<'a> {
             if *name == header::ACCEPT_ENCODING && told.is_read_here {
                 continue;
             }
-            if self.told.is_rewritten && DIGESTS.contains(&text) {
+            if told.is_rewritten && DIGESTS.contains(&text) {
                 continue;
             }
             if *name == header::COOKIE {

@@ -203,6 +203,12 @@ impl BodyRule {
         self.format != Format::Opaque
     }
 
+    /// Whether the body is a request of the Open Inference Protocol.
+    #[must_use]
+    pub fn is_oip(&self) -> bool {
+        self.format == Format::Oip
+    }
+
     /// Whether the body must be there whole before it can be judged.
     #[must_use]
     pub fn needs_whole(&self) -> bool {
