@@ -47,7 +47,7 @@ const EXCEPTIONS: &[(&str, &str, &str)] = &[
     ("policy::body", "policy::token", "the one bound for the form of the token endpoint"),
 ];
 /// What every stage may use.
-const SHARED: [&str; 4] = ["policy::path", "policy::json", "policy::facts", "policy::shadow"];
+const SHARED: [&str; 5] = ["policy::path", "policy::json", "policy::facts", "policy::shadow", "policy::unknown"];
 
 /// What pure decisions never name: the outside world, time and chance.
 const IMPURE: [&str; 14] = [

@@ -142,7 +142,8 @@ async fn travel(
     // guessed faster than the limit, and a right guess behind the limit looks like a wrong one.
     let now = timestamp(exchange.began);
     let told = from_proxy.then_some(headers);
-    let certificate = exchange.certificate.clone();
+    // A trusted proxy's certificate proves the proxy, not the client behind it.
+    let certificate = exchange.certificate.clone().filter(|_| !from_proxy);
     let facts = Facts {
         method: &arrived.method,
         host,
@@ -551,7 +552,7 @@ async fn read_body(
     // Who signed has signed the body's digest, which only the whole body can be held to.
     let signed = route.authenticate.takes(Accepted::Signature) && signature::is_shown(&arrived.headers);
     if signed && body.is_empty() {
-        held(exchange, route, arrived, b"")?;
+        held(arrived, b"")?;
     }
     let nothing = Ok((Outgoing::Empty, Size::default()));
     let Some(rule) = &route.body else {
@@ -569,7 +570,7 @@ async fn read_body(
         exchange.would_refuse(Problem::from(Stop::Body(refusal)).reason.slug());
         let whole = body.whole(rule.max(), pace).await?;
         if signed {
-            held(exchange, route, arrived, &whole)?;
+            held(arrived, &whole)?;
         }
         let size = Size { bytes: whole.len() as u64, rows: 1 };
         return Ok((Outgoing::Whole(Some(whole)), size));
@@ -581,20 +582,16 @@ async fn read_body(
     }
     let whole = body.whole(rule.max(), pace).await?;
     if signed {
-        held(exchange, route, arrived, &whole)?;
+        held(arrived, &whole)?;
     }
     judge(exchange, rule, route, &arrived.headers, whole)
 }
 
 /// Holds a body to the digest that was signed with its request.
-fn held(exchange: &mut Exchange, route: &Route, arrived: &Parts, body: &[u8]) -> Result<(), Stop> {
-    let Err(refusal) = signature::check_body(&arrived.headers, body) else { return Ok(()) };
-    let stop = Stop::Authenticate(authenticate::Refusal::Signature(refusal), Vec::new());
-    if !route.shadow.authenticate {
-        return Err(stop);
-    }
-    exchange.would_refuse(Problem::from(stop).reason.slug());
-    Ok(())
+fn held(arrived: &Parts, body: &[u8]) -> Result<(), Stop> {
+    // Also where credentials are only tried out: nobody has signed this body, and it would go on in somebody's name.
+    let refused = |refusal| Stop::Authenticate(authenticate::Refusal::Signature(refusal), Vec::new());
+    signature::check_body(&arrived.headers, body).map_err(refused)
 }
 
 fn judge(

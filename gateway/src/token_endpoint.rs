@@ -17,6 +17,7 @@ use crate::edge::grants::StoreLost;
 use crate::exchange::Core;
 use crate::policy::Documents;
 use crate::policy::authenticate::binding::Bound;
+use crate::policy::authenticate::once::Once;
 use crate::policy::authenticate::{dpop, jwt};
 use crate::policy::facts::Facts;
 use crate::policy::token::{
@@ -83,15 +84,19 @@ async fn grant(
     let Asked { core, id, facts, .. } = asked;
     let now = facts.now;
     let grant = issuer.grant(form, client).map_err(Stop::Token)?;
-    let bound = bind(core, facts, client).await?;
+    let (bound, once) = bind(core, facts, client)?;
+    // Once it is known that whoever shows the proof may have a token: strangers fill no memory with proofs.
+    let spend = async || spend(core, once.as_ref(), now).await;
     let mint =
         |holder: &Holder<'_>| issuer.mint(holder, &core.snapshot.policy.vocabulary.roles, id, now).map_err(Stop::Token);
     match grant {
         Grant::ClientCredentials { client, scope } => {
+            spend().await?;
             said(&mint(&Holder { user: None, client: Some(client), scope: &scope, grant: "", bound })?)
         }
         Grant::Password { password, client, scope } => {
             let user = check_password(core, password).await?;
+            spend().await?;
             let family = client.and_then(|client| issuer.begin(client, &user, &scope, now));
             let mut holder = Holder { user: Some(&user), client, scope: &scope, grant: "", bound };
             let Some(family) = family else { return said(&mint(&holder)?) };
@@ -106,6 +111,7 @@ async fn grant(
             let kept = core.grants.find(token.family(), now).await.map_err(lost)?;
             let kept = kept.ok_or(Stop::Token(Refusal::Refresh))?;
             let scope = issuer.refresh(client, &kept.family, scope.as_deref(), now).map_err(Stop::Token)?;
+            spend().await?;
             let (grant, next) = (token.grant(), token.next(random()?));
             let user = Some(&*kept.family.user);
             let holder = Holder { user, client: Some(client), scope: &scope, grant: &grant, bound };
@@ -123,25 +129,32 @@ async fn grant(
 }
 
 /// What the token is bound to: the key of the proof that it is asked for with, and the certificate of a client whose
-/// tokens are bound to theirs.
-async fn bind(core: &Rc<Core>, facts: &Facts<'_>, client: Option<&Client>) -> Result<Binding, Stop> {
+/// tokens are bound to theirs; and that the proof counts once.
+fn bind(core: &Core, facts: &Facts<'_>, client: Option<&Client>) -> Result<(Binding, Option<Once>), Stop> {
     let asked = client.map_or(Bound::Any, |client| client.bound);
     let refused = |why| Stop::Token(Refusal::Proof(why));
-    let mut bound = Binding::default();
+    let (mut bound, mut once) = (Binding::default(), None);
     if facts.headers.contains_key(&dpop::HEADER) || asked == Bound::Dpop {
         let proofs = core.snapshot.policy.authenticator.proofs();
         let proven = dpop::decide(proofs, facts, None).map_err(|refusal| refused(refusal.detail()))?;
-        if !spend_one(core, &proven.once, facts.now).await.map_err(lost)? {
-            return Err(refused("the proof was used before; make a new one for each request"));
-        }
         bound.key = Some(proven.key);
+        once = Some(proven.once);
     }
     if asked == Bound::Certificate {
         let certificate = facts.certificate.filter(|certificate| certificate.holds(facts.now));
         let why = "this client's tokens are bound to its certificate; connect with it (RFC 8705 §3)";
         bound.certificate = Some(certificate.ok_or(Stop::Token(Refusal::Request(why)))?.thumbprint);
     }
-    Ok(bound)
+    Ok((bound, once))
+}
+
+/// Takes a proof as used.
+async fn spend(core: &Rc<Core>, once: Option<&Once>, now: Timestamp) -> Result<(), Stop> {
+    let Some(once) = once else { return Ok(()) };
+    if spend_one(core, once, now).await.map_err(lost)? {
+        return Ok(());
+    }
+    Err(Stop::Token(Refusal::Proof("the proof was used before; make a new one for each request")))
 }
 
 /// Checks a password off the event loop, if not too many are being checked; gives back whose it is.

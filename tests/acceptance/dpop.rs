@@ -409,6 +409,13 @@ async fn a_client_that_must_bind_its_tokens_gets_no_other() {
     assert_eq!((&part(token, 1)["cnf"], &said["token_type"]), (&json!({ "x5t#S256": print }), &json!("Bearer")));
     assert_eq!(bound.get("/known").bearer(token).send().await.status, 200);
     client.get("/known").bearer(token).send().await.assert_problem(401, "token-binding");
+
+    // Nor does a user who leaves the client out that binds what users get.
+    let gateway = Gateway::builder().worker(&worker).policy(clients()).policy("[clients.app]\nbound = \"dpop\"\n");
+    let gateway = gateway.start().await;
+    let log_in = "grant_type=password&username=alice&password=correct+horse+battery+staple";
+    let answer = gateway.client().token(log_in).send().await;
+    assert_eq!((answer.status, &answer.json()["error"]), (401, &json!("invalid_client")));
 }
 
 #[tokio::test]

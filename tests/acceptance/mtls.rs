@@ -325,3 +325,20 @@ async fn the_policy_can_be_asked_about_a_certificate() {
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(said.contains("mtls and jwt") && said.contains("with a client certificate"), "{said}");
 }
+
+#[tokio::test]
+async fn the_certificate_of_a_trusted_proxy_proves_nobody_behind_it() {
+    let worker = Recorder::start();
+    let trusted = "[client_address]\ntrusted_proxies = [\"127.0.0.0/8\"]\n";
+    let gateway = gateway(&worker).policy(trusted).start().await;
+    let proxy = gateway.client().presenting(&ca().issue(&["ci.example.com"], |_| {}));
+    proxy
+        .get("/machines")
+        .header("x-forwarded-for", "192.0.2.1")
+        .send()
+        .await
+        .assert_problem(401, "credential-missing");
+    let secured = proxy.get("/secured").key("reader").header("x-forwarded-for", "192.0.2.1");
+    secured.send().await.assert_problem(403, "condition-unmet");
+    worker.assert_untouched();
+}

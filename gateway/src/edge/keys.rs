@@ -198,7 +198,11 @@ impl IssuerKeys {
 
     async fn refresh(&self, issuer: Published<'_>, changed: &impl Fn(&Name, &Outcome)) {
         loop {
-            let due = self.plan().due;
+            // Who asked may have asked of a task that was ended before it fetched, by a reload.
+            let due = {
+                let plan = self.plan();
+                if plan.asked { Instant::now() } else { plan.due }
+            };
             tokio::select! {
                 () = sleep_until(due) => {}
                 () = self.wanted.notified() => {}

@@ -20,6 +20,7 @@ pub mod path;
 pub mod route;
 pub mod shadow;
 pub mod token;
+mod unknown;
 
 use std::collections::HashMap;
 use std::sync::Arc;

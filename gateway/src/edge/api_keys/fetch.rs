@@ -91,7 +91,10 @@ impl ApiKeys {
         let fetched = self.fetch_in_turn(&turn, address, now).await;
         if fetched.is_err() {
             turn.fetching.failed.store(true, Ordering::Release);
-            if let Some(Known::Key(key, _)) = shared.cache.find(id) {
+            // Under the lock under which it would be outdated.
+            let _fetching = shared.fetching();
+            let was_changed = turn.fetching.outdated.load(Ordering::Acquire);
+            if let Some(Known::Key(key, _)) = shared.cache.find(id).filter(|_| !was_changed) {
                 // What is known serves on, and is asked for again in a second.
                 let age = u64::try_from(FRESH.as_millis()).unwrap_or(u64::MAX) - 1000;
                 shared.cache.keep(id, key, shared.millis().saturating_sub(age));

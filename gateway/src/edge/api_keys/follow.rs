@@ -49,11 +49,10 @@ impl Follower {
         let read = self.read().await;
         if read.is_ok() {
             self.known = Some(began);
-            self.shared.know(self.known);
         } else {
             self.stream.disconnect();
-            self.shared.know(self.known);
         }
+        self.shared.heard.at(self.known);
         read
     }
 
@@ -102,7 +101,7 @@ impl Follower {
             if !takes() {
                 (self.known, was_known) = (None, true);
                 self.last.clear();
-                self.shared.know(None);
+                self.shared.heard.at(None);
                 self.shared.outdate_all();
                 continue;
             }

@@ -15,13 +15,12 @@ mod follow;
 mod manage;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Semaphore;
 
-use super::counter::{Caller, SharedStore};
+use super::counter::{Caller, Heard, SharedStore};
 use crate::policy::authenticate::api_key::{Found, InRedis, StoredKey, StoredKeys};
 
 use budget::Budget;
@@ -60,7 +59,7 @@ pub struct SharedApiKeys {
     room: Semaphore,
     budget: Budget,
     /// Milliseconds for which nobody has known what was changed.
-    unknown: AtomicU64,
+    heard: Heard,
     /// The last minute in which each key was used: those that Redis was not told yet, or all where it is not told.
     used: Mutex<HashMap<Box<str>, u64>>,
     began: Instant,
@@ -85,7 +84,7 @@ impl StoredKeys for SharedApiKeys {
     }
 
     fn unknown_for(&self) -> Duration {
-        Duration::from_millis(self.unknown.load(Ordering::Relaxed))
+        self.heard.silence()
     }
 
     fn used(&self, id: &str, minute: u64) {
@@ -103,7 +102,7 @@ impl SharedApiKeys {
             fetching: Mutex::default(),
             room: Semaphore::new(MOST_FETCHES),
             budget: Budget::default(),
-            unknown: u64::MAX.into(),
+            heard: Heard::never(),
             used: Mutex::default(),
             began: Instant::now(),
         }
@@ -120,11 +119,6 @@ impl SharedApiKeys {
 
     fn is_lost(&self) -> bool {
         self.unknown_for() > LOST_AFTER
-    }
-
-    fn know(&self, since: Option<Instant>) {
-        let unknown = since.map_or(u64::MAX, |since| u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX));
-        self.unknown.store(unknown, Ordering::Relaxed);
     }
 
     fn fetching(&self) -> MutexGuard<'_, HashMap<Box<str>, Arc<Fetching>>> {

@@ -6,6 +6,7 @@
 //! request, in order: its places in flight, refusals that are remembered, the store, its turn where it is held.
 
 mod beside;
+mod heard;
 mod held;
 mod in_flight;
 mod keys;
@@ -29,6 +30,7 @@ use crate::policy::limit::{Admission, Counts, Decision, Demand, Limit, Refusal, 
 use crate::types::Principal;
 
 pub(in crate::edge) use beside::{Caller, PAGE, StreamReader, octets};
+pub(in crate::edge) use heard::Heard;
 use held::Held;
 pub use in_flight::{InFlight, Places};
 pub use keys::Keys;

@@ -10,13 +10,12 @@ mod revoked;
 mod spent;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use redis::{Cmd, Value};
 
-use super::counter::{Caller, PAGE, SharedStore, StreamReader};
+use super::counter::{Caller, Heard, PAGE, SharedStore, StreamReader};
 use crate::policy::authenticate::jwt::Revocations;
 use crate::policy::authenticate::once::Once;
 use crate::policy::token::{Kept, MOST_LIFETIME};
@@ -63,13 +62,13 @@ pub struct SharedGrants {
     revoked: Revoked,
     spent: Spent,
     /// Milliseconds for which nobody has known what was revoked.
-    unknown: AtomicU64,
+    heard: Heard,
     families: Mutex<HashMap<[u8; 32], Kept>>,
 }
 
 impl std::fmt::Debug for SharedGrants {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("SharedGrants").field("unknown", &self.unknown).finish_non_exhaustive()
+        f.debug_struct("SharedGrants").field("heard", &self.heard).finish_non_exhaustive()
     }
 }
 
@@ -79,7 +78,7 @@ impl Revocations for SharedGrants {
     }
 
     fn unknown_for(&self) -> Duration {
-        Duration::from_millis(self.unknown.load(Ordering::Relaxed))
+        if self.store.is_redis() { self.heard.silence() } else { Duration::ZERO }
     }
 }
 
@@ -87,13 +86,12 @@ impl SharedGrants {
     /// Nothing granted, nothing revoked; in Redis, where windows are there.
     #[must_use]
     pub fn new(store: Arc<SharedStore>) -> Self {
-        // What Redis holds is not known before it was read.
-        let unknown = if store.is_redis() { u64::MAX } else { 0 };
         Self {
             store,
             revoked: Revoked::default(),
             spent: Spent::default(),
-            unknown: unknown.into(),
+            // What Redis holds is not known before it was read.
+            heard: Heard::never(),
             families: Mutex::default(),
         }
     }
@@ -106,11 +104,6 @@ impl SharedGrants {
 
     fn families(&self) -> MutexGuard<'_, HashMap<[u8; 32], Kept>> {
         self.families.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn know(&self, since: Option<Instant>) {
-        let unknown = since.map_or(u64::MAX, |since| u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX));
-        self.unknown.store(unknown, Ordering::Relaxed);
     }
 
     fn list_key(&self) -> String {
@@ -296,14 +289,14 @@ impl Follower {
         match self.read(now).await {
             Ok(()) => {
                 self.known = Some(began);
-                self.shared.unknown.store(0, Ordering::Relaxed);
+                self.shared.heard.at(self.known);
                 Ok(())
             }
             Err(why) => {
                 // A new connection may lead to a server that knows less.
                 self.stream.disconnect();
                 self.read_all = None;
-                self.shared.know(self.known);
+                self.shared.heard.at(self.known);
                 Err(why)
             }
         }
@@ -349,7 +342,7 @@ impl Follower {
                 // Whoever issues none has none to refuse, and Redis is not asked for nothing.
                 (self.known, self.read_all, was_known) = (None, None, true);
                 if self.shared.store.is_redis() {
-                    self.shared.know(None);
+                    self.shared.heard.at(None);
                 }
                 continue;
             }

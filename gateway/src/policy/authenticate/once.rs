@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::policy::facts::Facts;
-use crate::settings::{Named, Section};
+use crate::policy::unknown::Unknown;
+use crate::settings::Section;
 use crate::types::{Principal, Sha256, Timestamp};
 
 /// Something that may be used once.
@@ -36,18 +37,6 @@ impl PartialEq for Unspent {
 }
 
 impl Eq for Unspent {}
-
-/// What a proof is worth while the store does not answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Unknown {
-    Refuse,
-    Allow,
-}
-
-impl Named for Unknown {
-    const SHAPE: &'static str = "\"refuse\" or \"allow\"";
-    const NAMES: &'static [(&'static str, Self)] = &[("refuse", Self::Refuse), ("allow", Self::Allow)];
-}
 
 /// `[proofs]`: what proofs and signatures are held to.
 #[derive(Debug)]

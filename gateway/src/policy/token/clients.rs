@@ -137,6 +137,11 @@ impl Clients {
         self.clients.is_empty()
     }
 
+    /// Whether the tokens that users get through one are bound to something.
+    pub(super) fn bind_users(&self) -> bool {
+        self.iter().any(|client| client.may(GrantType::Password) && client.bound != Bound::Any)
+    }
+
     pub(super) fn find(&self, name: &str) -> Option<&Client> {
         self.clients.get(name)
     }

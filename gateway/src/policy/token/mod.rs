@@ -21,6 +21,7 @@ use super::authenticate::binding::Bound;
 use super::authenticate::dpop;
 use super::authenticate::jwt::VerifyKey;
 use super::authorize::Roles;
+use super::unknown::Unknown;
 use crate::settings::{Named, Section};
 use crate::types::{Binding, RequestId, RoleSet, Timestamp};
 
@@ -46,18 +47,6 @@ pub fn user(form: &[u8]) -> Option<String> {
     let mut names = form_urlencoded::parse(form).filter(|(name, _)| name == "username").map(|(_, value)| value);
     let name = names.next()?.into_owned();
     names.next().is_none().then_some(name)
-}
-
-/// What tokens are worth while nobody knows which are revoked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Unknown {
-    Refuse,
-    Allow,
-}
-
-impl Named for Unknown {
-    const SHAPE: &'static str = "\"refuse\" or \"allow\"";
-    const NAMES: &'static [(&'static str, Self)] = &[("refuse", Self::Refuse), ("allow", Self::Allow)];
 }
 
 /// The gateway as an issuer of tokens.
@@ -261,6 +250,8 @@ impl TokenIssuer {
             return Err(Refusal::Unauthorized);
         }
         match (grant, client) {
+            // Who names no client would escape what a client's tokens are bound to.
+            (GrantType::Password, None) if self.clients.bind_users() => Err(Refusal::Client),
             (GrantType::Password, client) => {
                 let scope = match client {
                     Some(client) => client.scope(form.find("scope"))?,

@@ -19,6 +19,7 @@ use std::time::Duration;
 use super::{Undecided, Wanted};
 use crate::policy::authorize::Vocabulary;
 use crate::policy::limit::Limits;
+use crate::policy::unknown::Unknown;
 use crate::settings::{Named, Section};
 use crate::types::{ClaimSet, Network, Principal, Quotas, Scheme, Sha256, Timestamp};
 
@@ -85,18 +86,6 @@ enum Store {
 impl Named for Store {
     const SHAPE: &'static str = "\"policy\" or \"redis\"";
     const NAMES: &'static [(&'static str, Self)] = &[("policy", Self::Policy), ("redis", Self::Redis)];
-}
-
-/// What a key is worth while it can't be known whether it was taken back.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Unknown {
-    Refuse,
-    Allow,
-}
-
-impl Named for Unknown {
-    const SHAPE: &'static str = "\"refuse\" or \"allow\"";
-    const NAMES: &'static [(&'static str, Self)] = &[("refuse", Self::Refuse), ("allow", Self::Allow)];
 }
 
 /// How keys in Redis are used.

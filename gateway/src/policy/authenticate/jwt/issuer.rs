@@ -162,6 +162,14 @@ impl Issuer {
         if claims.get("iss").is_some_and(|iss| iss.as_str() != Some(&self.iss)) {
             return Err(Refusal::Issuer);
         }
+        // An issuer says of refresh and ID tokens too that they are active; those are no credentials (RFC 9068 §4).
+        let kind = |name: &str| claims.get(name).and_then(Value::as_str).unwrap_or_default().to_ascii_lowercase();
+        let is_access = |kind: &str| matches!(kind, "" | "access" | "access_token" | "at+jwt" | "application/at+jwt");
+        let is_shown = matches!(&*kind("token_type"), "" | "bearer" | "dpop" | "access_token" | "n_a");
+        let is_typed = matches!(&*kind("typ"), "bearer" | "dpop" | "jwt") || is_access(&kind("typ"));
+        if !is_access(&kind("token_use")) || !is_typed || !is_shown {
+            return Err(Refusal::Type);
+        }
         // No leeway at the end: the issuer has looked at its own clock just now, and what it said must not outlive that.
         let ends = date(claims, "exp")?.unwrap_or(LAST_DATE);
         let holds = self.check_dates(claims, ends, now)?;
