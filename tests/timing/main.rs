@@ -34,8 +34,8 @@ const TELLING: f64 = 4.5;
 /// The secret of the keys that there are.
 const SECRET: [u8; 20] = [7; 20];
 /// No limit stands between a guess and its answer.
-const POLICY: &str =
-    "[listener]\nthreads = 1\n[api_key]\nstore = \"redis\"\n[routes.known]\nlimits = []\n[routes.token]\nlimits = []\n";
+const POLICY: &str = "[listener]\nthreads = 1\nmax_requests_per_connection = 1000000\n\
+                      [routes.known]\nlimits = []\n[routes.token]\nlimits = []\n";
 
 /// Refusals that must not be told apart; the first is what others are held against.
 struct Question {
