@@ -224,6 +224,16 @@ fn the_shipped_cases_hold_and_leave_nothing_out() {
     let cases = root.join("config/policy.tests.toml");
     let (code, text) = said(&gateway(mechanism.path(), &["test", &cases.to_string_lossy()]));
     assert_eq!((code, text.as_str()), (Some(0), "17 cases, all hold; 0 rules that no case exercised\n"));
+
+    // The example that is laid over it has cases of its own.
+    let overlay = root.join("config/oip-v2.toml").to_string_lossy().into_owned();
+    let cases = root.join("config/oip-v2.tests.toml").to_string_lossy().into_owned();
+    let (code, text) = said(&gateway(mechanism.path(), &["test", &cases, "--config", &overlay]));
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("35 cases, all hold"), "{text}");
+    for own in ["routes.v2", "routes.grpc", "limits.v2"] {
+        assert!(!text.contains(&format!("not exercised: {own}")), "{text}");
+    }
 }
 
 #[tokio::test]

@@ -2141,7 +2141,8 @@ fn every_file_that_is_shipped_loads() {
         .collect();
     names.sort();
     // The cases are held against the policy in `ask`.
-    let expected = ["gateway.toml", "model-worker.toml", "oip-v2.toml", "policy.tests.toml", "policy.toml"];
+    let expected =
+        ["gateway.toml", "model-worker.toml", "oip-v2.tests.toml", "oip-v2.toml", "policy.tests.toml", "policy.toml"];
     assert_eq!(names, expected, "each is loaded by a test");
 
     let directory = tempfile::tempdir().expect("a directory");
