@@ -122,7 +122,14 @@ fn output(
     match (kind, rule.show) {
         (Kind::Probabilities, Show::Label) | (Kind::Score, Show::Label | Show::Top(_)) => return Ok(None),
         (Kind::Label, _) => {
+            // Numbers with fractions are no labels, in JSON or as octets: they would be what is not shown.
+            if datatype.starts_with("FP") {
+                return Err(Undeclared("it has a label that is no text and no whole number"));
+            }
             if let Some(raw) = raw {
+                if datatype != "BYTES" && raw.len() as u64 > count.saturating_mul(8) {
+                    return Err(Undeclared("an output has more octets than its shape says"));
+                }
                 tail.extend_from_slice(raw);
                 shaped.insert("parameters".into(), serde_json::json!({ "binary_data_size": raw.len() }));
             } else {

@@ -208,7 +208,8 @@ impl Guard {
     /// Judges a body for people: a row, `instances` of them, or a list of them.
     pub(super) fn rows(&self, body: &mut Value, found: &mut Found) {
         match body {
-            Value::Object(row) if row.get("instances").is_some_and(Value::is_array) => {
+            // Beside them nothing: a worker may read the one or the other.
+            Value::Object(row) if row.len() == 1 && row.get("instances").is_some_and(Value::is_array) => {
                 if let Some(Value::Array(rows)) = row.get_mut("instances") {
                     self.list(rows, "/instances", found);
                 }
@@ -221,6 +222,9 @@ impl Guard {
     }
 
     fn list(&self, rows: &mut [Value], place: &str, found: &mut Found) {
+        if rows.is_empty() {
+            found.fault(place, "count", "has no row".into(), None);
+        }
         for (index, row) in rows.iter_mut().enumerate() {
             self.row(row, &format!("{place}/{index}"), found);
         }
@@ -228,7 +232,7 @@ impl Guard {
 
     fn row(&self, row: &mut Value, place: &str, found: &mut Found) {
         match row {
-            Value::Object(row) if row.get("features").is_some_and(Value::is_array) => {
+            Value::Object(row) if row.len() == 1 && row.get("features").is_some_and(Value::is_array) => {
                 if let Some(Value::Array(values)) = row.get_mut("features") {
                     self.columns(values, &format!("{place}/features"), found);
                 }
@@ -240,6 +244,10 @@ impl Guard {
     }
 
     fn named(&self, row: &mut Map<String, Value>, place: &str, found: &mut Found) {
+        for name in row.keys().filter(|name| !self.card.0.iter().any(|feature| *feature.name == ***name)) {
+            let pointer = format!("{place}/{}", json::escape(name));
+            found.fault(&pointer, "unknown_member", "is no feature of the model".into(), None);
+        }
         for feature in &self.card.0 {
             let pointer = || format!("{place}/{}", json::escape(&feature.name));
             match row.get_mut(&*feature.name) {
@@ -269,7 +277,9 @@ impl Guard {
         let (width, has_octets) = (self.card.0.len(), !tail.is_empty());
         for (index, tensor) in tensors.iter().enumerate() {
             let place = format!("/inputs/{index}");
-            let named = self.card.0.iter().position(|feature| *feature.name == *tensor.name);
+            // A name counts where each row has one value: a worker takes what is wider for whole rows, whatever its name.
+            let is_narrow = tensor.shape.iter().skip(1).all(|side| *side == 1);
+            let named = self.card.0.iter().position(|feature| *feature.name == *tensor.name).filter(|_| is_narrow);
             let stacked = tensor.shape.last().is_some_and(|side| *side == width as u64);
             let column = |number: usize| {
                 named.or(stacked.then_some(number % width.max(1))).and_then(|column| self.card.0.get(column))
@@ -380,6 +390,9 @@ mod tests {
             (json!([1, 2, 3]), vec![" count"], vec![]),
             (json!({ "instances": ["x", []] }), vec!["/instances/0 type", "/instances/1 count"], vec![]),
             (json!("x"), vec![" type"], vec![]),
+            (json!([]), vec![" count"], vec![]),
+            (json!({ "instances": [] }), vec!["/instances count"], vec![]),
+            (json!({ "a": 3, "b": 0, "inputs": [9] }), vec!["/inputs unknown_member"], vec![]),
         ] {
             assert_eq!(
                 rows(&strict, &body),
@@ -423,6 +436,12 @@ mod tests {
         assert_eq!(judge(&strict, &named, b"").2, ["/inputs/0/data/0 out_of_bounds"]);
         let other = json!({ "inputs": [{ "name": "x", "datatype": "FP64", "shape": [3], "data": [1, 2, 3] }] });
         assert_eq!(judge(&strict, &other, b"").2, ["/inputs/0 shape"]);
+        let wide = json!({ "inputs": [{ "name": "a", "datatype": "FP64", "shape": [1, 2], "data": [3, 6] }] });
+        assert_eq!(
+            judge(&strict, &wide, b"").2,
+            ["/inputs/0/data/1 out_of_bounds"],
+            "its name does not hide its columns"
+        );
         let text = json!({ "inputs": [{ "name": "a", "datatype": "BYTES", "shape": [1], "data": ["3"] }] });
         assert_eq!(judge(&strict, &text, b"").2, ["/inputs/0/datatype enum"]);
 
