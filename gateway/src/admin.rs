@@ -163,7 +163,9 @@ async fn answer(admin: &Rc<Admin>, request: Request<Incoming>) -> Result<Respons
             (status, JSON, body.to_string())
         }
         "/reload" if request.method() == Method::PUT => {
-            let (status, body) = match admin.reloader.reload("the admin listener was asked").await {
+            let all = Rc::clone(&admin.reloader);
+            let reloaded = to_the_end(async move { all.reload("the admin listener was asked").await });
+            let (status, body) = match reloaded.await {
                 Reloaded::Replaced { generation, needs_restart } => {
                     (StatusCode::OK, json!({ "generation": generation, "needs_restart": needs_restart }))
                 }
@@ -201,6 +203,17 @@ async fn answer(admin: &Rc<Admin>, request: Request<Incoming>) -> Result<Respons
         headers.insert(header::ALLOW, HeaderValue::from_static(allow));
     }
     Ok(response)
+}
+
+/// Does work that must not stop half-way where the asker goes away.
+///
+/// # Panics
+/// If the work does.
+async fn to_the_end<T: 'static>(work: impl Future<Output = T> + 'static) -> T {
+    match tokio::task::spawn_local(work).await {
+        Ok(done) => done,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
 }
 
 /// The wall clock.

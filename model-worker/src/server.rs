@@ -135,6 +135,22 @@ async fn converse_http1(stream: Rewound, api: Arc<Api>, idle: Duration, mut stop
     let _ = connection.await;
 }
 
+/// One request among those in flight, also where its stream is cancelled.
+struct InFlight<'a>(&'a AtomicUsize);
+
+impl<'a> InFlight<'a> {
+    fn begin(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// HTTP/2 without TLS's agreement too (RFC 9113 §3.3): gRPC clients on a private network begin so.
 async fn converse_http2(stream: Rewound, api: Arc<Api>, idle: Duration, mut stopped: watch::Receiver<bool>) {
     // Requests begun, and those in flight: what tells an idle connection, which hyper closes for HTTP/1 only.
@@ -145,10 +161,8 @@ async fn converse_http2(stream: Rewound, api: Arc<Api>, idle: Duration, mut stop
         async move {
             let [all, now] = &*counts;
             all.fetch_add(1, Ordering::Relaxed);
-            now.fetch_add(1, Ordering::Relaxed);
-            let reply = api.answer(request).await;
-            now.fetch_sub(1, Ordering::Relaxed);
-            Ok::<_, Infallible>(reply)
+            let _counted = InFlight::begin(now);
+            Ok::<_, Infallible>(api.answer(request).await)
         }
     });
     let connection = http2::Builder::new(TokioExecutor::new())

@@ -1,5 +1,7 @@
 //! Pools for operators: how their workers are, what came of copies, and other workers in their place.
 
+use std::rc::Rc;
+
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt as _, Limited};
 use serde::Deserialize;
@@ -85,7 +87,8 @@ where
     let listed = |status, why: &str, failures: Vec<String>| {
         (status, json!({ "error": format!("{why}: {}", failures.join("; ")), "failures": failures }))
     };
-    match admin.reloader.swap(name, &workers).await {
+    let (reloader, pool) = (Rc::clone(&admin.reloader), name.to_owned());
+    match super::to_the_end(async move { reloader.swap(&pool, &workers).await }).await {
         Ok(swap) => (StatusCode::OK, show(&swap)),
         Err(Unswapped::Unknown) => refused(StatusCode::NOT_FOUND, format!("there is no pool {name:?}")),
         Err(Unswapped::Closed) => refused(

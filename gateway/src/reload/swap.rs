@@ -114,14 +114,14 @@ impl Reloader {
         };
         // Workers that stay have a past.
         let tally = before.tally(&swap.workers);
-        self.put_workers(next).await;
+        self.swaps.borrow_mut().insert(name.into(), swap.clone());
+        self.put_workers(&next).await;
         let note = "the files name others until they are changed: their next reload puts those in";
         let (workers, old) = (list(&swap.workers), list(&swap.before));
         let fields = [("pool", name), ("workers", &workers), ("before", &old), ("note", note)];
         self.log.security("pool-swapped", &fields);
-        self.swaps.borrow_mut().insert(name.into(), swap.clone());
-        let this = Rc::clone(self);
-        tokio::task::spawn_local(async move { this.look_after(before, tally).await });
+        let (this, workers) = (Rc::clone(self), swap.workers.clone());
+        tokio::task::spawn_local(async move { this.look_after(before, workers, tally).await });
         Ok(swap)
     }
 
@@ -131,12 +131,12 @@ impl Reloader {
         self.swaps.borrow().get(name).cloned()
     }
 
-    /// Puts a pool with other workers in the place of the one with its name.
-    async fn put_workers(&self, next: PoolSettings) {
+    /// Puts a pool's workers into the one with its name, which a reload may have changed otherwise since.
+    async fn put_workers(&self, next: &PoolSettings) {
         let now = self.now();
         let mut pools = now.pools.clone();
         if let Some(pool) = pools.iter_mut().find(|pool| pool.name() == next.name()) {
-            *pool = next;
+            *pool = pool.with_workers_of(next);
         }
         self.put(super::snapshot(
             (std::sync::Arc::clone(&now.policy), pools, now.hsts, now.body_pace),
@@ -148,10 +148,10 @@ impl Reloader {
     }
 
     /// Watches the workers that took the place of others.
-    async fn look_after(&self, before: PoolSettings, tally: Tally) {
+    async fn look_after(&self, before: PoolSettings, workers: Vec<Name>, tally: Tally) {
         let name = Name::clone(before.name());
         let Some(new) = pool(&self.now(), &name).cloned() else { return };
-        let (begun, workers) = (Instant::now(), new.workers());
+        let begun = Instant::now();
         let is_ours = |reloader: &Self| pool(&reloader.now(), &name).is_some_and(|now| now.workers() == workers);
         loop {
             tokio::time::sleep(LOOK).await;
@@ -168,7 +168,7 @@ impl Reloader {
                 if !is_ours(self) {
                     return self.end(&name, &workers, Stage::Overtaken, None);
                 }
-                self.put_workers(before).await;
+                self.put_workers(&before).await;
                 return self.end(&name, &workers, Stage::RolledBack, Some(cause));
             }
             if begun.elapsed() >= new.watch() {

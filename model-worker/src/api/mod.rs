@@ -270,9 +270,13 @@ impl Api {
             return Err(Refusal::NotCalledJson);
         }
         let limit = self.limits.max_body;
-        let _place = if call == "ModelInfer" { Some(self.gate.enter().ok_or(Refusal::Busy)?) } else { None };
+        // Other calls carry next to nothing, and are answered when all places for predictions are taken.
+        let (_place, most) = match call {
+            "ModelInfer" => (Some(self.gate.enter().ok_or(Refusal::Busy)?), limit),
+            _ => (None, limit.min(grpc::wire::MOST_ASKED)),
+        };
         let terms = self.terms(grpc::wire::patience(headers), Protocol::Grpc);
-        let bytes = self.collect(body).await?;
+        let bytes = self.collect(body, most).await?;
         let terms = terms.from_now();
         let find = || {
             let ModelRequest { name, version } = decode(headers, &bytes, limit)?;
@@ -305,13 +309,12 @@ impl Api {
     /// The whole body, as it was before it was compressed.
     async fn read<B: Incoming>(&self, headers: &HeaderMap, body: B) -> Result<Bytes, Refusal> {
         let coding = coding(headers)?;
-        let bytes = self.collect(body).await?;
+        let bytes = self.collect(body, self.limits.max_body).await?;
         coding.map_or(Ok(bytes.clone()), |coding| inflate(coding, &bytes, self.limits.max_body))
     }
 
     /// The whole body, counted as it arrives.
-    async fn collect<B: Incoming>(&self, body: B) -> Result<Bytes, Refusal> {
-        let limit = self.limits.max_body;
+    async fn collect<B: Incoming>(&self, body: B, limit: usize) -> Result<Bytes, Refusal> {
         // What the caller announces is refused before it is sent.
         if usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX) > limit {
             return Err(Refusal::BodyTooLarge(limit));

@@ -191,6 +191,12 @@ impl PoolSettings {
         if mistakes.is_empty() { Ok(Self { workers, ..self.clone() }) } else { Err(mistakes) }
     }
 
+    /// The pool with the workers of another state of it: all else stays as it is now.
+    #[must_use]
+    pub fn with_workers_of(&self, other: &Self) -> Self {
+        Self { workers: other.workers.clone(), ..self.clone() }
+    }
+
     /// Tests every worker that is not among those that `serve` already: it must be ready and give the golden
     /// predictions. Gives back how many were tested. A pool without golden predictions has nothing to test.
     ///

@@ -9,10 +9,15 @@ use bytes::Bytes;
 use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use hyper::{HeaderMap as Trailers, Response};
 use prost::Message;
+use prost::encoding::{DecodeContext, decode_key, skip_field};
 
 use super::super::reply::{Body, Reply, inflate};
 use crate::problem::Refusal;
 
+/// The most fields at the top of a message.
+const MOST_FIELDS: usize = 4096;
+/// The largest body of a call that carries no rows.
+pub const MOST_ASKED: usize = 4 << 10;
 const CONTENT: HeaderValue = HeaderValue::from_static("application/grpc");
 
 /// Codes of `google.rpc.Code`.
@@ -81,8 +86,27 @@ pub fn decode<M: Message + Default>(headers: &HeaderMap, body: &Bytes, limit: us
         }
         _ => return Err(malformed("the frame's flag is neither 0 nor 1")),
     };
+    if !has_few_fields(message.clone()) {
+        return Err(malformed("the message has more inputs and outputs than any model takes"));
+    }
     // prost's words name fields, never values.
     M::decode(message).map_err(|error| malformed(&error.to_string()))
+}
+
+/// Whether a message has no more than [`MOST_FIELDS`] at its top: an empty tensor is two octets there, and hundreds once
+/// it is decoded. What is no message is left to the decoder.
+fn has_few_fields(mut message: Bytes) -> bool {
+    for _ in 0..MOST_FIELDS {
+        if message.is_empty() {
+            return true;
+        }
+        let skipped = decode_key(&mut message)
+            .and_then(|(tag, kind)| skip_field(kind, tag, &mut message, DecodeContext::default()));
+        if skipped.is_err() {
+            return true;
+        }
+    }
+    message.is_empty()
 }
 
 /// The answer that holds `message`.
