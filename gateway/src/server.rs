@@ -465,7 +465,8 @@ impl Thread {
                     let is_last = quota.spend();
                     let Caller { address, certificate } = peer.clone();
                     let (core, busy) = (self.core(), activity.begin());
-                    async move {
+                    // On the heap, because hyper and the runtime hand it on several times.
+                    Box::pin(async move {
                         if request.headers().len() > most_headers {
                             return Ok(journey::refuse(
                                 core,
@@ -475,7 +476,7 @@ impl Thread {
                             ));
                         }
                         journey::serve(core, address, busy, certificate, is_last, request, None).await
-                    }
+                    })
                 }),
             );
         let graceful = |connection: Pin<&mut http2::Connection<_, _, _>>| {

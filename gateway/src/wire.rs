@@ -432,7 +432,7 @@ const fn is_text(byte: u8) -> bool {
 }
 
 /// Whether all octets are a token's.
-fn are_tokens(octets: &[u8]) -> bool {
+pub(crate) fn are_tokens(octets: &[u8]) -> bool {
     octets.iter().all(|&b| is_token_octet(b))
 }
 

@@ -20,7 +20,7 @@ use tokio::time::{sleep, timeout_at};
 
 use super::SharedStore;
 use super::keys::Keys;
-use super::link::{self, Link};
+use super::link::{self, How, Link};
 use super::memory::Change;
 use crate::policy::limit::window::{Rule, Standing};
 use crate::policy::limit::{Decision, Demand};
@@ -267,7 +267,7 @@ impl Queue {
             }
         }
         let Some(settings) = &self.shared.settings.redis else { return Ok(Vec::new()) };
-        let fresh = link.insert(Link::open(settings, timeout).await?);
+        let fresh = link.insert(Link::open(settings, How { timeout, alone: true }).await?);
         self.send(fresh, &command, batch).await
     }
 
@@ -290,7 +290,8 @@ impl Queue {
     async fn look(&self) -> RedisResult<Link> {
         let settings = self.shared.settings.redis.as_ref();
         let settings = settings.ok_or((redis::ErrorKind::InvalidClientConfig, "there is no Redis"))?;
-        let link = Link::open(settings, self.shared.settings.timeout).await?;
+        let how = How { timeout: self.shared.settings.timeout, alone: true };
+        let link = Link::open(settings, how).await?;
         let key = format!("{{{}}}:probe", self.shared.settings.prefix);
         link.call(redis::cmd("SET").arg(key).arg(1).arg("PX").arg(1)).await?;
         Ok(link)
