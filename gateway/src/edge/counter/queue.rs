@@ -2,7 +2,8 @@
 //!
 //! At most one call is on its way. What is asked meanwhile goes with the next, all together, so that a thread asks
 //! once a round trip however many requests wait, and a request that comes alone is sent at once. No request waits
-//! longer than the store's time limit, which runs from when the first of its batch was asked. A call that fails
+//! longer than the store's time limit, which runs from when the first of its batch was asked and is late by a
+//! `deadline::TICK` at most. A call that fails
 //! loses the store for this thread: everything that waits is told so, and what comes later is told at once, until a
 //! task of the queue has found a Redis that takes writes.
 
@@ -16,12 +17,13 @@ use std::time::{Duration, Instant};
 
 use redis::{Cmd, RedisResult, Value};
 use tokio::sync::Notify;
-use tokio::time::{sleep, timeout_at};
+use tokio::time::sleep;
 
 use super::SharedStore;
 use super::keys::Keys;
 use super::link::{self, How, Link};
 use super::memory::Change;
+use crate::deadline::within;
 use crate::policy::limit::window::{Rule, Standing};
 use crate::policy::limit::{Decision, Demand};
 
@@ -72,9 +74,10 @@ struct Building {
 impl Default for Building {
     fn default() -> Self {
         Self {
-            keys: Vec::new(),
-            ends: Vec::new(),
-            operations: Vec::new(),
+            // Room for a request that comes alone.
+            keys: Vec::with_capacity(128),
+            ends: Vec::with_capacity(4),
+            operations: Vec::with_capacity(128),
             count: 0,
             answer: ANSWER_HEAD,
             since: Instant::now(),
@@ -318,14 +321,15 @@ async fn drive(queue: Weak<Queue>, wake: Rc<Notify>) {
         };
         let sent = Instant::now();
         let limit = queue.shared.settings.timeout;
-        let cause = match timeout_at((since + limit).into(), queue.call(&mut link, &batch)).await {
-            Ok(Ok(answer)) => {
+        let left = limit.saturating_sub(sent.saturating_duration_since(since));
+        let cause = match within(left, queue.call(&mut link, &batch)).await {
+            Some(Ok(answer)) => {
                 queue.shared.numbers.round_trip(asked, sent.elapsed());
                 batch.finish(Some(answer));
                 continue;
             }
-            Ok(Err(error)) => link::describe(&error),
-            Err(_) => format!("no answer within {limit:?}"),
+            Some(Err(error)) => link::describe(&error),
+            None => format!("no answer within {limit:?}"),
         };
         // The connection's state is in doubt; the next call begins with a new one.
         link = None;
