@@ -2,14 +2,14 @@
 //!
 //! At most one call is on its way. What is asked meanwhile goes with the next, all together, so that a thread asks
 //! once a round trip however many requests wait, and a request that comes alone is sent at once. No request waits
-//! longer than the store's time limit, which runs from when the first of its batch was asked and is late by a
-//! `deadline::TICK` at most. A call that fails
+//! longer than the store's time limit, which runs from when the first of its batch was asked. A call that fails
 //! loses the store for this thread: everything that waits is told so, and what comes later is told at once, until a
 //! task of the queue has found a Redis that takes writes.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::poll_fn;
+use std::pin::{Pin, pin};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::task::{Poll, Waker};
@@ -17,13 +17,12 @@ use std::time::{Duration, Instant};
 
 use redis::{Cmd, RedisResult, Value};
 use tokio::sync::Notify;
-use tokio::time::sleep;
+use tokio::time::{Sleep, sleep};
 
 use super::SharedStore;
 use super::keys::Keys;
 use super::link::{self, How, Link};
 use super::memory::Change;
-use crate::deadline::within;
 use crate::policy::limit::window::{Rule, Standing};
 use crate::policy::limit::{Decision, Demand};
 
@@ -308,6 +307,7 @@ async fn drive(queue: Weak<Queue>, wake: Rc<Notify>) {
         Some(queue) => tokio::time::timeout(LONGEST_OPENING, queue.look()).await.ok().and_then(Result::ok),
         None => return,
     };
+    let mut clock = pin!(sleep(LONGEST_OPENING));
     loop {
         let Some(queue) = queue.upgrade() else { return };
         let Some(batch) = queue.next() else {
@@ -321,8 +321,7 @@ async fn drive(queue: Weak<Queue>, wake: Rc<Notify>) {
         };
         let sent = Instant::now();
         let limit = queue.shared.settings.timeout;
-        let left = limit.saturating_sub(sent.saturating_duration_since(since));
-        let cause = match within(left, queue.call(&mut link, &batch)).await {
+        let cause = match until(clock.as_mut(), since + limit, queue.call(&mut link, &batch)).await {
             Some(Ok(answer)) => {
                 queue.shared.numbers.round_trip(asked, sent.elapsed());
                 batch.finish(Some(answer));
@@ -346,6 +345,18 @@ async fn drive(queue: Weak<Queue>, wake: Rc<Notify>) {
         }
         queue.find();
     }
+}
+
+/// What `future` gives, or `None` where it takes longer than until `end`. The timer is used again, because to set one that
+/// is running to a later time costs next to nothing.
+async fn until<F: Future>(mut clock: Pin<&mut Sleep>, end: Instant, future: F) -> Option<F::Output> {
+    let mut future = pin!(future);
+    clock.as_mut().reset(end.into());
+    poll_fn(|cx| match future.as_mut().poll(cx) {
+        Poll::Ready(output) => Poll::Ready(Some(output)),
+        Poll::Pending => clock.as_mut().poll(cx).map(|()| None),
+    })
+    .await
 }
 
 /// Reads the answer to one question.
