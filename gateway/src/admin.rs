@@ -166,8 +166,11 @@ async fn answer(admin: &Rc<Admin>, request: Request<Incoming>) -> Result<Respons
             let all = Rc::clone(&admin.reloader);
             let reloaded = to_the_end(async move { all.reload("the admin listener was asked").await });
             let (status, body) = match reloaded.await {
-                Reloaded::Replaced { generation, needs_restart } => {
-                    (StatusCode::OK, json!({ "generation": generation, "needs_restart": needs_restart }))
+                Reloaded::Replaced { generation, needs_restart, swapped } => {
+                    let swapped: Vec<&str> = swapped.iter().map(|pool| &**pool).collect();
+                    let answer =
+                        json!({ "generation": generation, "needs_restart": needs_restart, "swapped": swapped });
+                    (StatusCode::OK, answer)
                 }
                 Reloaded::Kept(mistakes) => (StatusCode::UNPROCESSABLE_ENTITY, json!({ "mistakes": mistakes })),
             };
