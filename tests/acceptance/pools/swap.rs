@@ -284,6 +284,16 @@ async fn no_request_fails_while_workers_are_swapped_again_and_again() {
     assert!(statuses.iter().all(|status| *status == 200), "{statuses:?}");
 }
 
+/// The short form of `tests/swap/load`.
+#[test]
+fn workers_are_promoted_swapped_killed_and_rolled_back_and_no_client_notices() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_swap-load"));
+    let output = command.args(["--rate", "60", "--seconds", "4"]).output().expect("it runs");
+    let text = |octets: &[u8]| String::from_utf8_lossy(octets).into_owned();
+    assert!(output.status.success(), "{}\n{}", text(&output.stdout), text(&output.stderr));
+    assert!(text(&output.stdout).contains(" 0 failed otherwise"), "{}", text(&output.stdout));
+}
+
 #[test]
 fn what_is_wrong_with_a_shadow_or_a_swap_is_said_at_the_start() {
     for (table, key, said) in [
