@@ -193,6 +193,8 @@ impl Reloader {
     async fn look_after(&self, before: PoolSettings, workers: Vec<Name>, tally: Tally) {
         let name = Name::clone(before.name());
         let Some(new) = pool(&self.now(), &name).cloned() else { return };
+        let was_there = before.workers();
+        let fresh: Vec<Name> = workers.iter().filter(|worker| !was_there.contains(worker)).cloned().collect();
         let begun = Instant::now();
         let is_ours = |reloader: &Self| pool(&reloader.now(), &name).is_some_and(|now| now.workers() == workers);
         loop {
@@ -200,8 +202,9 @@ impl Reloader {
             if !is_ours(self) {
                 return self.end(&name, &workers, Stage::Overtaken, None);
             }
-            if let Some(found) = new.fails_since(tally) {
-                let cause = format!("{} of {} requests failed", found.faults, found.requests);
+            let failed = new.fails_since(tally);
+            let failed = failed.map(|found| format!("{} of {} requests failed", found.faults, found.requests));
+            if let Some(cause) = failed.or_else(|| new.failing_among(&fresh)) {
                 // Those may have been stopped by now, and an answer from a bad worker is better than none.
                 if before.probe().await.is_err() {
                     return self.end(&name, &workers, Stage::Stuck, Some(cause));

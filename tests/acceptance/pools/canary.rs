@@ -81,7 +81,9 @@ async fn a_candidate_without_a_worker_gets_nobody() {
     assert_eq!(ask(&gateway, 3).await, [200; 3]);
     assert_eq!((count(&candidate), count(&live)), (3, 0));
     candidate.stop();
-    assert_eq!(gateway.client().get("/open").send().await.status, 503);
+    // Whether it is found gone before a request is written or afterwards is chance.
+    let status = gateway.client().get("/open").send().await.status;
+    assert!(matches!(status, 502 | 503), "{status}");
     assert_eq!(ask(&gateway, 3).await, [200; 3]);
     assert_eq!(count(&live), 3);
 }

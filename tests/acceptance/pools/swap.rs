@@ -135,6 +135,23 @@ async fn new_workers_that_fail_are_rolled_back_by_themselves() {
     }
 }
 
+#[tokio::test]
+async fn a_new_worker_that_is_not_ready_any_more_is_rolled_back_before_a_request_fails() {
+    let (old, well) = (worker("old"), Arc::new(AtomicBool::new(true)));
+    let new = Recorder::scripted({
+        let well = Arc::clone(&well);
+        move |_, _| if well.load(Ordering::Relaxed) { says("new", 0.9) } else { Reply::with(503, "", b"no") }
+    });
+    let probes = "watch = \"1h\"\n[pools.models.health]\ninterval = \"100ms\"\n";
+    let gateway = builder(&old, probes).start().await;
+    assert_eq!(swap(&gateway, &new.url(), &[]).0, Some(0));
+    assert_eq!(who_answers(&gateway).await, "new");
+    well.store(false, Ordering::Relaxed);
+    let told = gateway.log().event("pool-swap-rolled-back").await;
+    assert!(told["cause"].as_str().is_some_and(|cause| cause.contains("answered 503")), "{told}");
+    assert_eq!(who_answers(&gateway).await, "old");
+}
+
 async fn who_answers_or_fails(gateway: &Gateway) -> Option<Value> {
     let answer = gateway.client().get("/open").send().await;
     (answer.status == 200).then(|| answer.json()["worker"].clone())

@@ -42,21 +42,32 @@ enum Fate {
     Wrong(String),
 }
 
-impl Done {
-    fn judge(&self, outcome: &Outcome, records: &HashMap<String, Recorded>) -> Fate {
+/// Judges requests that were due while one thing was done, and until the next.
+struct Judge<'a> {
+    step: &'a Done,
+    next: Option<&'a Done>,
+    done: &'a [Done],
+    records: &'a HashMap<String, Recorded>,
+}
+
+impl Judge<'_> {
+    fn judge(&self, outcome: &Outcome) -> Fate {
         let answer = match &outcome.answer {
             Ok(answer) => answer,
             Err(reason) => return Fate::Wrong(format!("no answer: {reason}")),
         };
+        let end = outcome.due + outcome.took;
         if answer.status == 200 {
             let version = answer.version.as_deref().unwrap_or("none");
-            let is_expected = outcome.due <= self.ended || self.versions.contains(&version);
+            let is_between = outcome.due > self.step.ended && self.next.is_none_or(|next| end < next.began);
+            let is_expected = !is_between || self.step.versions.contains(&version);
             return if is_expected { Fate::Good } else { Fate::Wrong(format!("version {version} answered it")) };
         }
-        let reason = records.get(&answer.id).map_or("no record", |record| &record.reason);
+        let reason = self.records.get(&answer.id).map_or("no record", |record| &record.reason);
         // A worker that was sent octets may have done what they ask for, so nobody is asked again. That no other worker
         // failed is held against what the gateway counted.
-        if self.killed.is_some() && outcome.due <= self.ended && reason == "worker-broken" {
+        let is_killing = |step: &Done| step.killed.is_some() && outcome.due <= step.ended && end >= step.began;
+        if reason == "worker-broken" && self.done.iter().any(is_killing) {
             Fate::Lost
         } else {
             Fate::Wrong(format!("{}, {reason}", answer.status))
@@ -106,9 +117,10 @@ impl Report {
             let answered = || here.iter().filter_map(|outcome| outcome.answer.as_ref().ok());
             let recorded = |id: &str| records.get(id);
             let after = next.map_or(counts, |next| &next.counts);
+            let judge = Judge { step, next, done, records: &records };
             let mut lost = 0;
             for outcome in &here {
-                let wrong = match step.judge(outcome, &records) {
+                let wrong = match judge.judge(outcome) {
                     Fate::Good => continue,
                     Fate::Lost => {
                         lost += 1;

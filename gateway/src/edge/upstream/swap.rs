@@ -261,6 +261,16 @@ impl PoolSettings {
         Tally { requests: sum(Counted::Answered) + failed + busy, faults: failed + busy + sum(Counted::Errors) }
     }
 
+    /// Which of these workers the witnesses speak against, and why.
+    #[must_use]
+    pub fn failing_among(&self, among: &[Name]) -> Option<String> {
+        let is_meant = |worker: &&WorkerSettings| worker.known.is_failing() && among.contains(&worker.label);
+        let worker = self.workers.iter().find(is_meant)?;
+        let shown = self.workers.iter().zip(self.standing.show()).find(|(other, _)| other.label == worker.label);
+        let cause = shown.and_then(|(_, shown)| shown.cause).unwrap_or_default();
+        Some(format!("{} fails: {cause}", worker.label))
+    }
+
     /// Whether too many requests failed since a tally was made.
     #[must_use]
     pub fn fails_since(&self, before: Tally) -> Option<Tally> {
