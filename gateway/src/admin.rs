@@ -155,7 +155,7 @@ async fn answer(admin: &Rc<Admin>, request: Request<Incoming>) -> Result<Respons
             (status, JSON, body.to_string())
         }
         _ if pools_path.is_some() => {
-            let (status, body) = pools::answer(admin, pools_path.unwrap_or_default(), request).await;
+            let (status, body) = Box::pin(pools::answer(admin, pools_path.unwrap_or_default(), request)).await;
             (status, JSON, body.to_string())
         }
         "/limits" if is_read || request.method() == Method::DELETE => {

@@ -70,8 +70,8 @@ impl Clients {
     pub(crate) async fn run(self: Arc<Self>, rate: f64, mut stop: watch::Receiver<bool>) -> Vec<Outcome> {
         let begin = Instant::now();
         let mut sent = JoinSet::new();
-        for number in 0.. {
-            let due = begin + Duration::from_secs_f64(f64::from(number) / rate);
+        for number in 0_usize.. {
+            let due = begin + Duration::from_secs_f64(number as f64 / rate);
             tokio::select! {
                 biased;
                 _ = stop.wait_for(|stop| *stop) => break,
@@ -80,7 +80,7 @@ impl Clients {
             let this = Arc::clone(&self);
             sent.spawn(async move {
                 let late = due.elapsed();
-                let answer = this.ask(number as usize).await;
+                let answer = this.ask(number).await;
                 Outcome { due, took: due.elapsed(), late, answer }
             });
         }
@@ -91,7 +91,7 @@ impl Clients {
 
     async fn ask(&self, number: usize) -> Result<Answered, String> {
         let token = &self.tokens[number % USERS];
-        let answer = if number % 2 == 0 {
+        let answer = if number.is_multiple_of(2) {
             let request = self.http1.post("/predict").bearer(token).json(&flower(number / 2));
             let kept = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
             let mut connection = match kept {

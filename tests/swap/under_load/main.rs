@@ -4,7 +4,9 @@
     clippy::print_stderr,
     clippy::expect_used,
     clippy::indexing_slicing,
-    reason = "a command that prints, and a world that can't be made ends it"
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    reason = "a command that prints, counts small numbers, and can't go on without its world"
 )]
 
 mod clients;
@@ -100,11 +102,11 @@ async fn main() -> ExitCode {
         // What took longer than its time is given a while to be seen.
         let least = done.last().map_or(begin, |before: &Done| before.ended + slot / 2);
         sleep_until(least.max(begin + slot * number as u32)).await;
-        let (began, counts) = (Instant::now(), world.counts().await);
+        let (at, counts) = (Instant::now(), world.counts().await);
         if let Err(complaint) = perform(&mut world, number).await {
             complaints.push(format!("{what}: {complaint}"));
         }
-        done.push(Done { what, killed, versions, began, ended: Instant::now(), counts });
+        done.push(Done { what, killed, versions, began: at, ended: Instant::now(), counts });
     }
     let least = done.last().map_or(begin, |last| last.ended + slot / 2);
     sleep_until(least.max(begin + slot * STEPS.len() as u32)).await;

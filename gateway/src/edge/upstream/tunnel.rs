@@ -119,10 +119,11 @@ impl Frames {
 
     /// Reads the head's length where it is all there.
     fn read_head(&mut self) {
-        let [_, second, a, b, c, d, e, f, g, h, ..] = self.head;
+        let [_, second, long @ ..] = &self.head;
+        let number = |octets: usize| long.iter().take(octets).fold(0, |number, octet| number << 8 | u64::from(*octet));
         let (length, octets) = match second & 0x7f {
-            126 => (u64::from(u16::from_be_bytes([a, b])), 4),
-            127 => (u64::from_be_bytes([a, b, c, d, e, f, g, h]), 10),
+            126 => (number(2), 4),
+            127 => (number(8), 10),
             length => (u64::from(length), 2),
         };
         let mask = if second & 0x80 == 0 { 0 } else { 4 };
@@ -271,7 +272,7 @@ mod tests {
     #[test]
     fn frames_end_where_their_heads_say_however_they_are_cut() {
         let masked = [&[0x82, 0xfe, 0, 130, 1, 2, 3, 4][..], &[7; 130]].concat();
-        let long = [&[0x82, 127, 0, 0, 0, 0, 0, 1, 0, 0][..], &[7; 65_536]].concat();
+        let long = [&[0x82, 127, 0, 0, 0, 0, 0, 1, 0, 0][..], &vec![7; 65_536]].concat();
         let all = [&[0x81, 2, b'h', b'i'][..], &[0x89, 0x80, 1, 2, 3, 4], &masked, &long, &[0x88, 0]].concat();
         let ends = [0, 4, 10, 10 + masked.len(), 10 + masked.len() + long.len(), all.len()];
         for step in [1, 2, 3, 7, 1000, all.len()] {
