@@ -100,7 +100,7 @@ impl Reloader {
     pub async fn swap(self: &Rc<Self>, name: &str, urls: &[String]) -> Result<Swap, Unswapped> {
         let before = pool(&self.now(), name).ok_or(Unswapped::Unknown)?.clone();
         let next = before.with_workers(urls).map_err(Unswapped::Malformed);
-        self.put_in_place(name, before, next).await
+        self.put_in_place(before, next, None).await
     }
 
     /// Puts the workers of a pool's candidate into it, where its copies have shown what is wanted.
@@ -121,16 +121,17 @@ impl Reloader {
             return Err(Unswapped::Unmet(unmet));
         }
         let next = before.promoting(candidate).map_err(Unswapped::Malformed);
-        self.put_in_place(name, before, next).await
+        self.put_in_place(before, next, Some(Name::clone(candidate.name()))).await
     }
 
     /// Tests new workers of a pool, puts them in, and has them watched.
     async fn put_in_place(
         self: &Rc<Self>,
-        name: &str,
         before: PoolSettings,
         next: Result<PoolSettings, Unswapped>,
+        promoted: Option<Name>,
     ) -> Result<Swap, Unswapped> {
+        let name = &**before.name();
         if !before.is_swappable() {
             return Err(Unswapped::Closed);
         }
@@ -151,7 +152,7 @@ impl Reloader {
             cause: None,
             workers: next.workers(),
             before: before.workers(),
-            promoted: next.promoted().cloned(),
+            promoted,
             watch: next.watch(),
         };
         // Workers that stay have a past.

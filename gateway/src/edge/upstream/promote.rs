@@ -79,7 +79,7 @@ impl PoolSettings {
         self.promoted.is_some() || *self.workers() != *self.written.workers
     }
 
-    /// Whose workers it has, where those of its candidate were promoted.
+    /// The candidate whose workers were promoted, since when it has neither canary nor shadow.
     #[must_use]
     pub fn promoted(&self) -> Option<&Name> {
         self.promoted.as_ref()

@@ -32,7 +32,7 @@ pub struct PoolSettings {
     pub(super) swap: Option<SwapRule>,
     /// What the files say.
     pub(super) written: Written,
-    /// Whose workers it has, where those of its candidate were promoted: it has neither canary nor shadow then.
+    /// The candidate whose workers were promoted, since when it has neither canary nor shadow.
     pub(super) promoted: Option<Name>,
     pub(super) dial: Dial,
     pub(super) answer_timeout: Duration,
