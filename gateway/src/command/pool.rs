@@ -1,14 +1,13 @@
 //! `gateway pool`.
 #![expect(clippy::print_stdout, reason = "printing is what commands are for")]
 
-use std::net::SocketAddr;
-
 use std::time::Duration;
 
 use clap::Args;
 use serde_json::{Value, json};
 
 use super::Failure;
+use super::admin::{Admin, reason};
 
 #[derive(Args)]
 pub(crate) struct CompareOptions {
@@ -35,29 +34,22 @@ pub(crate) struct SwapOptions {
     admin: Admin,
 }
 
-#[derive(Args)]
-struct Admin {
-    /// Where the admin listener is.
-    #[arg(long, default_value = "127.0.0.1:9443")]
-    admin: SocketAddr,
-}
-
-impl Admin {
-    fn ask(&self, method: &str, pool: &str, what: &str, body: Option<&Value>) -> Result<(bool, Value), Failure> {
-        if pool.is_empty() || !pool.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)) {
-            return Err(Failure::usage(format!("{pool:?} can't be the name of a pool")));
-        }
-        super::ask(self.admin, method, &format!("/pools/{pool}/{what}"), body)
+fn ask(
+    admin: &Admin,
+    method: &str,
+    pool: &str,
+    what: &str,
+    body: Option<&Value>,
+) -> Result<(bool, Value), Failure> {
+    if pool.is_empty() || !pool.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)) {
+        return Err(Failure::usage(format!("{pool:?} can't be the name of a pool")));
     }
-}
-
-fn reason(answer: &Value) -> &str {
-    answer.get("error").and_then(Value::as_str).unwrap_or("it refuses")
+    admin.ask(method, &format!("/pools/{pool}/{what}"), body)
 }
 
 /// `gateway pool compare`.
 pub(crate) fn compare(options: &CompareOptions) -> Result<(), Failure> {
-    let (good, answer) = options.admin.ask("GET", &options.pool, "compare", None)?;
+    let (good, answer) = ask(&options.admin, "GET", &options.pool, "compare", None)?;
     if !good {
         return Err(Failure::unavailable(format!("the gateway says: {}", reason(&answer))));
     }
@@ -103,7 +95,7 @@ pub(crate) fn compare(options: &CompareOptions) -> Result<(), Failure> {
 /// `gateway pool swap`.
 pub(crate) fn swap(options: &SwapOptions) -> Result<(), Failure> {
     let body = json!({ "workers": options.to });
-    let (good, mut answer) = options.admin.ask("PUT", &options.pool, "workers", Some(&body))?;
+    let (good, mut answer) = ask(&options.admin, "PUT", &options.pool, "workers", Some(&body))?;
     if !good {
         let mut message = format!("nothing was swapped: {}", reason(&answer));
         if let Some(failures) = answer.get("failures").and_then(Value::as_array) {
@@ -126,7 +118,7 @@ pub(crate) fn swap(options: &SwapOptions) -> Result<(), Failure> {
     println!("The configuration on disk still rules: write the new workers there, or its next reload undoes this.");
     while options.wait && answer.get("stage").and_then(Value::as_str) == Some("watched") {
         std::thread::sleep(Duration::from_millis(200));
-        answer = options.admin.ask("GET", &options.pool, "swap", None)?.1;
+        answer = ask(&options.admin, "GET", &options.pool, "swap", None)?.1;
     }
     if !options.wait {
         return Ok(());

@@ -143,7 +143,7 @@ async fn the_report_is_printed_and_outlives_a_reload() {
     assert_eq!(predict(&gateway).await.status, 200);
     report(&gateway, 1).await;
     let run = |words: &[&str]| {
-        let admin = gateway.admin().to_string();
+        let admin = gateway.operator();
         let output = Command::new(binary("gateway")).args(words).args(["--admin", &admin]).output().expect("it runs");
         let text = |octets: Vec<u8>| String::from_utf8(octets).expect("text");
         (output.status.code(), text(output.stdout), text(output.stderr))
