@@ -42,8 +42,8 @@ use crate::reload::{Reloaded, Reloader};
 use crate::settings::Section;
 use crate::types::Timestamp;
 
-pub use access::{SocketPlace, bind_socket};
 use access::{Access, NOT_BY_NAME, Way};
+pub use access::{SocketPlace, bind_socket};
 
 /// How many admin connections there may be at once, over TCP and over the socket each.
 const MOST_CONNECTIONS: usize = 32;

@@ -170,7 +170,8 @@ fn what_is_wrong_with_it_is_said_at_the_start() {
         ("secret = \"written out\"", "a secret must only be referred to"),
         ("secret = { env = \"SHORT\" }", "is shorter than 32 octets"),
     ] {
-        let output = Gateway::builder().policy(format!("[admin]\n{overlay}\n")).variable("SHORT", "short").output("check");
+        let output =
+            Gateway::builder().policy(format!("[admin]\n{overlay}\n")).variable("SHORT", "short").output("check");
         assert_eq!(output.status.code(), Some(78));
         assert!(text(&output.stderr).contains(said), "{}", text(&output.stderr));
     }

@@ -589,10 +589,8 @@ async fn a_new_policy_gives_a_key_in_redis_what_its_roles_mean_now() {
     let file = gateway.directory().join("2.toml");
     let policy = format!("{POLICY}[routes.predict]\nauthorize = [\"admin\"]\n");
     std::fs::write(file, policy).expect("it can be written");
-    let output = Command::new(binary("gateway"))
-        .args(["reload", "--admin", &gateway.operator()])
-        .output()
-        .expect("it runs");
+    let output =
+        Command::new(binary("gateway")).args(["reload", "--admin", &gateway.operator()]).output().expect("it runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(predict().await, 403);
 }

@@ -153,7 +153,9 @@ pub(crate) fn make_socket(
     };
     let made = path.and_then(|directory| {
         let path = directory.join(file_name(port));
-        bind_socket(&path).map(|listener| Some((path.clone(), listener))).map_err(|error| format!("{}: {error}", path.display()))
+        bind_socket(&path)
+            .map(|listener| Some((path.clone(), listener)))
+            .map_err(|error| format!("{}: {error}", path.display()))
     });
     Ok(made)
 }

@@ -34,13 +34,7 @@ pub(crate) struct SwapOptions {
     admin: Admin,
 }
 
-fn ask(
-    admin: &Admin,
-    method: &str,
-    pool: &str,
-    what: &str,
-    body: Option<&Value>,
-) -> Result<(bool, Value), Failure> {
+fn ask(admin: &Admin, method: &str, pool: &str, what: &str, body: Option<&Value>) -> Result<(bool, Value), Failure> {
     if pool.is_empty() || !pool.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)) {
         return Err(Failure::usage(format!("{pool:?} can't be the name of a pool")));
     }

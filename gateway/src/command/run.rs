@@ -127,7 +127,11 @@ impl Gateway {
                         Some(before) => before.counter.for_policy(thread, limits),
                         None => Counter::new(Arc::clone(&store), thread, limits, store_changes(log.clone())),
                     },
-                    pools: snapshot.pools.iter().map(|pool| Rc::new(Pool::new(pool, thread))).collect(),
+                    pools: snapshot
+                        .pools
+                        .iter()
+                        .map(|pool| Rc::new(Pool::new(pool, thread, before.map_or(&[], |before| &before.pools))))
+                        .collect(),
                     log: before.map_or_else(|| BatchLog::new(log.clone()), |before| before.log.clone()),
                     metrics: Arc::clone(&metrics),
                     thread,

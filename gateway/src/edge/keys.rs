@@ -204,7 +204,16 @@ impl Drop for Waiting<'_> {
 impl Default for IssuerKeys {
     fn default() -> Self {
         let now = Instant::now();
-        let plan = Plan { due: now, askable: now, asked: false, hurried: None, good: None, failures: 0, found: None, told: None };
+        let plan = Plan {
+            due: now,
+            askable: now,
+            asked: false,
+            hurried: None,
+            good: None,
+            failures: 0,
+            found: None,
+            told: None,
+        };
         Self {
             keys: ArcSwapOption::empty(),
             plan: Mutex::new(plan),

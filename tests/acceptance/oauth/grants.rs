@@ -384,7 +384,8 @@ async fn a_refresh_token_ends_at_its_time_however_often_it_is_used() {
 
 #[tokio::test]
 async fn a_refresh_token_ends_with_its_users_password() {
-    const OTHER: &str = "$argon2id$v=19$m=7168,t=1,p=1$AAAAAAAAAAAAAAAAAAAAAA$NLqTAJyfqOc9yxRuOqvDv+Js7TG3DcxtYS+LJ4W6P1s";
+    const OTHER: &str =
+        "$argon2id$v=19$m=7168,t=1,p=1$AAAAAAAAAAAAAAAAAAAAAA$NLqTAJyfqOc9yxRuOqvDv+Js7TG3DcxtYS+LJ4W6P1s";
     for changed in [format!("[users.alice]\ndigest = \"{OTHER}\"\n"), String::new()] {
         let gateway = builder().policy("[reload]\nwatch = false\n").policy("").start().await;
         let client = gateway.client();

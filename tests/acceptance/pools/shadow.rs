@@ -42,7 +42,7 @@ async fn a_copy_goes_to_the_candidate_and_its_answer_to_nobody() {
     let gateway = before(&live, &candidate, "").await;
     let answer = predict(&gateway).await;
     assert_eq!((answer.status, &answer.json()["label"]), (200, &json!("setosa")));
-    candidate.wait_for_requests(1).await;
+    candidate.wait_until(|seen| seen.first().is_some_and(|copy| copy.whole)).await;
     let (sent, copied) = (live.only(), candidate.only());
     assert_eq!((copied.line(), copied.json()), (sent.line(), flower()));
     for name in ["x-modelgate-principal", "x-modelgate-roles", "x-request-id", "content-type"] {
