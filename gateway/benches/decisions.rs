@@ -578,6 +578,7 @@ fn headers_forwarded(bencher: Bencher<'_, '_>) {
         assertion: None,
         route: &route.name,
         is_read_here: false,
+        deadline: None,
         is_rewritten: false,
     };
     let mut out = Vec::with_capacity(2048);

@@ -150,6 +150,8 @@ pub struct Exchange {
     /// Method and target, where there were any.
     pub(crate) line: Option<(Method, Uri)>,
     pub(crate) http1: bool,
+    /// Whether its refusal is one of gRPC.
+    pub(crate) is_grpc: bool,
     /// Whether the connection ends with this request.
     pub(crate) is_last: bool,
     pub(crate) route: Option<RouteId>,
@@ -200,6 +202,7 @@ impl Exchange {
             clock: Instant::now(),
             client: peer,
             certificate: None,
+            is_grpc: false,
             line: Some((parts.method.clone(), parts.uri.clone())),
             is_last: false,
             http1: parts.version != Version::HTTP_2,

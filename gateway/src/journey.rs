@@ -76,10 +76,23 @@ pub async fn serve(
         Err(stop) => {
             let mut problem = Problem::from(stop);
             problem.close |= !Box::pin(body.drain(exchange.http1)).await;
+            exchange.is_grpc = speaks_grpc(&exchange, &parts.headers);
             Err(problem)
         }
     };
     Ok(finish(exchange, outcome))
+}
+
+/// Whether a refusal is for a client of gRPC: by its route, or by what it says of its body where it has found none.
+fn speaks_grpc(exchange: &Exchange, headers: &HeaderMap) -> bool {
+    let is_grpc = match exchange.route.and_then(|id| exchange.core.snapshot.policy.route(id)) {
+        Some(route) => route.grpc,
+        None => headers.get(header::CONTENT_TYPE).is_some_and(|media_type| {
+            let rest = media_type.as_bytes().strip_prefix(b"application/grpc");
+            rest.is_some_and(|rest| matches!(rest, [] | [b'+' | b';', ..]))
+        }),
+    };
+    is_grpc && !exchange.http1
 }
 
 /// Answers a head that never became a request.
@@ -286,6 +299,8 @@ async fn forward(
         route: &route.name,
         is_read_here: exchange.counts_answer() || shaped.is_some(),
         is_rewritten: exchange.normalized.is_some(),
+        // Of a body that comes bit by bit nobody knows when it ends, and the worker's time begins with the head.
+        deadline: pool.deadline().filter(|_| outgoing.is_whole()),
     };
     let call = Call {
         method: &arrived.method,
@@ -650,11 +665,10 @@ fn finish(mut exchange: Box<Exchange>, outcome: Result<Answer, Problem>) -> Resp
             problem.close &= exchange.http1;
             exchange.status = problem.reason.status().as_u16();
             let route = exchange.route.and_then(|id| exchange.core.snapshot.policy.route(id));
-            let is_grpc = !exchange.http1 && route.is_some_and(|route| route.grpc);
             if route.and_then(|route| route.body.as_ref()).is_some_and(BodyRule::is_oip) {
                 problem = problem.with_error();
             }
-            let response = if is_grpc { problem.into_grpc() } else { problem.into_response(exchange.id) };
+            let response = if exchange.is_grpc { problem.into_grpc() } else { problem.into_response(exchange.id) };
             let (head, body) = response.into_parts();
             (head, Content::Whole(Some(body)))
         }

@@ -74,6 +74,7 @@ reasons! {
     ApiKeysUnavailable 503 "api-keys-unavailable" "API keys can't be looked up just now";
     CertificateUnknown 401 "certificate-unknown" "The client certificate is not known here";
     CertificateExpired 401 "certificate-expired" "The client certificate has expired";
+    CertificateRevoked 401 "certificate-revoked" "The client certificate is not vouched for any more";
     SignatureMalformed 400 "signature-malformed" "The signature can't be read, or leaves too much open";
     SignatureInvalid 401 "signature-invalid" "The signature is not good here";
     SignerEnded 401 "signer-ended" "The signing key is not good at this time";
@@ -176,6 +177,8 @@ pub enum HeadFault {
     Target,
     /// HTTP/1 octets that can't be read in one way only.
     Wire(wire::Fault),
+    /// The connection's client certificate was revoked, or its authority is not trusted any more.
+    Certificate,
     /// `Connection` names a header that we rely on, or what is no header.
     Connection,
     /// `Expect` says more than `100-continue`.
@@ -443,6 +446,12 @@ fn head(fault: HeadFault) -> Problem {
         HeadFault::Wire(wire::Fault::HeadTooLarge) => {
             Problem::new(Reason::HeadTooLarge, "Send fewer or shorter headers.").closing()
         }
+        HeadFault::Certificate => Problem::new(
+            Reason::CertificateRevoked,
+            "It was revoked, or its authority is not trusted any more. Connect anew with another.",
+        )
+        .header(header::WWW_AUTHENTICATE, "Certificate realm=\"modelgate\"")
+        .closing(),
         HeadFault::Connection => Problem::new(
             Reason::HeadMalformed,
             "`Connection` names a header that must not be removed, or what is no header (RFC 9110 §7.6.1).",

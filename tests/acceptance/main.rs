@@ -2,6 +2,7 @@
 #![expect(clippy::expect_used, clippy::indexing_slicing, reason = "a test that can't go on has failed")]
 
 mod admin;
+mod admin_access;
 mod answers;
 mod api_key;
 mod api_key_redis;

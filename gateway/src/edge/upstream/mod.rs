@@ -166,18 +166,31 @@ pub struct Answer {
 }
 
 impl Pool {
-    /// The way to a pool of the thread at this position.
+    /// The way to a pool of the thread at this position. What is unchanged since the policy before goes on: a worker's
+    /// connections and its places, and what copies hold.
     #[must_use]
-    pub fn new(settings: &PoolSettings, thread: usize) -> Self {
-        let workers = settings.workers.iter().map(|worker| Rc::new(Worker::new(settings, worker, thread)));
+    pub fn new(settings: &PoolSettings, thread: usize, before: &[Rc<Self>]) -> Self {
+        let before = before.iter().find(|pool| pool.settings.name == settings.name && pool.thread == thread);
+        let known = before.filter(|pool| settings.reaches_workers_as(&pool.settings));
+        let workers = settings.workers.iter().map(|worker| {
+            let next = Worker::new(settings, worker, thread);
+            let same = known.and_then(|pool| pool.workers.iter().find(|old| old.is_same(&next)));
+            same.map_or_else(|| Rc::new(next), Rc::clone)
+        });
         Self {
             workers: workers.collect(),
             draw: Draw::new(settings.workers.iter().map(|worker| worker.weight)),
             budget: Budget::new(settings.retries.0, settings.retries.1),
             settings: settings.clone(),
             thread,
-            room: Rc::default(),
+            room: before.map_or_else(Rc::default, |pool| Rc::clone(&pool.room)),
         }
+    }
+
+    /// How long an answer's head is waited for, as workers are told it (`X-Modelgate-Timeout`).
+    #[must_use]
+    pub fn deadline(&self) -> Option<&HeaderValue> {
+        self.settings.deadline.as_ref()
     }
 
     /// Which pool answers a request to the one at this position: itself, or its canary's while that has a worker.
