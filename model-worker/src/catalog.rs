@@ -227,6 +227,12 @@ impl Catalog {
         self.models.values().flat_map(BTreeMap::values)
     }
 
+    /// Features of the model that has most.
+    #[must_use]
+    pub fn widest(&self) -> usize {
+        self.all().map(|served| served.model.card().features.len()).max().unwrap_or_default()
+    }
+
     /// Files of the directory that cannot be used.
     #[must_use]
     pub fn refused(&self) -> &[Refused] {

@@ -265,7 +265,7 @@ impl Api {
         body: B,
     ) -> Result<Reply, Refusal> {
         use grpc::message::{Empty, InferRequest, ModelRequest, Yes};
-        use grpc::wire::{decode, encode};
+        use grpc::wire::{decode, encode, unframe};
         if !grpc::wire::is_call(headers) {
             return Err(Refusal::NotCalledJson);
         }
@@ -278,19 +278,22 @@ impl Api {
         let terms = self.terms(grpc::wire::patience(headers), Protocol::Grpc);
         let bytes = self.collect(body, most).await?;
         let terms = terms.from_now();
+        let message = || unframe(headers, &bytes, most);
         let find = || {
-            let ModelRequest { name, version } = decode(headers, &bytes, limit)?;
+            let ModelRequest { name, version } = decode(message()?)?;
             named(catalog, (&name, Some(version.as_str()).filter(|version| !version.is_empty())))
         };
         match call {
-            "ServerLive" => decode::<Empty>(headers, &bytes, limit).map(|_| encode(&Yes { yes: true })),
-            "ServerReady" => decode::<Empty>(headers, &bytes, limit).map(|_| encode(&Yes { yes: self.is_ready() })),
+            "ServerLive" => message().and_then(decode::<Empty>).map(|_| encode(&Yes { yes: true })),
+            "ServerReady" => message().and_then(decode::<Empty>).map(|_| encode(&Yes { yes: self.is_ready() })),
             "ModelReady" => Ok(encode(&Yes { yes: find().is_ok() && self.is_ready() })),
             "ServerMetadata" => Ok(encode(&grpc::server())),
             "ModelMetadata" => find().map(|served| encode(&grpc::model(catalog, served))),
             "RepositoryIndex" => Ok(encode(&grpc::index(catalog))),
             "ModelInfer" => {
-                let request: InferRequest = decode(headers, &bytes, limit)?;
+                let message = message()?;
+                grpc::size::check(&message, self.limits.max_rows, catalog.widest())?;
+                let request: InferRequest = decode(message)?;
                 let version = Some(request.model_version.as_str()).filter(|version| !version.is_empty());
                 let served = named(catalog, (&request.model_name, version))?;
                 Ok(encode(&grpc::infer(served, &request, terms).await?))

@@ -15,14 +15,14 @@ use prost::Message;
 use super::support::{Worker, World};
 
 /// A message's answer: status, status text, the message's octets.
-type Answer = (String, String, Vec<u8>);
+pub(crate) type Answer = (String, String, Vec<u8>);
 
-fn framed(message: &[u8]) -> Vec<u8> {
+pub(crate) fn framed(message: &[u8]) -> Vec<u8> {
     let length = u32::try_from(message.len()).expect("small").to_be_bytes();
     [&[0][..], &length, message].concat()
 }
 
-fn call_with(worker: &Worker, name: &str, timeout: Option<&str>, body: Vec<u8>) -> Answer {
+pub(crate) fn call_with(worker: &Worker, name: &str, timeout: Option<&str>, body: Vec<u8>) -> Answer {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
         let stream = tokio::net::TcpStream::connect(worker.address()).await.expect("a connection");
@@ -68,7 +68,7 @@ fn input(shape: &[i64], datatype: &str) -> Tensor {
     }
 }
 
-fn request(inputs: Vec<Tensor>, raw: Vec<Bytes>) -> InferRequest {
+pub(crate) fn request(inputs: Vec<Tensor>, raw: Vec<Bytes>) -> InferRequest {
     InferRequest { model_name: "iris".to_owned(), id: "abc".to_owned(), inputs, raw, ..InferRequest::default() }
 }
 

@@ -1,6 +1,7 @@
 //! Drives the real binary: one world per test, no fixed ports, no sleeps.
 #![expect(clippy::expect_used, clippy::indexing_slicing, reason = "a test that cannot go on has failed")]
 
+mod attacks;
 mod cli;
 mod grpc;
 mod hostile;

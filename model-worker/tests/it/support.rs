@@ -94,6 +94,13 @@ impl Worker {
         self.event["address"].as_str().expect("an address")
     }
 
+    /// The most memory that it has had so far, in KiB.
+    pub(crate) fn peak(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("Linux's /proc");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a line");
+        line.trim().trim_end_matches(" kB").parse().expect("a number")
+    }
+
     pub(crate) fn connect(&self) -> TcpStream {
         TcpStream::connect(self.address()).expect("a connection")
     }
