@@ -208,11 +208,7 @@ struct Rewound {
 
 impl Rewound {
     /// Reads until it is known whether the peer begins with `expected`.
-    async fn new(
-        mut stream: Box<dyn Connection>,
-        expected: &[u8],
-        patience: Duration,
-    ) -> io::Result<(Self, bool)> {
+    async fn new(mut stream: Box<dyn Connection>, expected: &[u8], patience: Duration) -> io::Result<(Self, bool)> {
         let mut seen = Vec::new();
         while seen.len() < expected.len() && expected.starts_with(&seen) {
             let missing = expected.len() - seen.len();

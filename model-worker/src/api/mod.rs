@@ -18,7 +18,7 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::header::{HeaderMap, HeaderValue};
 use hyper::{Request, StatusCode};
 use serde_json::json;
-use tokio::task::spawn_blocking;
+use tokio::task::{JoinError, spawn_blocking};
 use tokio::time::timeout;
 
 use self::reply::{Body, Reply, inflate};
@@ -122,8 +122,7 @@ impl Api {
     pub async fn reload(&self) {
         let _alone = self.reloading.lock().await;
         let (before, directory) = (self.snapshot(), self.directory.clone());
-        let changed = spawn_blocking(move || before.changed(&directory)).await;
-        let Ok(Some(after)) = changed else {
+        let Some(after) = self.seen(spawn_blocking(move || before.changed(&directory)).await) else {
             return;
         };
         let before =
@@ -139,6 +138,14 @@ impl Api {
         let refused =
             new.inspect(|refused| self.events.emit(&Event::ModelRefused { file: &refused.file, why: &refused.why }));
         self.totals.reloaded(refused.count());
+    }
+
+    /// What a look through the directory found. After one that broke off all goes on as it is, and the next tries again.
+    fn seen(&self, look: Result<Option<Catalog>, JoinError>) -> Option<Catalog> {
+        look.unwrap_or_else(|error| {
+            self.events.emit(&Event::ReloadFailed { cause: error.to_string() });
+            None
+        })
     }
 
     /// Answers one request. Never fails: what cannot be answered is refused.
@@ -339,6 +346,10 @@ mod tests {
     use super::*;
 
     fn api(max_in_flight: u32) -> Api {
+        telling(max_in_flight, Box::new(std::io::sink()))
+    }
+
+    fn telling(max_in_flight: u32, sink: Box<dyn std::io::Write + Send>) -> Api {
         let limits = Limits {
             max_body: 64,
             max_rows: 2,
@@ -347,7 +358,7 @@ mod tests {
             strict_range: false,
             repository_control: false,
         };
-        let events = Arc::new(Events::new(Box::new(std::io::sink())));
+        let events = Arc::new(Events::new(sink));
         Api::new(Catalog::built_in().expect("loads"), PathBuf::new(), limits, None, events)
     }
 
@@ -366,6 +377,17 @@ mod tests {
         assert_eq!(status(&api, Method::GET, "/readyz", "").await, 503);
         assert_eq!(status(&api, Method::GET, "/healthz", "").await, 200);
         assert_eq!(status(&api, Method::POST, "/predict", r#"{"text":"good"}"#).await, 200);
+    }
+
+    #[tokio::test]
+    async fn a_look_that_broke_off_is_told() {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        let api = telling(1, Box::new(writer));
+        let broken = spawn_blocking(|| std::panic::resume_unwind(Box::new("broken"))).await;
+        assert!(api.seen(broken).is_none());
+        drop(api);
+        let told = std::io::read_to_string(reader).expect("a line");
+        assert!(told.starts_with("{\"event\":\"reload-failed\",\"cause\":\""), "{told}");
     }
 
     #[tokio::test]

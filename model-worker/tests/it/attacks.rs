@@ -73,7 +73,8 @@ fn json_of_many_small_things_takes_memory_in_proportion() {
     let world = World::new();
     let infer = "/v2/models/iris/infer";
     let list = |part: &str| part.repeat(ROOM / part.len() - 60);
-    let input = |data: &str| format!(r#"{{"inputs":[{{"name":"x","shape":[1,4],"datatype":"FP64","data":[{data}0]}}]}}"#);
+    let input =
+        |data: &str| format!(r#"{{"inputs":[{{"name":"x","shape":[1,4],"datatype":"FP64","data":[{data}0]}}]}}"#);
     for (path, body) in [
         (infer, input(&list("0,"))),
         (infer, input(&list("\"\","))),

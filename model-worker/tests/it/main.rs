@@ -3,6 +3,7 @@
 
 mod attacks;
 mod cli;
+mod directory;
 mod grpc;
 mod hostile;
 mod serve;

@@ -97,7 +97,9 @@ impl Room {
 pub fn check(message: &[u8], rows: u32, width: usize) -> Result<(), Refusal> {
     let elements = usize::try_from(rows).unwrap_or(usize::MAX).saturating_mul(width);
     Room { fields: MOST_FIELDS, elements }.request(message).map_err(|full| match full {
-        Full::Fields => Refusal::Malformed("the message has more tensors and parameters than any model takes".to_owned()),
+        Full::Fields => {
+            Refusal::Malformed("the message has more tensors and parameters than any model takes".to_owned())
+        }
         Full::Elements => Refusal::TooManyRows(rows),
     })
 }

@@ -146,9 +146,8 @@ mod tests {
         let mut bytes = vec![0, 0, 0, 0, 6];
         bytes.extend(message.encode_to_vec());
         let headers = HeaderMap::new();
-        let decode = |bytes: &[u8]| {
-            unframe(&headers, &Bytes::copy_from_slice(bytes), 1000).and_then(decode::<ModelRequest>)
-        };
+        let decode =
+            |bytes: &[u8]| unframe(&headers, &Bytes::copy_from_slice(bytes), 1000).and_then(decode::<ModelRequest>);
         assert_eq!(decode(&bytes), Ok(message));
         for (at, byte) in [(0, 2), (0, 1), (4, 5), (4, 7), (6, 200)] {
             let mut other = bytes.clone();
