@@ -293,7 +293,10 @@ impl Api {
         match call {
             "ServerLive" => message().and_then(decode::<Empty>).map(|_| encode(&Yes { yes: true })),
             "ServerReady" => message().and_then(decode::<Empty>).map(|_| encode(&Yes { yes: self.is_ready() })),
-            "ModelReady" => Ok(encode(&Yes { yes: find().is_ok() && self.is_ready() })),
+            "ModelReady" => match find().map(|_| self.is_ready()) {
+                Err(Refusal::NoSuchModel) => Ok(encode(&Yes { yes: false })),
+                found => found.map(|yes| encode(&Yes { yes })),
+            },
             "ServerMetadata" => Ok(encode(&grpc::server())),
             "ModelMetadata" => find().map(|served| encode(&grpc::model(catalog, served))),
             "RepositoryIndex" => Ok(encode(&grpc::index(catalog))),

@@ -99,6 +99,25 @@ fn json_of_many_small_things_takes_memory_in_proportion() {
     }
 }
 
+#[test]
+fn a_compressed_message_is_held_to_the_same_bounds() {
+    let worker = World::new().serve("");
+    let send = |coding: &str, octets: &[u8]| {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(octets).expect("written");
+        let mut framed = framed(&encoder.finish().expect("compressed"));
+        framed[0] = 1;
+        let header = Some(("grpc-encoding", coding));
+        [call_with(&worker, "ModelReady", header, framed.clone()).0, call_with(&worker, "ModelInfer", header, framed).0]
+    };
+    assert_eq!(send("gzip", &field(1, b"iris")), ["0", "3"]);
+    assert_eq!(send("gzip", &field(1, &vec![0; 5000])), ["8", "5"]);
+    assert_eq!(send("gzip", &field(1, &vec![0; 2 * ROOM])), ["8", "8"]);
+    assert_eq!(send("gzip", &field(5, &field(5, &field(5, &vec![0; ROOM]))))[1], "8");
+    assert_eq!(send("zstd", b""), ["12", "12"]);
+    assert_eq!(send("", b""), ["12", "12"]);
+}
+
 /// What is sent into it, as a body.
 struct Coming(tokio::sync::mpsc::Receiver<Bytes>);
 
