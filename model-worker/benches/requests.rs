@@ -170,8 +170,7 @@ impl Server {
         let near = given.len() == expected.len() && given.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-5);
         assert!(near, "{} gives other probabilities than scikit-learn", self.name);
         self.ask(&cases.octets(cases.rows.len()), &mut buffer);
-        let labels = i64::to_le_bytes;
-        let octets: Vec<u8> = cases.labels.iter().flat_map(|label| labels(*label)).collect();
+        let octets: Vec<u8> = cases.labels.iter().flat_map(|label| label.to_le_bytes()).collect();
         let there = buffer.windows(octets.len()).any(|window| window == octets);
         assert!(there, "{} gives other octets than scikit-learn's labels", self.name);
     }
@@ -193,7 +192,7 @@ impl Cases {
         [head.as_bytes(), body].concat()
     }
 
-    fn input(&self, count: usize, member: &str, value: Value) -> Value {
+    fn input(&self, count: usize, member: &str, value: &Value) -> Value {
         json!({"name": "features", "shape": [count, self.rows[0].len()], "datatype": "FP32", member: value})
     }
 
@@ -201,13 +200,13 @@ impl Cases {
         // As they are written by people: 5.1, not the nearest FP32.
         let text = self.rows.iter().take(count).flatten().map(ToString::to_string).collect::<Vec<_>>().join(",");
         let data: Value = serde_json::from_str(&format!("[{text}]")).expect("JSON");
-        let body = json!({"inputs": [self.input(count, "data", data)], "outputs": outputs()});
+        let body = json!({"inputs": [self.input(count, "data", &data)], "outputs": outputs()});
         self.request(count, "Content-Type: application/json\r\n", body.to_string().as_bytes())
     }
 
     fn octets(&self, count: usize) -> Vec<u8> {
         let data: Vec<u8> = self.rows.iter().take(count).flatten().flat_map(|number| number.to_le_bytes()).collect();
-        let input = self.input(count, "parameters", json!({"binary_data_size": data.len()}));
+        let input = self.input(count, "parameters", &json!({"binary_data_size": data.len()}));
         let head = json!({"inputs": [input], "outputs": outputs(), "parameters": {"binary_data_output": true}});
         let head = head.to_string();
         let headers = format!("Inference-Header-Content-Length: {}\r\n", head.len());

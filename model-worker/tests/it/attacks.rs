@@ -161,7 +161,9 @@ fn a_connection_whose_requests_were_all_cancelled_is_closed() {
         while worker.post("/predict", "{}").status != 503 {
             tokio::task::yield_now().await;
         }
-        begun.iter().for_each(|(_, answer)| answer.abort());
+        for (_, answer) in &begun {
+            answer.abort();
+        }
         connection.await.expect("no panic").expect("the worker says farewell");
     });
 }

@@ -16,7 +16,7 @@ fn a_file_that_could_not_be_read_is_tried_again() {
     let kept = world.root.path().join(".kept");
     rename(&second, &kept).expect("moved");
     let mut worker = world.serve_as_nobody("watch = \"0s\"");
-    set_permissions(&kept, Permissions::from_mode(0)).expect("forbidden");
+    set_permissions(&kept, Permissions::from_mode(0o000)).expect("forbidden");
     rename(&kept, &second).expect("moved");
     worker.signal("HUP");
     assert_eq!(worker.event()["why"], "Permission denied (os error 13)");
