@@ -2169,7 +2169,7 @@ fn every_file_that_is_shipped_loads() {
     let laid_over = files.iter().flat_map(|file| ["--config", file]);
     let output = gateway(directory.path(), &std::iter::once("check").chain(laid_over).collect::<Vec<_>>());
     assert_eq!(String::from_utf8_lossy(&output.stderr), "");
-    let said = "The configuration is good: 23 routes, 3 pools, limits counted in memory.\n";
+    let said = "The configuration is good: 18 routes, 3 pools, limits counted in memory.\n";
     assert_eq!((String::from_utf8_lossy(&output.stdout).as_ref(), output.status.code()), (said, Some(0)));
 }
 

@@ -31,6 +31,7 @@ mod open_inference;
 
 mod pools;
 mod problems;
+mod profiles;
 mod quickstart;
 mod rate_limit;
 mod rbac;
