@@ -33,7 +33,7 @@ use crate::edge::upstream::{
 use crate::exchange::{AnswerBody, Content, Core, Exchange};
 use crate::fernet_endpoint;
 use crate::head;
-use crate::policy::answer::{self, AnswerRule};
+use crate::policy::answer::AnswerRule;
 use crate::policy::authenticate::{self, Accepted, signature};
 use crate::policy::authorize::{self, Asked, Permit};
 use crate::policy::body::{self, BodyRule};
@@ -333,32 +333,11 @@ async fn forward(
     let status = answer.response.status();
     match shaped.filter(|_| status.is_success()) {
         Some(rule) => Box::pin(shape(exchange, rule, answer.response)).await.map(Answer::Own),
-        None if status.is_client_error() && is_read(route, &arrived.method) => {
-            Ok(Answer::Own(Box::pin(refused_by_worker(route.profile(), answer.response)).await))
+        None if status.is_client_error() && route.shapes_refusals(&arrived.method) => {
+            Ok(Answer::Own(Box::pin(upstream::in_form(route.profile(), answer.response)).await))
         }
         None => Ok(Answer::Worker(answer.response)),
     }
-}
-
-/// Whether a worker's refusal is held to the form of its protocol.
-fn is_read(route: &Route, method: &Method) -> bool {
-    route.profile().has_errors() && !route.grpc && *method != Method::HEAD
-}
-
-/// A worker's refusal in the form of its protocol. One that can't be read says no more than its status.
-async fn refused_by_worker(profile: Profile, answer: Response<WorkerBody>) -> Response<Bytes> {
-    /// The longest one that is read.
-    const MOST: usize = 64 << 10;
-    let (mut head, body) = answer.into_parts();
-    let whole = body.whole(MOST).await.unwrap_or_default();
-    let plain = !head.headers.contains_key(header::CONTENT_ENCODING);
-    let media_type = head.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    let media_type = media_type.filter(|_| plain).unwrap_or_default();
-    let said = profile.refusal(head.status.as_u16(), media_type, &whole);
-    answer::forget(&mut head.headers);
-    head.headers.remove(header::CONTENT_ENCODING);
-    head.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    Response::from_parts(head, said.into())
 }
 
 /// Takes what is not for the caller out of a worker's answer.

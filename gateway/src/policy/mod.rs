@@ -28,7 +28,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use figment::value::Value;
-use http::HeaderName;
+use http::{HeaderName, Method};
 
 use crate::settings::{Named as _, Section, Setting};
 use crate::types::Name;
@@ -136,6 +136,12 @@ impl Route {
     #[must_use]
     pub fn profile(&self) -> Profile {
         self.reach.profile()
+    }
+
+    /// Whether a worker's refusal is held to the form of its protocol.
+    #[must_use]
+    pub fn shapes_refusals(&self, method: &Method) -> bool {
+        self.profile().has_errors() && !self.grpc && *method != Method::HEAD
     }
 
     /// What is to be known of a body that is read, for a request with this path: its rows, and the model that it names.
@@ -398,12 +404,15 @@ impl Parts<'_> {
         };
         let shadow = Shadow::compile(section);
         let reach = Reach::compile(section, profile);
-        if let Some(authorize) = &authorize
-            && !reach.opens().is_empty()
-            && (!authorize.asks_for_somebody() || shadow.authenticate || shadow.authorize)
-        {
-            let reason = "lets callers beyond predictions, and not only those with a role or right come here";
-            section.mistake("opens", reason, "write authorize = [\"admin\"], or rights with roles or scopes");
+        if !reach.opens().is_empty() {
+            if authorize.as_ref().is_some_and(|it| !it.asks_for_somebody()) {
+                let reason = "lets callers beyond predictions, and not only those with a role or right come here";
+                section.mistake("opens", reason, "write authorize = [\"admin\"], or rights with roles or scopes");
+            }
+            if shadow.authenticate || shadow.authorize {
+                let reason = "lets callers beyond predictions, while who may come here is only tried out";
+                section.mistake("opens", reason, "remove `danger_shadow`");
+            }
         }
         let grpc = self.grpc(section, destination.as_ref());
         let body = match destination {
@@ -613,7 +622,13 @@ fn named(section: &Section<'_>, key: &str, profile: Profile, reads: bool) -> Mod
     let is_open = section.word("worker_path").is_none() && target.contains(['{', '*']);
     match profile {
         Profile::Plain => Model::Unnamed,
-        _ if is_model && reads && profile.names_in_body() => Model::InBody(profile),
+        _ if is_model && profile.names_in_body() => {
+            if reads {
+                Model::InBody(profile)
+            } else {
+                Model::Unnamed
+            }
+        }
         _ if !is_open => Model::Unnamed,
         _ if is_model => Model::Model(profile),
         _ => Model::Version(profile),

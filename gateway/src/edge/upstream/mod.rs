@@ -39,6 +39,7 @@ use std::time::Instant;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Response, StatusCode};
 
+pub use disguise::in_form;
 pub use headers::{Forwarded, Told};
 pub use health::Probing;
 pub use incoming::WorkerBody;
