@@ -737,10 +737,10 @@ fn upstream(fault: Fault) -> Problem {
         .cause("it answered 500 as to input that it can't read"),
         Fault::Refused(Disguise::Bare) => Problem::new(
             Reason::InputRefused,
-            "The worker serves other requests and failed on this one, without a word. Check the number of columns, types and \
+            "The worker serves other requests and failed on this one, and does not say why. Check the number of columns, types and \
              shapes against the model's metadata.",
         )
-        .cause("it answered 500 without a word, and others well before"),
+        .cause("it answered 500 and does not say whose fault it is, and answered others well before"),
         Fault::Busy { retry_after } => {
             Problem::new(Reason::WorkerBusy, "The worker has no room for another request. Try again shortly.")
                 .header(header::RETRY_AFTER, &retry_after.unwrap_or(1).to_string())

@@ -90,7 +90,14 @@ const TRITON: [&str; 3] = [
 /// And what it answers where its model fails.
 const TRITON_FAILS: &str =
     r#"{"error":"Failed to process the request(s) for model instance 'iris_0_0', message: ValueError: /srv/model.py"}"#;
-/// What `MLServer` 1.7.1 answers to three columns where the model has four, and to everything else that goes wrong.
+/// The ends of what `MLServer` 1.7.1 answers with `debug`: to three columns where the model has four, and to a value too few.
+const TRACEBACKS: [&str; 2] = [
+    "  File \"/srv/lib/sklearn/utils/validation.py\", line 2926, in _check_n_features\n    raise ValueError(\n\
+     ValueError: X has 3 features, but RandomForestClassifier is expecting 4 features as input.\n\n",
+    "  File \"/srv/lib/mlserver/codecs/numpy.py\", line 163, in decode_input\n    return model_data.reshape(request_input.shape)\n\
+     ValueError: cannot reshape array of size 3 into shape (1,4)\n\n",
+];
+/// What it answers without `debug` to these, and to everything else that goes wrong.
 const MLSERVER: (&str, &str) = ("text/plain; charset=utf-8", "Internal Server Error");
 
 #[tokio::test]
@@ -228,7 +235,7 @@ async fn a_workers_refusal_has_its_protocols_form_and_nothing_else() {
             r#"{"error":"Request for unknown model: 'x' is not found"}"#,
             "Request for unknown model: 'x' is not found",
         ),
-        (422, "application/json", pydantic, "The worker refused the request with status 422."),
+        (422, "application/json", pydantic, "body.inputs: Field required"),
         (400, "text/html", "<pre>Traceback /srv/app.py", "The worker refused the request with status 400."),
         (405, "application/json", "", "The worker refused the request with status 405."),
     ];
@@ -276,13 +283,33 @@ async fn a_clients_fault_that_triton_answers_with_500_is_the_clients() {
         let record = gateway.log().access(&answer.request_id()).await;
         assert_eq!((&record["status"], &record["reason"]), (&json!(422), &json!("input-refused")));
     }
-    assert_eq!(worker.connections(), 1, "the connection is as good as before");
+    assert_eq!(told(&gateway, "worker-out") + told(&gateway, "worker-kept"), 0);
+}
+
+#[tokio::test]
+async fn a_clients_fault_that_mlserver_answers_with_a_traceback_is_the_clients() {
+    let worker = Recorder::scripted(|number, _| {
+        let calls = "  File \"/srv/lib/starlette/routing.py\", line 73, in app\n    await app(scope)\n".repeat(60);
+        let text = format!("Traceback (most recent call last):\n{calls}{}", TRACEBACKS[number % 2]);
+        // Its server closes the connection then, and does not say so before.
+        answer_with(500, MLSERVER.0, &text).close()
+    });
+    let gateway = builder(&worker, OIP, "v2").policy(STRICT).start().await;
+    for _ in 0..6 {
+        let answer = infer(&gateway).await;
+        answer.assert_problem(422, "input-refused");
+        assert!(!answer.text().contains("/srv"), "where a worker lies stays inside: {}", answer.text());
+    }
+    assert_eq!(worker.connections(), 6, "none is used again");
     assert_eq!(told(&gateway, "worker-out") + told(&gateway, "worker-kept"), 0);
 }
 
 #[tokio::test]
 async fn a_500_that_the_profile_does_not_know_is_the_workers() {
-    for (media_type, body) in [("application/json", TRITON_FAILS), ("text/html", "Internal Server Error"), MLSERVER] {
+    let other = "Traceback (most recent call last):\n  File \"/srv/model.py\", line 1, in predict\nMemoryError\n";
+    for (media_type, body) in
+        [("application/json", TRITON_FAILS), ("text/html", "Internal Server Error"), MLSERVER, ("text/plain", other)]
+    {
         let worker = Recorder::replying(answer_with(500, media_type, body));
         let gateway = builder(&worker, OIP, "v2").policy(STRICT).start().await;
         for _ in 0..2 {

@@ -1,6 +1,6 @@
 //! What a worker's error is: its own fault, or a client's, which its protocol has a form for and a 500 may disguise.
 //!
-//! Which words mean a client's fault is the profile's to know. A 500 without a word is ambiguous: it is held to be the
+//! Which words mean a client's fault is the profile's to know. A 500 that does not say is ambiguous: it is held to be the
 //! input's doing a few times in a row, and only by a worker that has predicted since it last did so. So a model that is
 //! broken for everybody is soon seen to be. Looked at are short answers of known length over HTTP/1.1.
 
@@ -57,20 +57,10 @@ impl Pool {
             }
             _ => None,
         };
-        match found.filter(|found| *found == Disguise::Told || lease.worker().is_believed()) {
-            Some(found) => {
-                let fault = Fault::Refused(found);
-                lease.worker().failed(&fault);
-                if head.keeps {
-                    lease.give_back();
-                }
-                fault
-            }
-            None => {
-                let fault = Fault::Failed(head.status);
-                lease.worker().failed(&fault);
-                fault
-            }
-        }
+        let found = found.filter(|found| *found == Disguise::Told || lease.worker().is_believed());
+        let fault = found.map_or(Fault::Failed(head.status), Fault::Refused);
+        lease.worker().failed(&fault);
+        // The connection ends with the lease: servers such as uvicorn close it behind a 500 and do not say so before.
+        fault
     }
 }

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use super::Profile;
 
 /// The longest 500 that is looked at, in octets: those that are known are shorter.
-pub const MOST_DISGUISED: u64 = 8 << 10;
+pub const MOST_DISGUISED: u64 = 32 << 10;
 /// The longest text of a worker's error that is passed on, in characters.
 const MOST_TEXT: usize = 512;
 
@@ -14,8 +14,8 @@ const MOST_TEXT: usize = 512;
 pub enum Disguise {
     /// It says that the input could not be read.
     Told,
-    /// It says nothing: so a server answers to an input that its model can't use, and to everything else that goes
-    /// wrong in it.
+    /// It does not say whose fault it is: so a server answers to an input that its model can't use, and to everything
+    /// else that goes wrong in it.
     Bare,
 }
 
@@ -27,7 +27,8 @@ impl Profile {
     }
 
     /// Recognises a client's fault in a 500, as Triton 2.51 and `MLServer` 1.7.1 answer: by what Triton's reader of
-    /// requests says, or the one text that Starlette has for every exception.
+    /// requests says; by where an exception of Python came from, which `MLServer` shows with `debug`, its default; or, as
+    /// no more than a possibility, by the one text that there is for every exception without it.
     #[must_use]
     pub fn disguised(self, media_type: &str, body: &[u8]) -> Option<Disguise> {
         const TOLD: [&str; 4] = [
@@ -40,7 +41,8 @@ impl Profile {
             return None;
         }
         match essence(media_type) {
-            "text/plain" => (body == b"Internal Server Error").then_some(Disguise::Bare),
+            "text/plain" if body == b"Internal Server Error" => Some(Disguise::Bare),
+            "text/plain" => exception(std::str::from_utf8(body).ok()?),
             "application/json" => {
                 let said = only_error(body)?;
                 TOLD.iter().any(|told| said.starts_with(told)).then_some(Disguise::Told)
@@ -59,18 +61,18 @@ impl Profile {
     /// characters, else one that says no more than the status.
     #[must_use]
     pub fn refusal(self, status: u16, media_type: &str, body: &[u8]) -> Vec<u8> {
-        let said: Option<Value> =
-            if essence(media_type) == "application/json" { serde_json::from_slice(body).ok() } else { None };
-        let said = said.as_ref().and_then(|said| said.get("error"));
+        // Triton does not always say what it sends.
+        let is_json = matches!(essence(media_type), "application/json" | "");
+        let whole: Value = serde_json::from_slice(body).ok().filter(|_| is_json).unwrap_or_default();
+        let said = whole.get("error");
         let text = match said {
-            Some(Value::String(text)) => Some(text),
-            Some(Value::Object(error)) if self == Self::OpenAi => match error.get("message") {
-                Some(Value::String(text)) => Some(text),
-                _ => None,
-            },
-            _ => None,
+            Some(Value::String(text)) => Some(clean(text)),
+            Some(Value::Object(error)) if self == Self::OpenAi => {
+                error.get("message").and_then(Value::as_str).map(clean)
+            }
+            _ => whole.get("detail").and_then(detail),
         };
-        let text = text.map_or_else(|| format!("The worker refused the request with status {status}."), |it| clean(it));
+        let text = text.unwrap_or_else(|| format!("The worker refused the request with status {status}."));
         let body = match (self, said) {
             (Self::OpenAi, Some(Value::Object(error))) => {
                 let mut shown = Map::from_iter([("message".to_owned(), Value::from(text))]);
@@ -117,6 +119,18 @@ fn essence(media_type: &str) -> &str {
     media_type.split(';').next().unwrap_or_default().trim_matches([' ', '\t'])
 }
 
+/// What an exception of Python is: a client's fault where it came from reading the request's input, or from a model of
+/// scikit-learn that counts columns.
+fn exception(text: &str) -> Option<Disguise> {
+    let lines = || text.trim_end().lines().rev();
+    text.starts_with("Traceback (most recent call last):\n").then_some(())?;
+    let says_columns = |line: &str| line.starts_with("ValueError: X has ") && line.ends_with(" features as input.");
+    let raised = lines().find(|line| line.starts_with("  File \""));
+    let is_told =
+        lines().next().is_some_and(says_columns) || raised.is_some_and(|line| line.contains("/mlserver/codecs/"));
+    Some(if is_told { Disguise::Told } else { Disguise::Bare })
+}
+
 /// The text of `{"error": "..."}`, where that is all there is.
 fn only_error(body: &[u8]) -> Option<String> {
     let Ok(Value::Object(mut members)) = serde_json::from_slice(body) else { return None };
@@ -124,6 +138,23 @@ fn only_error(body: &[u8]) -> Option<String> {
         (Some(Value::String(said)), true) => Some(said),
         _ => None,
     }
+}
+
+/// What `FastAPI` says of a request: its text, or of each fault the place and what is wrong there, without the input.
+fn detail(detail: &Value) -> Option<String> {
+    if let Value::String(text) = detail {
+        return Some(clean(text));
+    }
+    let fault = |fault: &Value| {
+        let place = fault.get("loc")?.as_array()?.iter().map(|part| match part {
+            Value::String(name) => name.clone(),
+            other => other.to_string(),
+        });
+        let place = place.collect::<Vec<_>>().join(".");
+        Some(format!("{place}: {}", fault.get("msg")?.as_str()?))
+    };
+    let faults: Vec<String> = detail.as_array()?.iter().take(4).filter_map(fault).collect();
+    (!faults.is_empty()).then(|| clean(&faults.join("; ")))
 }
 
 /// A text without control characters, and no longer than is passed on.
@@ -134,6 +165,13 @@ fn clean(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// As Python prints an exception that was raised in a file.
+    fn traceback(file: &str, last: &str) -> String {
+        let frame =
+            |file: &str| format!("  File \"/opt/python3/site-packages/{file}\", line 7, in call\n    return it()\n");
+        format!("Traceback (most recent call last):\n{}{}{last}\n\n", frame("mlserver/codecs/base.py"), frame(file))
+    }
 
     #[test]
     fn only_known_words_of_known_servers_are_a_clients_fault() {
@@ -155,6 +193,27 @@ mod tests {
                 Some(Disguise::Told),
             ),
             ("text/plain; charset=utf-8", "Internal Server Error", Some(Disguise::Bare)),
+            (
+                "text/plain",
+                &traceback(
+                    "mlserver_sklearn/sklearn.py",
+                    "ValueError: X has 3 features, but SVC is expecting 4 features as input.",
+                ),
+                Some(Disguise::Told),
+            ),
+            (
+                "text/plain",
+                &traceback("mlserver/codecs/numpy.py", "ValueError: cannot reshape array of size 3 into shape (1,4)"),
+                Some(Disguise::Told),
+            ),
+            (
+                "text/plain",
+                &traceback("iris/model.py", "ValueError: cannot reshape array of size 3 into shape (1,4)"),
+                Some(Disguise::Bare),
+            ),
+            ("text/plain", &traceback("iris/model.py", "MemoryError"), Some(Disguise::Bare)),
+            ("text/html", &traceback("iris/model.py", "MemoryError"), None),
+            ("text/plain", "Traceback", None),
             (
                 json,
                 r#"{"error":"Failed to process the request(s) for model instance 'iris_0_0', message: failed to parse the request JSON buffer: "}"#,
@@ -187,7 +246,22 @@ mod tests {
             json!({ "error": "no such model" })
         );
         assert_eq!(shown(Profile::Oip, json, &long)["error"].as_str().map(str::len), Some(MOST_TEXT));
-        for body in [r#"{"detail":[{"loc":["body"],"input":"secret"}]}"#, r#"{"error":{"message":"x"}}"#, "{", ""] {
+        let detail = json!({ "detail": [
+            { "type": "missing", "loc": ["body", "inputs", 0, "name"], "msg": "Field required", "input": { "key": "secret" } },
+            { "loc": ["body", "id"], "msg": "Input should be a valid string", "input": 7, "ctx": { "error": "x" } },
+        ] });
+        let said = "body.inputs.0.name: Field required; body.id: Input should be a valid string";
+        assert_eq!(shown(Profile::Oip, json, &detail.to_string()), json!({ "error": said }));
+        assert_eq!(shown(Profile::Oip, json, r#"{"detail":"Not Found"}"#), json!({ "error": "Not Found" }));
+        assert_eq!(shown(Profile::Oip, "", r#"{"error":"no such model"}"#), json!({ "error": "no such model" }));
+        for body in [
+            r#"{"detail":[{"loc":["body"],"input":"secret"}]}"#,
+            r#"{"detail":7}"#,
+            "[]",
+            r#"{"error":{"message":"x"}}"#,
+            "{",
+            "",
+        ] {
             assert_eq!(shown(Profile::Oip, json, body), json!({ "error": plain }), "{body}");
         }
         assert_eq!(shown(Profile::Oip, "text/html", r#"{"error":"x"}"#), json!({ "error": plain }));
