@@ -231,7 +231,7 @@ async fn a_workers_refusal_has_its_protocols_form_and_nothing_else() {
     let cases = [
         (
             404,
-            "application/json",
+            "text/plain",
             r#"{"error":"Request for unknown model: 'x' is not found"}"#,
             "Request for unknown model: 'x' is not found",
         ),

@@ -42,11 +42,11 @@ impl Profile {
         }
         match essence(media_type) {
             "text/plain" if body == b"Internal Server Error" => Some(Disguise::Bare),
-            "text/plain" => exception(std::str::from_utf8(body).ok()?),
-            "application/json" => {
+            "application/json" | "text/plain" if body.starts_with(b"{") => {
                 let said = only_error(body)?;
                 TOLD.iter().any(|told| said.starts_with(told)).then_some(Disguise::Told)
             }
+            "text/plain" => exception(std::str::from_utf8(body).ok()?),
             _ => None,
         }
     }
@@ -61,8 +61,8 @@ impl Profile {
     /// characters, else one that says no more than the status.
     #[must_use]
     pub fn refusal(self, status: u16, media_type: &str, body: &[u8]) -> Vec<u8> {
-        // Triton does not always say what it sends.
-        let is_json = matches!(essence(media_type), "application/json" | "");
+        // Triton calls some of its JSON plain text.
+        let is_json = matches!(essence(media_type), "application/json" | "text/plain" | "");
         let whole: Value = serde_json::from_slice(body).ok().filter(|_| is_json).unwrap_or_default();
         let said = whole.get("error");
         let text = match said {
@@ -253,6 +253,7 @@ mod tests {
         let said = "body.inputs.0.name: Field required; body.id: Input should be a valid string";
         assert_eq!(shown(Profile::Oip, json, &detail.to_string()), json!({ "error": said }));
         assert_eq!(shown(Profile::Oip, json, r#"{"detail":"Not Found"}"#), json!({ "error": "Not Found" }));
+        assert_eq!(shown(Profile::Oip, "text/plain", r#"{"error":"not ready"}"#), json!({ "error": "not ready" }));
         assert_eq!(shown(Profile::Oip, "", r#"{"error":"no such model"}"#), json!({ "error": "no such model" }));
         for body in [
             r#"{"detail":[{"loc":["body"],"input":"secret"}]}"#,
