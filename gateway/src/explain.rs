@@ -189,21 +189,8 @@ fn walk(policy: &Policy, asked: &Asked, out: &mut Explained) -> Result<(), Stop>
     let name = &*route.name;
     out.route = Some(name.into());
     out.note("route", name, &["routes", name, "path"]);
-    let method = preflight.as_ref().unwrap_or(&asked.method);
-    route.reach.decide(method, &path).map_err(Stop::Closed)?;
     let seen = route.worker_path.as_deref().unwrap_or(&path);
-    if let Destination::Pool(position) = route.destination
-        && route.profile() != Profile::Plain
-    {
-        let pool = policy.pools.get(position).map_or("", |pool| pool);
-        match route.profile().knows(method, seen) {
-            Some(what) => {
-                let said = format!("{} of {}", what.noun(), route.profile().name());
-                out.note("profile", said, &["pools", pool, "profile"]);
-            }
-            None => out.note("profile", "opened beyond the profile", &["routes", name, "opens"]),
-        }
-    }
+    reach(policy, route, (preflight.as_ref().unwrap_or(&asked.method), &path), out)?;
 
     let mut earned = route.cors.as_ref().map(|cors| cors.decide(headers));
     if route.shadow.cors
@@ -251,24 +238,72 @@ fn walk(policy: &Policy, asked: &Asked, out: &mut Explained) -> Result<(), Stop>
         format!("{} by {}", principal.id, principal.scheme.as_str()),
         &["routes", name, "authenticate"],
     );
-    let unread = route.authorize.needs_model() && route.model.is_in_body(&path);
-    let (model, version) = (route.model.of(&path), route.version.of(&path));
-    let wanted = authorize::Asked { model, unread, version, facts: &facts };
+    let read = entitled(policy, route, &principal, (&facts, asked), out)?;
+    let size = match read {
+        Some(size) => size,
+        None => judge(route, asked, &path, out)?.0,
+    };
+    limits(route, &principal, size, out)?;
+    match &route.destination {
+        Destination::Pool(position) => {
+            let pool = policy.pools.get(*position).map_or("", |pool| pool);
+            if let Some(rule) = route.answers.rule(&principal) {
+                out.note("answer", format!("shaped by {}", rule.name), &["answers", &rule.name]);
+            }
+            out.note("forward", format!("to the pool {pool}, as {} {seen}", asked.method), &["routes", name, "pool"]);
+        }
+        Destination::Own(_) | Destination::Fernet(_) => {
+            out.note("answer", "the gateway itself", &["routes", name, "builtin"]);
+        }
+    }
+    Ok(())
+}
+
+/// Holds the path to what the route opens of its worker.
+fn reach(policy: &Policy, route: &Route, (method, path): (&Method, &str), out: &mut Explained) -> Result<(), Stop> {
+    route.reach.decide(method, path).map_err(Stop::Closed)?;
+    let Destination::Pool(position) = route.destination else { return Ok(()) };
+    if route.profile() == Profile::Plain {
+        return Ok(());
+    }
+    let pool = policy.pools.get(position).map_or("", |pool| pool);
+    match route.profile().knows(method, route.worker_path.as_deref().unwrap_or(path)) {
+        Some(what) => {
+            let said = format!("{} of {}", what.noun(), route.profile().name());
+            out.note("profile", said, &["pools", pool, "profile"]);
+        }
+        None => out.note("profile", "opened beyond the profile", &["routes", &route.name, "opens"]),
+    }
+    Ok(())
+}
+
+/// Whether the principal may; gives back how large the body is, where it had to be read for that.
+fn entitled(
+    policy: &Policy,
+    route: &Route,
+    principal: &Principal,
+    (facts, asked): (&Facts<'_>, &Asked),
+    out: &mut Explained,
+) -> Result<Option<Size>, Stop> {
+    let name = &*route.name;
+    let unread = route.authorize.needs_model() && route.model.is_in_body(facts.path);
+    let (model, version) = (route.model.of(facts.path), route.version.of(facts.path));
+    let wanted = authorize::Asked { model, unread, version, facts };
     let mut read = None;
     if unread {
         // Who can't call it for any model learns that first, as on the journey.
-        match route.authorize.decide(&principal, &wanted) {
-            Err(refusal) if !route.shadow.authorize => return Err(refused_right(refusal, &principal, policy)),
-            _ => read = Some(judge(route, asked, &path, out)?),
+        match route.authorize.decide(principal, &wanted) {
+            Err(refusal) if !route.shadow.authorize => return Err(refused_right(refusal, principal, policy)),
+            _ => read = Some(judge(route, asked, facts.path, out)?),
         }
     }
     let model = read.as_ref().map_or(model, |(_, model)| model);
     let is_unread = unread && asked.body.is_none() && !is_bodiless(&asked.method);
     let wanted = authorize::Asked { model, unread: is_unread, ..wanted };
-    let permit = match route.authorize.decide(&principal, &wanted) {
+    let permit = match route.authorize.decide(principal, &wanted) {
         Ok(permit) => permit,
         Err(refusal) => {
-            let stop = refused_right(refusal, &principal, policy);
+            let stop = refused_right(refusal, principal, policy);
             let Some(permit) = Permit::tried(route.shadow) else { return Err(stop) };
             out.tried("authorize", stop, name);
             permit
@@ -286,24 +321,7 @@ fn walk(policy: &Policy, asked: &Asked, out: &mut Explained) -> Result<(), Stop>
         None => out.note("authorize", opened, &["routes", name, "authorize"]),
     }
 
-    let size = match read {
-        Some((size, _)) => size,
-        None => judge(route, asked, &path, out)?.0,
-    };
-    limits(route, &principal, size, out)?;
-    match &route.destination {
-        Destination::Pool(position) => {
-            let pool = policy.pools.get(*position).map_or("", |pool| pool);
-            if let Some(rule) = route.answers.rule(&principal) {
-                out.note("answer", format!("shaped by {}", rule.name), &["answers", &rule.name]);
-            }
-            out.note("forward", format!("to the pool {pool}, as {} {seen}", asked.method), &["routes", name, "pool"]);
-        }
-        Destination::Own(_) | Destination::Fernet(_) => {
-            out.note("answer", "the gateway itself", &["routes", name, "builtin"]);
-        }
-    }
-    Ok(())
+    Ok(read.map(|(size, _)| size))
 }
 
 fn refused_right(refusal: authorize::Refusal, principal: &Principal, policy: &Policy) -> Stop {

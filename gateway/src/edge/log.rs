@@ -331,7 +331,7 @@ impl Record<'_> {
         line.optional("normalized", self.normalized);
         line.optional("would_refuse", self.would_refuse);
         line.optional("flagged", self.flagged);
-        line.optional("model", self.model.map(|model| begin(model)));
+        line.optional("model", self.model.map(begin));
         if let Some(took) = self.worker_took {
             line.micros("worker_us", took);
         }

@@ -398,29 +398,13 @@ impl Parts<'_> {
             let reason = format!("names {:?}, which counts by {by}, and this route proves none", &*limit.name);
             section.mistake("limits", reason, "use a limit by \"address\" or \"route\"");
         }
-        let profile = match destination {
-            Some(Destination::Pool(position)) => self.profiles.get(position).copied().unwrap_or_default(),
-            _ => Profile::Plain,
-        };
         let shadow = Shadow::compile(section);
-        let reach = Reach::compile(section, profile);
-        if !reach.opens().is_empty() {
-            if authorize.as_ref().is_some_and(|it| !it.asks_for_somebody()) {
-                let reason = "lets callers beyond predictions, and not only those with a role or right come here";
-                section.mistake("opens", reason, "write authorize = [\"admin\"], or rights with roles or scopes");
-            }
-            if shadow.authenticate || shadow.authorize {
-                let reason = "lets callers beyond predictions, while who may come here is only tried out";
-                section.mistake("opens", reason, "remove `danger_shadow`");
-            }
-        }
+        let reach = self.reach(section, destination.as_ref(), authorize.as_ref(), shadow);
+        let profile = reach.profile();
         let grpc = self.grpc(section, destination.as_ref());
         let body = match destination {
             Some(Destination::Fernet(_)) => Some(BodyRule::small()),
-            _ => section.section("body").and_then(|body| {
-                let is_oip = profile == Profile::Oip && !grpc && reach.opens().is_empty();
-                BodyRule::compile(body, self.schemas, self.guards, is_oip)
-            }),
+            _ => self.body(section, profile == Profile::Oip && !grpc && reach.opens().is_empty()),
         };
         if authenticate.as_ref().is_some_and(|it| it.takes(Accepted::Signature)) {
             let is_form = matches!(&destination, Some(Destination::Own(endpoint)) if endpoint.takes_form());
@@ -439,10 +423,7 @@ impl Parts<'_> {
         for limit in &limits {
             check(section, limit, destination.as_ref(), body.as_ref(), &model);
         }
-        // What hangs on the model waits for the body that names it.
-        let waits = matches!(model, Model::InBody(_))
-            && (authorize.as_ref().is_some_and(Authorize::needs_model)
-                || limits.iter().any(|limit| limit.scope.has(&By::Model)));
+        let waits = waits_for_model(&model, authorize.as_ref(), &limits);
         let mut rows = limits.iter().filter(|limit| matches!(limit.cost, Cost::Rows(_)));
         if let Some(first) = rows.next()
             && let Some(other) = rows.find(|limit| limit.cost != first.cost)
@@ -515,6 +496,36 @@ impl Parts<'_> {
                 None
             }
         }
+    }
+
+    fn body(&self, section: &Section<'_>, is_oip: bool) -> Option<BodyRule> {
+        BodyRule::compile(section.section("body")?, self.schemas, self.guards, is_oip)
+    }
+
+    /// Reads `opens`, and finds what does not go with it.
+    fn reach(
+        &self,
+        section: &Section<'_>,
+        destination: Option<&Destination>,
+        authorize: Option<&Authorize>,
+        shadow: Shadow,
+    ) -> Reach {
+        let profile = match destination {
+            Some(Destination::Pool(position)) => self.profiles.get(*position).copied(),
+            Some(Destination::Own(_) | Destination::Fernet(_)) | None => None,
+        };
+        let reach = Reach::compile(section, profile.unwrap_or_default());
+        if !reach.opens().is_empty() {
+            if authorize.is_some_and(|authorize| !authorize.asks_for_somebody()) {
+                let reason = "lets callers beyond predictions, and not only those with a role or right come here";
+                section.mistake("opens", reason, "write authorize = [\"admin\"], or rights with roles or scopes");
+            }
+            if shadow.authenticate || shadow.authorize {
+                let reason = "lets callers beyond predictions, while who may come here is only tried out";
+                section.mistake("opens", reason, "remove `danger_shadow`");
+            }
+        }
+        reach
     }
 
     /// Reads `grpc`, and finds what does not go with it.
@@ -633,6 +644,12 @@ fn named(section: &Section<'_>, key: &str, profile: Profile, reads: bool) -> Mod
         _ if is_model => Model::Model(profile),
         _ => Model::Version(profile),
     }
+}
+
+/// Whether what hangs on the model waits for the body that names it.
+fn waits_for_model(model: &Model, authorize: Option<&Authorize>, limits: &[Arc<Limit>]) -> bool {
+    matches!(model, Model::InBody(_))
+        && (authorize.is_some_and(Authorize::needs_model) || limits.iter().any(|limit| limit.scope.has(&By::Model)))
 }
 
 /// Finds what a limit counts and a route has not.

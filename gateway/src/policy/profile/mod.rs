@@ -1,7 +1,7 @@
 //! What does a pool's worker speak? Which of its paths predict, where a model's name and the rows of a request stand,
 //! and what its errors look like.
 //!
-//! Sources: the Open Inference Protocol, version 2 (REST and gRPC), the API reference of OpenAI, and `model-worker`. A
+//! Sources: the Open Inference Protocol, version 2 (REST and gRPC), the API reference of `OpenAI`, and `model-worker`. A
 //! profile is an allow-list: a path that it does not name is not of the protocol, whatever a worker does there. Never
 //! decides who may do something.
 
@@ -26,7 +26,7 @@ pub enum Profile {
     Predict,
     /// The Open Inference Protocol, version 2.
     Oip,
-    /// OpenAI's API below `/v1`.
+    /// `OpenAI`'s API below `/v1`.
     OpenAi,
 }
 
@@ -79,8 +79,10 @@ impl Profile {
     /// What a worker's path is for; `None` where the profile does not name it, or not with this method.
     #[must_use]
     pub fn knows(self, method: &Method, path: &str) -> Option<Use> {
-        let found = self.knows_path(segments(path, &mut [""; 6])?)?;
-        let is_call = found == Use::Prediction || path.starts_with(GRPC);
+        let mut held = [""; 6];
+        let path = segments(path, &mut held)?;
+        let found = self.knows_path(path)?;
+        let is_call = found == Use::Prediction || path.first() == Some(&SERVICE);
         let taken = if is_call { *method == Method::POST } else { matches!(*method, Method::GET | Method::HEAD) };
         taken.then_some(found)
     }
@@ -97,14 +99,17 @@ impl Profile {
                 _ => None,
             },
             Self::Oip => match path {
-                ["v2"] | ["v2", "models", _] | ["v2", "models", _, "versions", _] => Some(Use::Metadata),
+                ["v2"]
+                | ["v2", "models", _]
+                | ["v2", "models", _, "versions", _]
+                | [SERVICE, "ServerMetadata" | "ModelMetadata"] => Some(Use::Metadata),
                 ["v2", "health", "live" | "ready"]
                 | ["v2", "models", _, "ready"]
-                | ["v2", "models", _, "versions", _, "ready"] => Some(Use::Health),
-                ["v2", "models", _, "infer"] | ["v2", "models", _, "versions", _, "infer"] => Some(Use::Prediction),
-                ["inference.GRPCInferenceService", "ModelInfer" | "ModelStreamInfer"] => Some(Use::Prediction),
-                ["inference.GRPCInferenceService", "ServerMetadata" | "ModelMetadata"] => Some(Use::Metadata),
-                ["inference.GRPCInferenceService", "ServerLive" | "ServerReady" | "ModelReady"] => Some(Use::Health),
+                | ["v2", "models", _, "versions", _, "ready"]
+                | [SERVICE, "ServerLive" | "ServerReady" | "ModelReady"] => Some(Use::Health),
+                ["v2", "models", _, "infer"]
+                | ["v2", "models", _, "versions", _, "infer"]
+                | [SERVICE, "ModelInfer" | "ModelStreamInfer"] => Some(Use::Prediction),
                 _ => None,
             },
             Self::OpenAi => match path {
@@ -178,8 +183,8 @@ impl Profile {
     }
 }
 
-/// What begins the paths of calls of gRPC.
-const GRPC: &str = "/inference.GRPCInferenceService/";
+/// The service of gRPC, whose calls are paths.
+const SERVICE: &str = "inference.GRPCInferenceService";
 
 fn length(list: &[Value]) -> u64 {
     u64::try_from(list.len()).unwrap_or(u64::MAX).max(1)

@@ -57,8 +57,8 @@ impl Reach {
         // Names in braces stand for any; one that a profile does not know shows whether it takes any too.
         let probe: Vec<&str> = target.split('/').map(|part| if part.starts_with('{') { "0" } else { part }).collect();
         let probe = probe.join("/");
-        let closed = methods.iter().filter_map(|method| method.parse::<Method>().ok());
-        let closed = closed.filter(|method| reach.decide(method, &probe).is_err()).last();
+        let mut parsed = methods.iter().filter_map(|method| method.parse::<Method>().ok());
+        let closed = parsed.rfind(|method| reach.decide(method, &probe).is_err());
         let is_one = !target.contains(['{', '*']) && target.starts_with('/');
         reach.asks = !is_one && (closed.is_some() || target.contains('*'));
         if let Some(method) = closed.filter(|_| is_one) {
