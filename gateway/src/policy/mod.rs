@@ -398,8 +398,7 @@ impl Parts<'_> {
             let reason = format!("names {:?}, which counts by {by}, and this route proves none", &*limit.name);
             section.mistake("limits", reason, "use a limit by \"address\" or \"route\"");
         }
-        let shadow = Shadow::compile(section);
-        let reach = self.reach(section, destination.as_ref(), authorize.as_ref(), shadow);
+        let reach = Reach::compile(section, self.profile(destination.as_ref()));
         let profile = reach.profile();
         let grpc = self.grpc(section, destination.as_ref());
         let body = match destination {
@@ -438,10 +437,14 @@ impl Parts<'_> {
             let reason = format!("stands beside the limit {:?}, which counts what the answer names", &*limit.name);
             section.mistake("answers", reason, "keep one of them: what is shaped may no longer name it");
         }
+        let websocket = self.websocket(section, destination.as_ref());
+        let answers = Answers::compile(section, self.answers, &self.words.roles);
+        let shadow = Shadow::compile(section);
+        check_opens(section, &reach, authorize.as_ref(), shadow);
         Some(Route {
             name: section.name(),
             grpc,
-            websocket: self.websocket(section, destination.as_ref()),
+            websocket,
             destination: destination?,
             worker_path: worker_path.map(Into::into),
             cors,
@@ -451,7 +454,7 @@ impl Parts<'_> {
             model,
             version,
             body,
-            answers: Answers::compile(section, self.answers, &self.words.roles),
+            answers,
             reach,
             shadow,
         })
@@ -502,30 +505,13 @@ impl Parts<'_> {
         BodyRule::compile(section.section("body")?, self.schemas, self.guards, is_oip)
     }
 
-    /// Reads `opens`, and finds what does not go with it.
-    fn reach(
-        &self,
-        section: &Section<'_>,
-        destination: Option<&Destination>,
-        authorize: Option<&Authorize>,
-        shadow: Shadow,
-    ) -> Reach {
-        let profile = match destination {
+    /// What the workers of a destination speak.
+    fn profile(&self, destination: Option<&Destination>) -> Profile {
+        let found = match destination {
             Some(Destination::Pool(position)) => self.profiles.get(*position).copied(),
             Some(Destination::Own(_) | Destination::Fernet(_)) | None => None,
         };
-        let reach = Reach::compile(section, profile.unwrap_or_default());
-        if !reach.opens().is_empty() {
-            if authorize.is_some_and(|authorize| !authorize.asks_for_somebody()) {
-                let reason = "lets callers beyond predictions, and not only those with a role or right come here";
-                section.mistake("opens", reason, "write authorize = [\"admin\"], or rights with roles or scopes");
-            }
-            if shadow.authenticate || shadow.authorize {
-                let reason = "lets callers beyond predictions, while who may come here is only tried out";
-                section.mistake("opens", reason, "remove `danger_shadow`");
-            }
-        }
-        reach
+        found.unwrap_or_default()
     }
 
     /// Reads `grpc`, and finds what does not go with it.
@@ -643,6 +629,21 @@ fn named(section: &Section<'_>, key: &str, profile: Profile, reads: bool) -> Mod
         _ if !is_open => Model::Unnamed,
         _ if is_model => Model::Model(profile),
         _ => Model::Version(profile),
+    }
+}
+
+/// Finds who must not be let beyond what a profile knows.
+fn check_opens(section: &Section<'_>, reach: &Reach, authorize: Option<&Authorize>, shadow: Shadow) {
+    if reach.opens().is_empty() {
+        return;
+    }
+    if authorize.is_some_and(|authorize| !authorize.asks_for_somebody()) {
+        let reason = "lets callers beyond predictions, and not only those with a role or right come here";
+        section.mistake("opens", reason, "write authorize = [\"admin\"], or rights with roles or scopes");
+    }
+    if shadow.authenticate || shadow.authorize {
+        let reason = "lets callers beyond predictions, while who may come here is only tried out";
+        section.mistake("opens", reason, "remove `danger_shadow`");
     }
 }
 
