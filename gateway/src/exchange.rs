@@ -170,6 +170,8 @@ pub struct Exchange {
     /// Features with values that the model does not know.
     pub(crate) flagged: Option<String>,
     pub(crate) normalized: Option<String>,
+    /// The model that its body names.
+    pub(crate) model: Option<Box<str>>,
     pub(crate) status: u16,
     pub(crate) reason: Option<Reason>,
     pub(crate) cause: Option<String>,
@@ -217,6 +219,7 @@ impl Exchange {
             would_refuse: None,
             flagged: None,
             normalized: None,
+            model: None,
             // What stands in the record if the client leaves before there is an answer (nginx's number).
             status: 499,
             reason: None,
@@ -313,6 +316,7 @@ impl Drop for Exchange {
             normalized: self.normalized.as_deref(),
             would_refuse: self.would_refuse.as_deref(),
             flagged: self.flagged.as_deref(),
+            model: self.model.as_deref(),
         });
     }
 }

@@ -32,6 +32,7 @@ mod open_inference;
 
 mod pools;
 mod problems;
+mod profiles;
 mod quickstart;
 mod rate_limit;
 mod rbac;

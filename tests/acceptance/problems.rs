@@ -280,6 +280,8 @@ async fn every_reason_has_its_answer_and_its_record() {
     provoked.extend([
         "credentials-disagree",
         "answer-undeclared",
+        "input-refused",
+        "path-closed",
         "token-busy",
         "token-reused",
         "token-revoked",

@@ -30,6 +30,8 @@ const LONGEST_FINISH: Duration = Duration::from_secs(2);
 const LONGEST_WAIT: Duration = Duration::from_millis(10);
 /// The longest path that is written, in bytes.
 const MOST_PATH: usize = 256;
+/// The longest name of a model that is written, in octets.
+const MOST_MODEL: usize = 128;
 
 /// How records look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -302,6 +304,14 @@ pub struct Record<'a> {
     pub would_refuse: Option<&'a str>,
     /// Features with values that the model does not know.
     pub flagged: Option<&'a str>,
+    /// The model that its body names.
+    pub model: Option<&'a str>,
+}
+
+/// The beginning of a text that a client chose.
+fn begin(text: &str) -> &str {
+    let end = (0..=MOST_MODEL).rev().find(|end| text.is_char_boundary(*end));
+    text.get(..end.unwrap_or_default()).unwrap_or_default()
 }
 
 impl Record<'_> {
@@ -332,6 +342,7 @@ impl Record<'_> {
         line.optional("normalized", self.normalized);
         line.optional("would_refuse", self.would_refuse);
         line.optional("flagged", self.flagged);
+        line.optional("model", self.model.map(begin));
         if let Some(took) = self.worker_took {
             line.micros("worker_us", took);
         }
@@ -502,6 +513,7 @@ mod tests {
             normalized: None,
             would_refuse: None,
             flagged: None,
+            model: None,
         }
     }
 

@@ -11,6 +11,7 @@ mod budget;
 mod canary;
 mod chunks;
 mod connect;
+mod disguise;
 mod headers;
 mod health;
 mod incoming;
@@ -39,6 +40,7 @@ use std::time::Instant;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Response, StatusCode};
 
+pub use disguise::in_form;
 pub use headers::{Forwarded, Told};
 pub use health::Probing;
 pub use incoming::WorkerBody;
@@ -55,6 +57,7 @@ pub use tunnel::{Tunnel, websocket_key};
 use crate::deadline::Deadline;
 use crate::policy::authorize::Permit;
 use crate::policy::limit::Admission;
+use crate::policy::profile::Disguise;
 use crate::types::{Name, Principal};
 use balance::{Balance, Draw, Tried};
 use budget::Budget;
@@ -83,6 +86,8 @@ pub enum Fault {
     TooLarge,
     /// It answered 5xx, which is not passed on: 502.
     Failed(StatusCode),
+    /// It answered 500 to what is held to be a client's fault: 422.
+    Refused(Disguise),
     /// It says that it has too much to do: 503.
     Busy {
         /// Its `Retry-After` in seconds.
@@ -240,6 +245,12 @@ impl Pool {
             return self.switched(call, head, lease);
         }
         let worker = Rc::clone(lease.worker());
+        if self.settings.profile.has_disguises() {
+            if head.status == StatusCode::INTERNAL_SERVER_ERROR {
+                return Err(Box::pin(self.unmask(call, head, &upload, lease)).await);
+            }
+            self.note_prediction(call, head.status, &worker);
+        }
         let mut response = Response::new(WorkerBody::Whole(None));
         *response.status_mut() = passes(head.status, &head.headers, &worker)?;
         *response.headers_mut() = head.headers;

@@ -16,6 +16,7 @@ use super::shadow::Shadowing;
 use super::standing::{Known, Standing, Tell};
 use super::swap::SwapRule;
 use crate::edge::tls;
+use crate::policy::profile::Profile;
 use crate::settings::{ByteSize, Named, Row, Section};
 use crate::types::{Name, Sha256};
 
@@ -26,6 +27,7 @@ pub struct PoolSettings {
     pub(super) workers: Vec<WorkerSettings>,
     pub(super) balance: Balance,
     pub(super) protocol: Protocol,
+    pub(super) profile: Profile,
     pub(super) health: HealthRule,
     pub(super) standing: Arc<Standing>,
     pub(super) canary: Option<Arc<Canary>>,
@@ -139,6 +141,13 @@ impl PoolSettings {
         for (position, section) in root.sections("pools").into_iter().enumerate() {
             let canary = Canary::compile(&section, position, &pools).map(Arc::new);
             let shadow = Shadowing::compile(&section, position, &pools);
+            let profile = pools.get(position).map(|pool| pool.profile);
+            if let Some(to) = canary.as_ref().and_then(|canary| pools.get(canary.to))
+                && profile.is_some_and(|profile| profile != to.profile)
+            {
+                let reason = format!("is another one than that of {:?}, which answers in its place", &*to.name);
+                section.mistake("profile", reason, "write the same `profile` for both pools");
+            }
             if let Some(pool) = pools.get_mut(position) {
                 (pool.canary, pool.shadow) = (canary, shadow);
             }
@@ -179,6 +188,7 @@ impl PoolSettings {
             workers,
             balance: section.or("balance", Balance::LeastRequests),
             protocol,
+            profile: section.or("profile", Profile::Plain),
             health: HealthRule::compile(&section, &ready_path),
             // Nobody counts before the policy is put in place.
             standing: Arc::new(Standing::new(Name::clone(&name), 0)),

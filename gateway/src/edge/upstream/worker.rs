@@ -136,7 +136,7 @@ impl Worker {
                 self.known.counts.count(self.thread, Counted::Errors as usize);
                 return self.answered();
             }
-            Fault::TooLarge => return self.answered(),
+            Fault::TooLarge | Fault::Refused(_) => return self.answered(),
             Fault::Busy { .. } | Fault::Full | Fault::Client(_) => return,
         };
         self.standing.failed(&self.known, self.thread, cause);
@@ -145,6 +145,21 @@ impl Worker {
     /// A request was answered with 503.
     pub(super) fn was_busy(&self) {
         self.known.counts.count(self.thread, Counted::Busy as usize);
+    }
+
+    /// Whether a good prediction would change what is thought of it.
+    pub(super) fn is_in_doubt(&self) -> bool {
+        self.known.is_in_doubt()
+    }
+
+    /// It gave a prediction.
+    pub(super) fn predicted(&self) {
+        self.known.predicted();
+    }
+
+    /// Whether a failure without a word is held to be a client's doing.
+    pub(super) fn is_believed(&self) -> bool {
+        self.known.believes()
     }
 
     pub(super) fn note(&self, what: Noted) {
