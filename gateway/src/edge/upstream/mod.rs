@@ -9,6 +9,8 @@ mod address;
 mod balance;
 mod budget;
 mod canary;
+mod card;
+mod cards;
 mod chunks;
 mod connect;
 mod headers;
@@ -38,6 +40,8 @@ use std::time::Instant;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Response, StatusCode};
 
+pub use card::Shown;
+pub use cards::{ActiveCard, Cards, Complaint};
 pub use headers::{Forwarded, Told};
 pub use health::Probing;
 pub use incoming::WorkerBody;
@@ -123,6 +127,8 @@ pub struct Call<'a> {
     pub trailers: bool,
     /// The key of a client that asks for a WebSocket.
     pub websocket: Option<&'a HeaderValue>,
+    /// The workers that may get it: a bit for each, by position.
+    pub workers: u64,
 }
 
 impl Call<'_> {
@@ -177,16 +183,20 @@ impl Pool {
         }
     }
 
-    /// Which pool answers a request to the one at this position: itself, or its canary's while that has a worker.
+    /// Which pool answers a request to the one at this position: itself, or its canary's while that has a worker. `open` says
+    /// which workers of a pool may get it.
     #[must_use]
     pub fn answering(
         pools: &[Rc<Self>],
         position: usize,
         (headers, principal, address): (&HeaderMap, &Principal, &str),
+        open: impl Fn(usize) -> u64,
     ) -> usize {
         let Some(pool) = pools.get(position) else { return position };
         let Some(canary) = &pool.settings.canary else { return position };
-        let has_worker = |other: &Rc<Self>| other.workers.iter().any(|worker| !worker.is_out());
+        let open = open(canary.to);
+        let has_worker =
+            |other: &Rc<Self>| other.workers.iter().enumerate().any(|(at, worker)| !worker.is_out() && has(open, at));
         if !canary.decide(headers, principal, address) || !pools.get(canary.to).is_some_and(has_worker) {
             return position;
         }
@@ -259,9 +269,11 @@ impl Pool {
     /// The worker for a request, among those that are in and were not tried.
     fn pick(&self, call: &Call<'_>, tried: Tried) -> Option<usize> {
         if let [only] = &*self.workers {
-            return (!tried.has(0) && !only.is_out()).then_some(0);
+            return (!tried.has(0) && !only.is_out() && has(call.workers, 0)).then_some(0);
         }
-        let is_open = |at: usize| !tried.has(at) && self.workers.get(at).is_some_and(|worker| !worker.is_out());
+        let is_open = |at: usize| {
+            !tried.has(at) && has(call.workers, at) && self.workers.get(at).is_some_and(|worker| !worker.is_out())
+        };
         let load = |at: usize| self.workers.get(at).map_or((0, 1), |worker| (worker.load(), worker.weight as usize));
         match self.settings.balance {
             Balance::Hash => {
@@ -395,6 +407,11 @@ struct Tries {
     failure: Option<Fault>,
     /// Whether a worker was asked already.
     is_retry: bool,
+}
+
+/// Whether a worker is among some.
+fn has(workers: u64, at: usize) -> bool {
+    workers >> at & 1 == 1
 }
 
 /// The status of an answer that reaches the client.

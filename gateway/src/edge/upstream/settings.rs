@@ -9,6 +9,7 @@ use rustls::ClientConfig;
 use super::address::{Address, is_private};
 use super::balance::{Balance, Tried};
 use super::canary::Canary;
+use super::card::ToldCards;
 use super::connect::Dial;
 use super::health::HealthRule;
 use super::shadow::Shadowing;
@@ -70,6 +71,8 @@ pub(super) struct WorkerSettings {
     pub(super) label: Name,
     pub(super) weight: u32,
     pub(super) known: Arc<Known>,
+    /// What it told of its models.
+    pub(super) cards: Arc<ToldCards>,
 }
 
 impl WorkerSettings {
@@ -104,7 +107,7 @@ impl WorkerSettings {
             return Err((format!("is one more than {}", Tried::MOST), "make a second pool"));
         }
         let known = Arc::new(Known::new(Name::clone(&label), 0));
-        Ok(Self { address, label, weight, known })
+        Ok(Self { address, label, weight, known, cards: Arc::default() })
     }
 }
 
@@ -197,6 +200,7 @@ impl PoolSettings {
     /// Joins pools that were just read with what is known of those that served before, for so many threads. Changes
     /// in a worker's standing are told from now on.
     pub fn adopt(pools: &mut [Self], before: &[Self], threads: usize, tell: &Tell) {
+        Self::keep_cards(pools, before);
         for pool in pools {
             let old = before.iter().find(|old| old.name == pool.name);
             if let (Some(shadow), Some(old)) = (&mut pool.shadow, old.and_then(|old| old.shadow.as_ref()))

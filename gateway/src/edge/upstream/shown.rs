@@ -29,6 +29,7 @@ impl PoolSettings {
                 "answered": answered,
                 "failed": failed,
                 "ejected": ejected,
+                "cards": worker.show_cards(),
             })
         });
         json!({ "balance": self.balance.name(), "workers": workers.collect::<Vec<_>>() })

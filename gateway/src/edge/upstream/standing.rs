@@ -12,6 +12,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use tokio::sync::watch;
+
 use super::health::HealthRule;
 use crate::series::Series;
 use crate::types::Name;
@@ -48,6 +50,8 @@ pub(super) struct Known {
     /// Requests that failed, one after the other.
     row: AtomicU32,
     pub(super) counts: Series<5>,
+    /// Wakes who wants to know that it is to be out, or no longer.
+    trouble: watch::Sender<()>,
 }
 
 impl fmt::Debug for Known {
@@ -58,7 +62,13 @@ impl fmt::Debug for Known {
 
 impl Known {
     pub(super) fn new(label: Name, threads: usize) -> Self {
-        Self { label, out: AtomicBool::new(false), row: AtomicU32::new(0), counts: Series::new(threads) }
+        let trouble = watch::channel(()).0;
+        Self { label, out: AtomicBool::new(false), row: AtomicU32::new(0), counts: Series::new(threads), trouble }
+    }
+
+    /// Wakes when it is to be out, or no longer.
+    pub(super) fn trouble(&self) -> watch::Receiver<()> {
+        self.trouble.subscribe()
     }
 
     /// Whether it gets no requests.
@@ -316,7 +326,11 @@ impl Standing {
     /// Puts the workers out that are to be, as many as may, those first that were to be first; and tells of changes.
     fn settle(&self, inner: &mut Inner) {
         let Inner { rule, members, tell, turns } = inner;
+        let mut stirred = Vec::new();
         for member in members.iter_mut() {
+            if member.cause().is_some() == (member.turn == 0) {
+                stirred.push(Arc::clone(&member.known));
+            }
             match (member.cause().is_some(), member.turn) {
                 (false, _) => member.turn = 0,
                 (true, 0) => {
@@ -348,6 +362,7 @@ impl Standing {
             fields.extend(seconds.as_deref().map(|seconds| ("seconds", seconds)));
             tell(event, &fields);
         }
+        stirred.iter().for_each(|known| known.trouble.send_replace(()));
     }
 
     /// What is known of each worker, in their order.
