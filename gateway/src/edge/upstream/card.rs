@@ -44,15 +44,10 @@ pub(super) struct ToldCard {
     pub(super) failure: Option<String>,
     /// Answers that were good, and others.
     pub(super) counts: [u64; 2],
+    /// Whether the card, or the failure, is news for the log.
+    pub(super) news: [bool; 2],
     /// When to ask again.
     pub(super) due: Option<Instant>,
-}
-
-/// What an answer changed.
-pub(super) enum Change {
-    Nothing,
-    Card,
-    Failure,
 }
 
 impl ToldCards {
@@ -87,30 +82,38 @@ impl ToldCards {
         }
     }
 
+    /// What is known, of which the news are told with it.
+    pub(super) fn news(&self, path: &str) -> ToldCard {
+        let mut all = self.all();
+        let Some(told) = all.get_mut(path) else { return ToldCard::default() };
+        let now = told.clone();
+        told.news = [false; 2];
+        now
+    }
+
     /// Takes an answer; it says nothing of a worker that was out when it was asked.
-    fn take(&self, path: &str, fetched: Result<Fetched, String>, was_out: bool, next: Duration) -> Change {
+    fn take(&self, path: &str, fetched: Result<Fetched, String>, was_out: bool, next: Duration) {
         let mut all = self.all();
         let told = all.entry(path.into()).or_default();
         let now = Instant::now();
-        let (change, pause) = match fetched {
+        let pause = match fetched {
             Ok(Fetched { digest, card }) => {
                 told.counts[0] += 1;
+                told.news[0] |= card.is_some() || told.failure.is_some();
                 (told.at, told.failure, told.is_doubtful) = (Some(now), None, was_out);
-                let is_new = card.is_some();
                 told.card = card.map(|card| (Arc::new(card), digest)).or(told.card.take());
-                (if is_new { Change::Card } else { Change::Nothing }, next)
+                next
             }
             Err(cause) => {
                 told.counts[1] += 1;
-                let is_new = told.failure.as_ref() != Some(&cause);
+                told.news[1] |= told.failure.as_ref() != Some(&cause);
                 told.failure = Some(cause);
-                (if is_new { Change::Failure } else { Change::Nothing }, next.min(RETRY))
+                next.min(RETRY)
             }
         };
         // Gateways that were started together ask one after the other.
         let chance = u16::try_from(RandomState::new().hash_one(0) & 0xFFFF).unwrap_or(0);
         told.due = Some(now + pause.mul_f64(0.8 + 0.4 * f64::from(chance) / 65_536.0));
-        change
     }
 }
 
@@ -160,17 +163,11 @@ async fn fetch(pool: &Pool, path: &str, before: Option<Sha256>, shown: Option<He
 }
 
 impl WorkerSettings {
-    pub(super) async fn ask(
-        &self,
-        pool: &Pool,
-        asked: (&str, Duration),
-        shown: Option<HeaderValue>,
-    ) -> (Change, ToldCard) {
+    pub(super) async fn ask(&self, pool: &Pool, asked: &Asked, shown: Option<HeaderValue>) {
         let was_out = self.known.is_out();
-        let before = self.cards.of(asked.0).card.map(|(_, digest)| digest);
-        let fetched = fetch(pool, asked.0, before, shown).await;
-        let change = self.cards.take(asked.0, fetched, was_out, asked.1);
-        (change, self.cards.of(asked.0))
+        let before = self.cards.of(&asked.path).card.map(|(_, digest)| digest);
+        let fetched = fetch(pool, &asked.path, before, shown).await;
+        self.cards.take(&asked.path, fetched, was_out, asked.interval);
     }
 }
 
@@ -199,8 +196,12 @@ impl PoolSettings {
         let each = each.filter(|(worker, asked)| anew || worker.cards.of(&asked.path).card.is_none());
         let answers = each.map(async |(worker, asked)| {
             let alone = self.alone(worker);
-            let (_, told) = worker.ask(&alone, (&asked.path, asked.interval), shown(at)).await;
-            told.failure.map(|why| format!("{} does not tell its card at {}: {why}", worker.label, asked.path))
+            worker.ask(&alone, asked, shown(at)).await;
+            worker
+                .cards
+                .of(&asked.path)
+                .failure
+                .map(|why| format!("{} does not tell its card at {}: {why}", worker.label, asked.path))
         });
         let failures: Vec<String> = futures_util::future::join_all(answers).await.into_iter().flatten().collect();
         if failures.is_empty() { Ok(()) } else { Err(failures) }

@@ -12,7 +12,7 @@ use arc_swap::ArcSwapOption;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep_until};
 
-use super::card::{Change, Shown, ToldCard, version};
+use super::card::{Shown, ToldCard, version};
 use super::has;
 use super::settings::{PoolSettings, WorkerSettings};
 use super::standing::Tell;
@@ -157,6 +157,8 @@ impl Cards {
     ) {
         let alone = pool.alone(worker);
         let mut trouble = worker.known.trouble();
+        // What was told before it served.
+        tell_news((pool, worker, &asked.path), tell);
         loop {
             let due =
                 worker.cards.of(&asked.path).due.unwrap_or_else(Instant::now).min(Instant::now() + asked.interval);
@@ -171,21 +173,8 @@ impl Cards {
                     }
                 }
             }
-            let (change, told) = worker.ask(&alone, (&asked.path, asked.interval), shown(position)).await;
-            let mut fields = vec![("pool", &*pool.name), ("worker", &*worker.label), ("path", &*asked.path)];
-            match (change, &told.card, &told.failure) {
-                (Change::Card, Some((card, digest)), _) => {
-                    let (version, digest) = (version(card), digest.to_string());
-                    fields.extend([("version", &*version), ("digest", &digest)]);
-                    tell("guard-card", &fields);
-                }
-                (Change::Failure, card, Some(cause)) => {
-                    let kept = if card.is_some() { "the last good one" } else { "none" };
-                    fields.extend([("cause", &**cause), ("kept", kept)]);
-                    tell("guard-card-failed", &fields);
-                }
-                _ => {}
-            }
+            worker.ask(&alone, &asked, shown(position)).await;
+            tell_news((pool, worker, &asked.path), tell);
             self.settle(Some(tell));
         }
     }
@@ -321,6 +310,21 @@ impl Cards {
             let [good, bad] = told.counts;
             format!("{name}{{{labels},good=\"true\"}} {good}\n{name}{{{labels},good=\"false\"}} {bad}\n")
         });
+    }
+}
+
+/// Tells of another card than before, or of another failure.
+fn tell_news((pool, worker, path): (&PoolSettings, &WorkerSettings, &str), tell: &Tell) {
+    let told = worker.cards.news(path);
+    let mut fields = vec![("pool", &*pool.name), ("worker", &*worker.label), ("path", path)];
+    if let (Some(cause), true) = (&told.failure, told.news[1]) {
+        let kept = if told.card.is_some() { "the last good one" } else { "none" };
+        fields.extend([("cause", &**cause), ("kept", kept)]);
+        tell("guard-card-failed", &fields);
+    } else if let (Some((card, digest)), true) = (&told.card, told.news[0]) {
+        let (version, digest) = (version(card), digest.to_string());
+        fields.extend([("version", &*version), ("digest", &digest)]);
+        tell("guard-card", &fields);
     }
 }
 
