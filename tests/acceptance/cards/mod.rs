@@ -8,8 +8,9 @@ use std::net::SocketAddr;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 
+use harness::identity::part;
 use harness::wire::plain;
-use harness::{Answer, Gateway, GatewayBuilder, Recorder, Reply, Seen, Upstream as _, binary, eventually};
+use harness::{Answer, Gateway, GatewayBuilder, Recorder, Reply, Seen, Signer, Upstream as _, binary, eventually};
 use serde_json::{Value, json};
 
 /// A worker that tells a card, which can be changed, and answers everything else with its name.
@@ -304,12 +305,25 @@ async fn who_was_not_ready_is_asked_again_before_it_gets_what_is_guarded() {
         Some(()).filter(|()| moody.guarded() > 0)
     };
     eventually("the second one gets requests again", until_shared).await;
-    let seen = moody.worker.seen();
-    let told = seen.iter().rposition(|seen| seen.line().starts_with("GET /v2/models/m")).expect("it was asked");
-    let ready = seen.iter().rposition(|seen| seen.line().contains("/readyz")).expect("it was probed");
-    assert!(seen.iter().skip(ready.min(told)).any(is_guarded));
-    let first = seen.iter().take(told).filter(|seen| is_guarded(seen)).count();
-    assert!(seen.iter().skip(told).filter(|seen| is_guarded(seen)).all(|seen| seen.json()["a"] == 4.0), "{first}");
+    let guarded = moody.worker.seen().into_iter().filter(is_guarded);
+    let values: Vec<Value> = guarded.map(|seen| seen.json()["a"].clone()).collect();
+    assert!(values.iter().all(|value| *value == 4.0), "it got none that its card refuses: {values:?}");
+}
+
+#[tokio::test]
+async fn a_worker_can_check_who_asks_for_its_card() {
+    let model = Model::new("1", 10.0);
+    let assertion = "[assertion]\nissuer = \"https://gateway.internal\"\nalgorithm = \"ES256\"\n\
+                     signing_key = { file = \"assertion.key\" }\npools = { models = \"model-worker\" }\n";
+    let signer = Signer::es256();
+    let builder = builder(&[&model]).file("assertion.key", signer.private()).policy(assertion);
+    let gateway = builder.start().await;
+    assert_eq!(ask(&gateway, 8.0).await.status, 200);
+    let seen = model.worker.seen();
+    let asked = seen.iter().find(|seen| seen.line().starts_with("GET /v2/models/m")).expect("it was asked");
+    let shown = asked.header("x-modelgate-assertion").expect("it is shown who asks");
+    assert!(signer.made(&shown));
+    assert_eq!((&part(&shown, 1)["aud"], &part(&shown, 1)["sub"]), (&json!("model-worker"), &json!("anonymous")));
 }
 
 #[test]

@@ -90,3 +90,17 @@ async fn after_a_swap_values_are_held_against_the_new_workers_card() {
     assert_eq!(answered(&gateway).await, 0, "the new one did not hear of it");
     assert_eq!(ask(&gateway, "plants", 50.0).await.status, 200);
 }
+
+#[tokio::test]
+async fn the_card_comes_over_http_2_as_well() {
+    let worker = Worker::serving("plants", &plants(1)).await;
+    let golden = json!([{ "path": "/v2/models/plants", "expect": { "name": "plants" } }]).to_string();
+    let builder = Gateway::builder().worker(&worker).policy(POLICY).file("golden.json", golden);
+    let gateway = builder.policy("[pools.models]\nprotocol = \"http2\"\n").start().await;
+    ask(&gateway, "plants", 9.0).await.assert_problem(422, "body-invalid");
+    assert_eq!(ask(&gateway, "plants", 2.0).await.status, 200);
+    worker.put("plants", "2", &plants(10));
+    worker.signal("HUP");
+    let followed = async || Some(ask(&gateway, "plants", 50.0).await.status).filter(|status| *status == 200);
+    eventually("the new version's values pass", followed).await;
+}

@@ -55,6 +55,11 @@ impl ToldCards {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Forgets what is asked no longer.
+    pub(super) fn retain(&self, wanted: &[Asked]) {
+        self.all().retain(|path, _| wanted.iter().any(|asked| asked.path == *path));
+    }
+
     /// Everything that was told, by path.
     pub(super) fn show(&self) -> BTreeMap<Box<str>, ToldCard> {
         self.all().clone()

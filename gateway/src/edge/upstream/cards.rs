@@ -137,14 +137,15 @@ impl Cards {
     /// Asks each worker for ever. Changes are told.
     pub async fn follow(&self, shown: Shown<'_>, tell: &Tell) {
         let of: Vec<CardOf> = self.places.iter().map(|place| place.of.clone()).collect();
-        let all = self.pools.iter().enumerate().flat_map(|(position, pool)| {
-            let asked = Self::wanted(&of, &self.pools, position);
-            asked
-                .into_iter()
-                .flat_map(move |asked| pool.workers.iter().map(move |worker| (position, pool, worker, asked.clone())))
-        });
-        let all =
-            all.map(|(position, pool, worker, asked)| self.follow_one((position, pool, worker), asked, shown, tell));
+        let mut all = Vec::new();
+        for (position, pool) in self.pools.iter().enumerate() {
+            let wanted = Self::wanted(&of, &self.pools, position);
+            for worker in &pool.workers {
+                worker.cards.retain(&wanted);
+                let asked = wanted.iter().cloned();
+                all.extend(asked.map(|asked| self.follow_one((position, pool, worker), asked, shown, tell)));
+            }
+        }
         futures_util::future::join_all(all).await;
     }
 
