@@ -27,12 +27,12 @@ async fn what_is_no_card_closes_the_guard_and_nothing_else() {
         (answering(r#"{"card":{"features":[]},"card":{"features":[]}}"#), "is not JSON"),
         (answering("x".repeat(2 << 20)), "is larger than"),
         (endless.clone().drip(huge), "is larger than"),
-        (features("1", json!(many)), "more than 4096"),
-        (features("1", json!([feature("a"), feature("a")])), "a name that another has"),
-        (features("1", json!([feature("a\r\nSet-Cookie: x")])), "not plain text"),
-        (features("1", json!([feature(&"a".repeat(4000))])), "too long"),
-        (features("1\u{1b}[2J", json!([feature("a")])), "not plain text"),
-        (features("1", json!([{ "name": "a", "bounds": { "above": 1, "at_most": 1 } }])), "no bounds"),
+        (features("1", &json!(many)), "more than 4096"),
+        (features("1", &json!([feature("a"), feature("a")])), "a name that another has"),
+        (features("1", &json!([feature("a\r\nSet-Cookie: x")])), "not plain text"),
+        (features("1", &json!([feature(&"a".repeat(4000))])), "too long"),
+        (features("1\u{1b}[2J", &json!([feature("a")])), "not plain text"),
+        (features("1", &json!([{ "name": "a", "bounds": { "above": 1, "at_most": 1 } }])), "no bounds"),
         (answering(r#"{"features":[{"name":"a","bounds":{"above":0,"at_most":1e999}}]}"#), "is not JSON"),
         (Reply::with(302, "Location: /v2/models/other\r\n", b""), "it answered 302"),
         (Reply::with(204, "", b""), "it answered 204"),
@@ -74,7 +74,7 @@ async fn headers_about_features_are_bounded_whatever_their_names() {
                     "training_range": { "minimum": 1, "maximum": 2 } })
         })
         .collect();
-    let model = Model::telling(features("1", json!(all)));
+    let model = Model::telling(features("1", &json!(all)));
     let policy = "[routes.guarded.body]\nmax = \"1MiB\"\n[guards.clips]\ncard_path = \"/v2/models/m\"\n\
                   outside_training = \"clip\"\n[routes.clipped]\npath = \"/guarded/clipped\"\nmethods = [\"POST\"]\npool = \"models\"\n\
                   authorize = [\"predictor\"]\nbody = { guard = \"clips\", max = \"1MiB\" }\n";

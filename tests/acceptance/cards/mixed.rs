@@ -42,7 +42,7 @@ async fn a_worker_that_tells_no_card_gets_nothing_that_is_guarded() {
 
 #[tokio::test]
 async fn workers_whose_model_has_other_features_get_nothing_until_they_are_the_most() {
-    let other = || features("2", json!([{ "name": "b", "bounds": { "above": 0, "at_most": 1 } }]));
+    let other = || features("2", &json!([{ "name": "b", "bounds": { "above": 0, "at_most": 1 } }]));
     let (one, two, three) = (Model::new("1", 10.0), Model::new("1", 10.0), Model::telling(other()));
     let gateway = builder(&[&one, &two, &three]).start().await;
     for _ in 0..20 {
@@ -75,7 +75,7 @@ async fn a_canarys_card_counts_and_one_without_a_card_gets_nothing_that_is_guard
     ask_canary(8.0).await.assert_problem(422, "body-invalid");
     assert_eq!((ask(&gateway, 4.0).await.status, ask_canary(4.0).await.status), (200, 200));
     assert_eq!((live.guarded(), canary.guarded()), (1, 1));
-    canary.tell(features("3", json!([{ "name": "b", "bounds": { "above": 0, "at_most": 1 } }])));
+    canary.tell(features("3", &json!([{ "name": "b", "bounds": { "above": 0, "at_most": 1 } }])));
     until(&gateway, 8.0, 200).await;
     let before = canary.guarded();
     assert_eq!(ask_canary(8.0).await.status, 200, "the live one answers");

@@ -60,10 +60,10 @@ fn is_guarded(seen: &Seen) -> bool {
 
 /// Metadata of a model with one feature, `a`, that is above 0 and at most so much.
 fn card(version: &str, at_most: f64) -> Reply {
-    features(version, json!([{ "name": "a", "type": "number", "bounds": { "above": 0.0, "at_most": at_most } }]))
+    features(version, &json!([{ "name": "a", "type": "number", "bounds": { "above": 0.0, "at_most": at_most } }]))
 }
 
-fn features(version: &str, features: Value) -> Reply {
+fn features(version: &str, features: &Value) -> Reply {
     Reply::json(&json!({ "name": "m", "versions": [version], "card": { "version": version, "features": features } }))
 }
 

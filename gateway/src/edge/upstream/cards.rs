@@ -109,7 +109,7 @@ impl Cards {
     #[must_use]
     pub fn closed(&self) -> Vec<(Name, Name, Box<str>)> {
         let closed = self.places.iter().filter(|place| place.active.load().is_none());
-        closed.filter_map(|place| Some(self.named(place)?)).collect()
+        closed.filter_map(|place| self.named(place)).collect()
     }
 
     fn named(&self, place: &Place) -> Option<(Name, Name, Box<str>)> {

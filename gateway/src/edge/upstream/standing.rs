@@ -362,7 +362,9 @@ impl Standing {
             fields.extend(seconds.as_deref().map(|seconds| ("seconds", seconds)));
             tell(event, &fields);
         }
-        stirred.iter().for_each(|known| known.trouble.send_replace(()));
+        for known in stirred {
+            known.trouble.send_replace(());
+        }
     }
 
     /// What is known of each worker, in their order.

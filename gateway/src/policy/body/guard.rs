@@ -250,10 +250,7 @@ impl Held<'_> {
             return None;
         }
         if clipped.is_some() {
-            found.changed.add(|out| {
-                note::string(&pointer(), out);
-                out.push_str(";clipped");
-            });
+            found.changed.add(|| note::string(&pointer()) + ";clipped");
         }
         clipped
     }

@@ -12,7 +12,6 @@ mod note;
 mod oip;
 
 use std::collections::HashMap;
-use std::fmt::Write as _;
 use std::sync::Arc;
 
 use http::{HeaderMap, header};
@@ -295,10 +294,7 @@ impl BodyRule {
         }
         let mut found = Found::default();
         for change in changes {
-            found.changed.add(|out| {
-                // Writing to a string never fails.
-                let _ = write!(out, "{change}");
-            });
+            found.changed.add(|| change.to_string());
         }
         if let Some(guard) = guard {
             guard.rows(&mut value, &mut found);
@@ -363,7 +359,9 @@ impl Checked {
         }
         let flagged = (!found.flagged.is_empty()).then(|| {
             let mut names = Note::default();
-            found.flagged.iter().for_each(|name| names.add(|out| note::token(name, out)));
+            for name in &found.flagged {
+                names.add(|| note::token(name));
+            }
             names.finish()
         });
         if found.changed.is_empty() {

@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use sfv::{ItemSerializer, RefBareItem, StringRef, TokenRef};
+
 /// How many things one header lists.
 const MOST: usize = 32;
 /// How long it may get, in octets.
@@ -21,22 +23,19 @@ impl Note {
         self.listed + self.more == 0
     }
 
-    /// Notes one more thing. `write` writes it, as an item of such a list.
-    pub(super) fn add(&mut self, write: impl FnOnce(&mut String)) {
+    /// Notes one more thing, which is written as an item of such a list.
+    pub(super) fn add(&mut self, item: impl FnOnce() -> String) {
         // What comes behind something that is left out is left out too, so that the list is a beginning.
         if self.more > 0 || self.listed == MOST {
             self.more += 1;
             return;
         }
-        let before = self.text.len();
-        if before > 0 {
-            self.text.push_str(", ");
-        }
-        write(&mut self.text);
-        if self.text.len() > LONGEST {
-            self.text.truncate(before);
+        let (item, separator) = (item(), if self.text.is_empty() { "" } else { ", " });
+        if self.text.len() + separator.len() + item.len() > LONGEST {
             self.more += 1;
         } else {
+            self.text.push_str(separator);
+            self.text.push_str(&item);
             self.listed += 1;
         }
     }
@@ -53,36 +52,16 @@ impl Note {
 }
 
 /// A text as a string of RFC 9651 §3.3.3, or where it is not ASCII as a display string (§3.3.8).
-pub(super) fn string(text: &str, out: &mut String) {
-    let is_plain = |octet: u8| (0x20..0x7F).contains(&octet);
-    if text.bytes().all(is_plain) {
-        out.push('"');
-        for char in text.chars() {
-            if matches!(char, '"' | '\\') {
-                out.push('\\');
-            }
-            out.push(char);
-        }
-    } else {
-        out.push_str("%\"");
-        for octet in text.bytes() {
-            if is_plain(octet) && !matches!(octet, b'"' | b'%') {
-                out.push(char::from(octet));
-            } else {
-                let _ = write!(out, "%{octet:02x}");
-            }
-        }
-    }
-    out.push('"');
+pub(super) fn string(text: &str) -> String {
+    let item = StringRef::from_str(text).map_or(RefBareItem::DisplayString(text), RefBareItem::String);
+    ItemSerializer::new().bare_item(item).finish()
 }
 
-/// A name as a token (§3.3.4), or where it is none as a string.
-pub(super) fn token(text: &str, out: &mut String) {
-    let is_token = |octet: u8| octet.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~:/".contains(&octet);
-    if text.bytes().all(is_token) && text.bytes().next().is_some_and(|first| first.is_ascii_alphabetic()) {
-        out.push_str(text);
-    } else {
-        string(text, out);
+/// A name as a token (§3.3.4), or where it is none as a string. What begins with a star could be taken for the end.
+pub(super) fn token(text: &str) -> String {
+    match TokenRef::from_str(text) {
+        Ok(token) if !text.starts_with('*') => ItemSerializer::new().bare_item(token).finish(),
+        _ => string(text),
     }
 }
 
@@ -95,7 +74,7 @@ mod tests {
         let mut note = Note::default();
         assert!(note.is_empty());
         for _ in 0..40 {
-            note.add(|out| token("abc", out));
+            note.add(|| token("abc"));
         }
         assert!(!note.is_empty());
         let text = note.finish();
@@ -103,26 +82,22 @@ mod tests {
         assert!(text.ends_with(", *;more=8"), "{text}");
         let mut note = Note::default();
         for _ in 0..3 {
-            note.add(|out| token(&"x".repeat(900), out));
+            note.add(|| token(&"x".repeat(900)));
         }
         let text = note.finish();
         assert!(text.len() < LONGEST + 20 && text.ends_with(", *;more=1"), "{text}");
         let mut note = Note::default();
-        note.add(|out| token(&"x".repeat(9000), out));
+        note.add(|| token(&"x".repeat(9000)));
         assert_eq!(note.finish(), "*;more=1");
     }
 
     #[test]
     fn whatever_the_name_the_header_can_be_read() {
-        let written = |text: &str| {
-            let mut out = String::new();
-            token(text, &mut out);
-            out
-        };
-        assert_eq!(written("petal_width"), "petal_width");
-        assert_eq!(written("petal width, \"cm\""), "\"petal width, \\\"cm\\\"\"");
-        assert_eq!(written("Größe %"), "%\"Gr%c3%b6%c3%9fe %25\"");
-        assert_eq!(written("7"), "\"7\"");
-        assert_eq!(written(""), "\"\"");
+        assert_eq!(token("petal_width"), "petal_width");
+        assert_eq!(token("petal width, \"cm\""), "\"petal width, \\\"cm\\\"\"");
+        assert_eq!(token("Größe %"), "%\"Gr%c3%b6%c3%9fe %25\"");
+        assert_eq!(token("*"), "\"*\"");
+        assert_eq!(token("7"), "\"7\"");
+        assert_eq!(token(""), "\"\"");
     }
 }

@@ -367,6 +367,24 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        #[test]
+        fn what_is_inside_is_inside_in_the_type(low in -1e4_f64..1e4, size in 0.0_f64..1e3, power in -12_i32..40, at in 0_usize..10) {
+            let datatype = Datatype::NAMES[[1, 2, 3, 4, 5, 6, 7, 8, 10, 11][at]].1;
+            let (low, high) = (low * 10_f64.powi(power), (low + size) * 10_f64.powi(power));
+            let Some((least, most)) = datatype.inside((low, high)) else { return Ok(()) };
+            for value in [least, most] {
+                let mut raw = vec![0; datatype.width().unwrap_or(0)];
+                datatype.write(value, &mut raw);
+                let read = datatype.read(&raw);
+                proptest::prop_assert!((low..=high).contains(&read), "{datatype:?}: {read} is not from {low} to {high}");
+                if let Some(whole) = datatype.whole(value) {
+                    proptest::prop_assert!(datatype.holds(&Value::Number(whole)), "{datatype:?} has no {value}");
+                }
+            }
+        }
+    }
+
     fn with(input: &Value) -> Value {
         json!({ "inputs": [input] })
     }
