@@ -90,16 +90,10 @@ impl Cards {
         let place = self.places.get(at).ok_or("nobody asks for it")?;
         let active = place.active.load_full().ok_or("no worker has told it")?;
         // What the policy names itself, or rewrites, need not be what the worker calls it.
-        let named = |model: &Model| {
-            match model {
-                Model::Segment(index) if route.worker_path.is_none() => {
-                    path.split('/').nth(index + 1).unwrap_or_default()
-                }
-                Model::Segment(_) | Model::Named(_) | Model::Unnamed => "",
-            }
-            .to_owned()
-        };
-        if !active.card.is_of(&named(&route.model), &named(&route.version)) {
+        let is_workers = |model: &Model| matches!(model, Model::Segment(_)) && route.worker_path.is_none();
+        let name = if is_workers(&route.model) { route.model.of(path) } else { "" };
+        let version = if is_workers(&route.version) { route.version.of(path) } else { "" };
+        if !active.card.is_of(name, version) {
             return Err("it is of another model or version than the path names");
         }
         Ok(active)
