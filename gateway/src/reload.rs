@@ -29,7 +29,7 @@ use crate::policy::Policy;
 use crate::settings::Mistake;
 use crate::types::Name;
 
-pub use swap::{Stage, Swap, Unswapped};
+pub use swap::{NOTE, Stage, Swap, Unswapped};
 
 /// How long every thread has to take a new policy.
 const ADOPTION: Duration = Duration::from_secs(5);
@@ -75,6 +75,8 @@ pub enum Reloaded {
         generation: u64,
         /// Tables that were changed and wait for a restart.
         needs_restart: Vec<&'static str>,
+        /// Pools whose workers were swapped and stay, because the files say of them what they said then.
+        swapped: Vec<Name>,
     },
     /// The old one goes on.
     Kept(Vec<Mistake>),
@@ -196,6 +198,7 @@ impl Reloader {
             Ok(loaded) => loaded,
             Err(mistakes) => return self.keep(why, mistakes),
         };
+        let swapped = PoolSettings::keep_swapped(&mut loaded.pools, &self.now().pools);
         let mut failures = self.test(&loaded.pools).await;
         failures.extend(self.test_cards(&mut loaded).await);
         if !failures.is_empty() {
@@ -212,7 +215,8 @@ impl Reloader {
         let (number, restart) = (generation.to_string(), needs_restart.join(", "));
         let fields = [("why", why), ("generation", number.as_str()), ("needs_restart", restart.as_str())];
         self.log.event("policy-replaced", fields.get(..if restart.is_empty() { 2 } else { 3 }).unwrap_or_default());
-        Reloaded::Replaced { generation, needs_restart }
+        self.tell_kept(&swapped);
+        Reloaded::Replaced { generation, needs_restart, swapped }
     }
 
     /// Puts a snapshot in place, and comes back when every thread serves by it. Gives back its number.

@@ -15,7 +15,7 @@ use crate::types::{Principal, Timestamp};
 
 use super::{Loaded, Reloader};
 
-/// How long a gateway that starts waits for cards before it takes requests.
+/// How long is waited for cards where something else waits: a gateway that starts, a swap that rolls back.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What workers are told of the gateway where it asks for itself.
@@ -54,6 +54,11 @@ impl Reloader {
         let Some(position) = pools.iter().position(|pool| pool.name() == next.name()) else { return Ok(()) };
         let wanted = Cards::wanted(&policy.cards, pools, position);
         next.learn(position, &wanted, true, &assertion(policy)).await
+    }
+
+    /// The same for workers that come back and are waited for: what they told last counts where they tell nothing now.
+    pub(super) async fn learn_again(&self, before: &PoolSettings) {
+        let _ = within(PATIENCE, self.learn(before)).await;
     }
 
     /// Asks the workers of a configuration that was read for the cards that are not known yet. What would close a guard that

@@ -3,7 +3,7 @@
 use harness::{Reply, Upstream as _, eventually};
 use serde_json::json;
 
-use super::{GUARD, Model, ask, builder, card, features, guards, until};
+use super::{GUARD, Model, ask, builder, card, features, guards, run, until};
 use harness::Gateway;
 
 #[tokio::test]
@@ -80,4 +80,26 @@ async fn a_canarys_card_counts_and_one_without_a_card_gets_nothing_that_is_guard
     let before = canary.guarded();
     assert_eq!(ask_canary(8.0).await.status, 200, "the live one answers");
     assert_eq!(canary.guarded(), before);
+}
+
+#[tokio::test]
+async fn a_candidates_card_counts_from_when_it_is_promoted() {
+    let (live, candidate) = (Model::new("1", 10.0), Model::new("2", 5.0));
+    let golden = json!([{ "path": "/models", "expect": { "label": "x" } }]).to_string();
+    let pools = format!(
+        "[pools.next]\nworkers = [{:?}]\n[pools.models.shadow]\nto = \"next\"\nshare = 0\n\
+         [pools.models.swap]\ngolden = \"golden.json\"\n",
+        candidate.worker.url()
+    );
+    let gateway = builder(&[&live]).policy(pools).file("golden.json", golden).start().await;
+    assert_eq!(ask(&gateway, 8.0).await.status, 200);
+    assert_eq!(run(gateway.admin(), &["pool", "promote", "models"]), (Some(0), String::new()));
+    ask(&gateway, 8.0).await.assert_problem(422, "body-invalid");
+    assert_eq!(ask(&gateway, 4.0).await.status, 200);
+    assert_eq!((live.guarded(), candidate.guarded()), (1, 1));
+    // Who serves goes on being asked, and a reload of what is there changes nothing.
+    candidate.tell(card("3", 3.0));
+    until(&gateway, 4.0, 422).await;
+    assert_eq!(run(gateway.admin(), &["reload"]), (Some(0), String::new()));
+    ask(&gateway, 4.0).await.assert_problem(422, "body-invalid");
 }

@@ -57,13 +57,10 @@ impl Cards {
     /// What is known of the cards that a policy wants of these pools, in its order. `before` is what served until now.
     #[must_use]
     pub fn new(wanted: &[CardOf], pools: &[PoolSettings], before: Option<&Self>) -> Self {
-        let place = |of: &CardOf| {
-            let canary = pools.get(of.pool).and_then(|pool| pool.canary.as_ref()).map(|canary| canary.to);
-            Place {
-                of: of.clone(),
-                pools: std::iter::once(of.pool).chain(canary).collect(),
-                active: ArcSwapOption::empty(),
-            }
+        let place = |of: &CardOf| Place {
+            of: of.clone(),
+            pools: std::iter::once(of.pool).chain(canary(pools, of.pool)).collect(),
+            active: ArcSwapOption::empty(),
         };
         let cards = Self { places: wanted.iter().map(place).collect(), pools: pools.to_vec() };
         for place in &cards.places {
@@ -116,8 +113,7 @@ impl Cards {
     pub fn wanted(wanted: &[CardOf], pools: &[PoolSettings], position: usize) -> Vec<Asked> {
         let mut found: Vec<Asked> = Vec::new();
         for of in wanted {
-            let canary = pools.get(of.pool).and_then(|pool| pool.canary.as_ref()).map(|canary| canary.to);
-            if of.pool != position && canary != Some(position) {
+            if of.pool != position && canary(pools, of.pool) != Some(position) {
                 continue;
             }
             match found.iter_mut().find(|asked| asked.path == of.asked.path) {
@@ -306,6 +302,12 @@ impl Cards {
             format!("{name}{{{labels},good=\"true\"}} {good}\n{name}{{{labels},good=\"false\"}} {bad}\n")
         });
     }
+}
+
+/// The pool that answers some of the requests to the one at a position.
+fn canary(pools: &[PoolSettings], position: usize) -> Option<usize> {
+    let pool = pools.get(position).filter(|pool| pool.promoted.is_none())?;
+    pool.canary.as_ref().map(|canary| canary.to)
 }
 
 /// Tells of another card than before, or of another failure.

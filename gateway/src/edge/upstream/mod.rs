@@ -19,6 +19,7 @@ mod incoming;
 mod link;
 mod outgoing;
 mod over_http2;
+mod promote;
 mod ready;
 mod report;
 mod session;
@@ -46,6 +47,8 @@ pub use headers::{Forwarded, Told};
 pub use health::Probing;
 pub use incoming::WorkerBody;
 pub use outgoing::{ClientFault, ClientStream, Outgoing};
+pub use promote::Which;
+pub use report::Thresholds;
 pub use settings::PoolSettings;
 pub use shadow::Copied;
 pub use shown::render;
@@ -195,9 +198,14 @@ impl Pool {
         let Some(pool) = pools.get(position) else { return position };
         let Some(canary) = &pool.settings.canary else { return position };
         let open = open(canary.to);
-        let has_worker =
-            |other: &Rc<Self>| other.workers.iter().enumerate().any(|(at, worker)| !worker.is_out() && has(open, at));
-        if !canary.decide(headers, principal, address) || !pools.get(canary.to).is_some_and(has_worker) {
+        // The last workers of a pool are never out, but there is another pool here.
+        let has_worker = |other: &Rc<Self>| {
+            other.workers.iter().enumerate().any(|(at, worker)| !worker.is_failing() && has(open, at))
+        };
+        if pool.settings.promoted.is_some()
+            || !canary.decide(headers, principal, address)
+            || !pools.get(canary.to).is_some_and(has_worker)
+        {
             return position;
         }
         pool.settings.standing.note(pool.thread, Noted::Canary);

@@ -17,7 +17,7 @@ use super::standing::{Known, Standing, Tell};
 use super::swap::SwapRule;
 use crate::edge::tls;
 use crate::settings::{ByteSize, Named, Row, Section};
-use crate::types::Name;
+use crate::types::{Name, Sha256};
 
 /// `[pools.NAME]`, compiled.
 #[derive(Clone, Debug)]
@@ -31,6 +31,10 @@ pub struct PoolSettings {
     pub(super) canary: Option<Arc<Canary>>,
     pub(super) shadow: Option<Shadowing>,
     pub(super) swap: Option<SwapRule>,
+    /// What the files say.
+    pub(super) written: Written,
+    /// The candidate whose workers were promoted, since when it has neither canary nor shadow.
+    pub(super) promoted: Option<Name>,
     pub(super) dial: Dial,
     pub(super) answer_timeout: Duration,
     pub(super) body_timeout: Duration,
@@ -47,6 +51,15 @@ pub struct PoolSettings {
     pub(super) max_head: usize,
     pub(super) max_answer: u64,
     pub(super) ready_path: Box<str>,
+}
+
+/// What the files say of a pool.
+#[derive(Clone, Debug)]
+pub(super) struct Written {
+    /// All of it.
+    pub(super) digest: Sha256,
+    /// Its workers, as the log names them.
+    pub(super) workers: Arc<[Name]>,
 }
 
 /// What workers are spoken to with.
@@ -149,6 +162,8 @@ impl PoolSettings {
         }
         let name = section.name();
         let protocol = section.or("protocol", Protocol::Http1);
+        let named = workers.iter().map(|worker| Name::clone(&worker.label));
+        let written = Written { digest: section.digest(), workers: named.collect() };
         let settings = Self {
             dial: Dial {
                 // Longer than a second, after which a lost SYN is sent again (RFC 6298 §2.1).
@@ -165,6 +180,8 @@ impl PoolSettings {
             canary: None,
             shadow: None,
             swap: SwapRule::compile(&section),
+            written,
+            promoted: None,
             name,
             answer_timeout: section.or("answer_timeout", seconds(10)),
             body_timeout: section.or("body_timeout", seconds(10)),
@@ -201,13 +218,9 @@ impl PoolSettings {
     /// in a worker's standing are told from now on.
     pub fn adopt(pools: &mut [Self], before: &[Self], threads: usize, tell: &Tell) {
         Self::keep_cards(pools, before);
+        Self::keep_reports(pools, before);
         for pool in pools {
             let old = before.iter().find(|old| old.name == pool.name);
-            if let (Some(shadow), Some(old)) = (&mut pool.shadow, old.and_then(|old| old.shadow.as_ref()))
-                && shadow.name == old.name
-            {
-                shadow.report = Arc::clone(&old.report);
-            }
             pool.standing = match old {
                 Some(old) => Arc::clone(&old.standing),
                 None => Arc::new(Standing::new(Name::clone(&pool.name), threads)),
