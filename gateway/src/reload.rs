@@ -4,6 +4,7 @@
 //! metrics and to whoever asked. Otherwise every thread begins its next request with the new one; what has begun ends
 //! with the old one, so no request meets both. Ports, threads, the log and the store stay as they were at the start.
 
+mod cards;
 mod swap;
 
 use std::cell::RefCell;
@@ -22,13 +23,13 @@ use crate::edge::introspection::Introspector;
 use crate::edge::keys::{KeyRing, Outcome};
 use crate::edge::log::Log;
 use crate::edge::metrics::Metrics;
-use crate::edge::upstream::{PoolSettings, Tell};
+use crate::edge::upstream::{Cards, PoolSettings, Tell};
 use crate::exchange::Snapshot;
 use crate::policy::Policy;
 use crate::settings::Mistake;
 use crate::types::Name;
 
-pub use swap::{Stage, Swap, Unswapped};
+pub use swap::{NOTE, Stage, Swap, Unswapped};
 
 /// How long every thread has to take a new policy.
 const ADOPTION: Duration = Duration::from_secs(5);
@@ -74,6 +75,8 @@ pub enum Reloaded {
         generation: u64,
         /// Tables that were changed and wait for a restart.
         needs_restart: Vec<&'static str>,
+        /// Pools whose workers were swapped and stay, because the files say of them what they said then.
+        swapped: Vec<Name>,
     },
     /// The old one goes on.
     Kept(Vec<Mistake>),
@@ -96,6 +99,8 @@ pub struct Reloader {
     /// The last swap of each pool.
     swaps: RefCell<BTreeMap<Box<str>, Swap>>,
     refreshing: RefCell<Option<JoinHandle<()>>>,
+    /// Who asks workers for cards.
+    following: RefCell<Option<JoinHandle<()>>>,
 }
 
 impl std::fmt::Debug for Reloader {
@@ -140,6 +145,7 @@ impl Reloader {
             turn: Mutex::default(),
             swaps: RefCell::default(),
             refreshing: RefCell::default(),
+            following: RefCell::default(),
         }
     }
 
@@ -177,6 +183,8 @@ impl Reloader {
     /// Reads the configuration anew and puts it in place if it is good. Comes back when every thread serves by it.
     pub async fn reload(&self, why: &str) -> Reloaded {
         let _turn = self.turn.lock().await;
+        // Also where nothing else changes: whoever asks may know of a key that was withdrawn.
+        self.now().keys.hurry();
         let load = Arc::clone(&self.source.load);
         // A disk that does not answer must not hold what else runs here.
         let loaded = tokio::task::spawn_blocking(move || load()).await;
@@ -188,11 +196,13 @@ impl Reloader {
                 remedy: "restart the gateway, and report this".into(),
             }]
         };
-        let loaded = match loaded.unwrap_or_else(|error| Err(broken(error))) {
+        let mut loaded = match loaded.unwrap_or_else(|error| Err(broken(error))) {
             Ok(loaded) => loaded,
             Err(mistakes) => return self.keep(why, mistakes),
         };
-        let failures = self.test(&loaded.pools).await;
+        let swapped = PoolSettings::keep_swapped(&mut loaded.pools, &self.now().pools);
+        let mut failures = self.test(&loaded.pools).await;
+        failures.extend(self.test_cards(&mut loaded).await);
         if !failures.is_empty() {
             return self.keep(why, failures);
         }
@@ -207,7 +217,8 @@ impl Reloader {
         let (number, restart) = (generation.to_string(), needs_restart.join(", "));
         let fields = [("why", why), ("generation", number.as_str()), ("needs_restart", restart.as_str())];
         self.log.event("policy-replaced", fields.get(..if restart.is_empty() { 2 } else { 3 }).unwrap_or_default());
-        Reloaded::Replaced { generation, needs_restart }
+        self.tell_kept(&swapped);
+        Reloaded::Replaced { generation, needs_restart, swapped }
     }
 
     /// Puts a snapshot in place, and comes back when every thread serves by it. Gives back its number.
@@ -217,6 +228,7 @@ impl Reloader {
         self.store.forget_refusals();
         self.snapshots.send_replace(Arc::clone(&next));
         self.refresh_keys();
+        self.follow_cards();
         let begun = Instant::now();
         while next.adopted.load(Ordering::Acquire) < self.threads && begun.elapsed() < ADOPTION {
             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -296,12 +308,14 @@ fn snapshot(
         keys = keys.keeping(issuers, &before.keys, before.policy.authenticator.issuers());
     }
     let introspector = Introspector::new(issuers);
+    let cards = Cards::new(&policy.cards, &pools, before.map(|before| &before.cards));
     Snapshot {
         routes: metrics.routes(policy.routes.iter().map(|route| &*route.name)),
         keys,
         introspector,
         hsts,
         body_pace,
+        cards,
         pools,
         generation: before.map_or(1, |before| before.generation + 1),
         adopted: AtomicUsize::new(0),

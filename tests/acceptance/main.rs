@@ -2,12 +2,14 @@
 #![expect(clippy::expect_used, clippy::indexing_slicing, reason = "a test that can't go on has failed")]
 
 mod admin;
+mod admin_access;
 mod answers;
 mod api_key;
 mod api_key_redis;
 mod ask;
 mod assertion;
 mod bodies;
+mod cards;
 mod certificates;
 mod config_errors;
 mod conformance;
@@ -31,6 +33,7 @@ mod open_inference;
 
 mod pools;
 mod problems;
+mod profiles;
 mod quickstart;
 mod rate_limit;
 mod rbac;

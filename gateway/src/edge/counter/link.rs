@@ -16,6 +16,7 @@
 
 mod address;
 mod alone;
+mod bounded;
 mod dial;
 mod settings;
 

@@ -4,6 +4,7 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::uri::Authority;
 
 use super::canary::caller;
+use crate::policy::body::JSON_LENGTH;
 use crate::types::{Name, Principal, RequestId};
 
 /// What a worker is told about a request, by us alone.
@@ -27,8 +28,12 @@ pub struct Told<'a> {
     pub route: &'a Name,
     /// Whether a number is looked for in the answer, which must then come without any coding.
     pub is_read_here: bool,
+    /// How long its answer is waited for, in milliseconds.
+    pub deadline: Option<&'a HeaderValue>,
     /// Whether the body is another than the client sent, so that the client's digests of it are no longer true.
     pub is_rewritten: bool,
+    /// How much of such a body is JSON, where octets may follow it.
+    pub json: Option<usize>,
 }
 
 /// A request's headers as the worker gets them: without what is hop-by-hop, spoofed or secret, and with
@@ -59,6 +64,7 @@ impl<'a> Forwarded<'a> {
         }
         let relied_on = |name: &HeaderName| {
             name == told.credential
+                || *name == JSON_LENGTH
                 || matches!(
                     *name,
                     header::CONTENT_TYPE | header::COOKIE | header::CONTENT_LENGTH | header::TRANSFER_ENCODING
@@ -94,35 +100,7 @@ impl<'a> Forwarded<'a> {
 
     /// Writes them as fields of an HTTP/1 head, after `Host`.
     pub fn write(&self, out: &mut Vec<u8>) {
-        let Some(told) = &self.told else {
-            return self.headers.iter().for_each(|(name, value)| field(out, name.as_str(), value.as_bytes()));
-        };
-        self.each_passed(told, |name, value| field(out, name, value));
-        // As `each_told` names them, in fewer pieces.
-        let pieces: [&[u8]; 17] = [
-            if told.http2 {
-                b"via: 2 modelgate\r\nx-forwarded-for: "
-            } else {
-                b"via: 1.1 modelgate\r\nx-forwarded-for: "
-            },
-            told.client.as_bytes(),
-            b"\r\nx-forwarded-proto: https\r\nx-forwarded-host: ",
-            self.host(told),
-            b"\r\nx-request-id: ",
-            told.id.as_str().as_bytes(),
-            b"\r\nx-modelgate-principal: ",
-            told.principal.header.as_bytes(),
-            b"\r\nx-modelgate-roles: ",
-            told.principal.roles_header.as_bytes(),
-            b"\r\nx-modelgate-scheme: ",
-            told.principal.scheme.as_str().as_bytes(),
-            b"\r\nx-modelgate-route: ",
-            told.route.as_bytes(),
-            if told.assertion.is_some() { b"\r\nx-modelgate-assertion: " } else { b"" },
-            told.assertion.map_or(b"", HeaderValue::as_bytes),
-            b"\r\n",
-        ];
-        pieces.into_iter().for_each(|piece| out.extend_from_slice(piece));
+        self.each(|name, value| field(out, name, value));
     }
 
     /// Adds them to an HTTP/2 head.
@@ -141,13 +119,6 @@ impl<'a> Forwarded<'a> {
         let Some(told) = &self.told else {
             return self.headers.iter().for_each(|(name, value)| put(name.as_str(), value.as_bytes()));
         };
-        self.each_passed(told, &mut put);
-        self.each_told(told, put);
-    }
-
-    /// Tells what the client said.
-    #[inline]
-    fn each_passed(&self, told: &Told<'_>, mut put: impl FnMut(&str, &[u8])) {
         let mut cookies = 0;
         for (name, value) in self.headers {
             let text = name.as_str();
@@ -160,7 +131,11 @@ impl<'a> Forwarded<'a> {
             if told.is_rewritten && DIGESTS.contains(&text) {
                 continue;
             }
-            if *name == header::COOKIE {
+            if *name == JSON_LENGTH
+                && let Some(length) = told.json
+            {
+                put(text, length.to_string().as_bytes());
+            } else if *name == header::COOKIE {
                 cookies += 1;
                 if cookies > 1 {
                     continue;
@@ -170,28 +145,23 @@ impl<'a> Forwarded<'a> {
                 put(text, value.as_bytes());
             }
         }
-    }
-
-    /// Tells what we say.
-    fn each_told(&self, told: &Told<'_>, mut put: impl FnMut(&str, &[u8])) {
         put("via", if told.http2 { b"2 modelgate" } else { b"1.1 modelgate" });
         put("x-forwarded-for", told.client.as_bytes());
         put("x-forwarded-proto", b"https");
-        put("x-forwarded-host", self.host(told));
+        let named = self.headers.get(header::HOST).map(HeaderValue::as_bytes);
+        let host = named.or(told.authority.map(|authority| authority.as_str().as_bytes()));
+        put("x-forwarded-host", host.unwrap_or(b"unknown"));
         put("x-request-id", told.id.as_str().as_bytes());
         put("x-modelgate-principal", told.principal.header.as_bytes());
         put("x-modelgate-roles", told.principal.roles_header.as_bytes());
         put("x-modelgate-scheme", told.principal.scheme.as_str().as_bytes());
         put("x-modelgate-route", told.route.as_bytes());
+        if let Some(deadline) = told.deadline {
+            put("x-modelgate-timeout", deadline.as_bytes());
+        }
         if let Some(assertion) = told.assertion {
             put("x-modelgate-assertion", assertion.as_bytes());
         }
-    }
-
-    /// The host that the client asked for.
-    fn host(&self, told: &Told<'a>) -> &[u8] {
-        let named = self.headers.get(header::HOST).map(HeaderValue::as_bytes);
-        named.or(told.authority.map(|authority| authority.as_str().as_bytes())).unwrap_or(b"unknown")
     }
 
     /// HTTP/2 may send one cookie in several fields; HTTP/1 readers expect one (RFC 9113 §8.2.3).
@@ -317,7 +287,9 @@ mod tests {
             assertion: None,
             route: &route,
             is_read_here: false,
+            deadline: None,
             is_rewritten: pairs.iter().any(|(name, _)| *name == "x-rewritten"),
+            json: pairs.iter().any(|(name, _)| *name == "x-rewritten").then_some(41),
         };
         let mut out = Vec::new();
         Forwarded::new(&headers, told)?.write(&mut out);
@@ -325,34 +297,6 @@ mod tests {
         let ours = ["via:", "x-forwarded-", "x-request-id:", "x-modelgate-"];
         let theirs = text.lines().filter(|line| !ours.iter().any(|ours| line.starts_with(ours)));
         Some(theirs.map(str::to_owned).collect())
-    }
-
-    #[test]
-    fn both_protocols_are_told_the_same() {
-        let mut headers = HeaderMap::new();
-        headers.append(header::HOST, HeaderValue::from_static("api.example.com"));
-        headers.append(header::ACCEPT, HeaderValue::from_static("*/*"));
-        let (credential, route) = (HeaderName::from_static("x-api-key"), Name::from("predict"));
-        let (principal, assertion) = (Principal::anonymous(), HeaderValue::from_static("signed"));
-        for (http2, assertion) in [(false, None), (true, Some(&assertion))] {
-            let told = Told {
-                credential: &credential,
-                client: "203.0.113.7",
-                authority: None,
-                http2,
-                id: RequestIds::new([1; 16]).next(),
-                principal: &principal,
-                assertion,
-                route: &route,
-                is_read_here: false,
-                is_rewritten: false,
-            };
-            let forwarded = Forwarded::new(&headers, told).expect("good headers");
-            let (mut written, mut one_by_one) = (Vec::new(), Vec::new());
-            forwarded.write(&mut written);
-            forwarded.each(|name, value| field(&mut one_by_one, name, value));
-            assert_eq!(String::from_utf8(written), String::from_utf8(one_by_one));
-        }
     }
 
     #[test]
@@ -375,14 +319,31 @@ mod tests {
 
     #[test]
     fn connection_can_not_take_away_what_we_rely_on() {
-        for name in ["Authorization", "x-api-key", "Host", "content-type", "Cookie", "X-Modelgate-Principal", "TE, a b"]
-        {
+        for name in [
+            "Authorization",
+            "x-api-key",
+            "Host",
+            "content-type",
+            "Cookie",
+            "X-Modelgate-Principal",
+            "Inference-Header-Content-Length",
+            "TE, a b",
+        ] {
             assert_eq!(
                 forwarded(&[("connection", Box::leak(format!("close, {name}").into_boxed_str()))]),
                 None,
                 "{name}"
             );
         }
+    }
+
+    #[test]
+    fn a_body_that_was_rewritten_comes_with_its_own_length_of_json() {
+        let name = "inference-header-content-length";
+        assert_eq!(forwarded(&[(name, "7")]), Some(vec![format!("{name}: 7")]));
+        let passed = forwarded(&[(name, "7"), ("x-rewritten", "yes")]).expect("they pass");
+        assert_eq!(passed, [format!("{name}: 41"), "x-rewritten: yes".to_owned()]);
+        assert_eq!(forwarded(&[("x-rewritten", "yes")]), Some(vec!["x-rewritten: yes".to_owned()]), "nobody asked");
     }
 
     #[test]

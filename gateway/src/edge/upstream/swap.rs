@@ -129,6 +129,7 @@ impl Golden {
             headers: Forwarded::ready(&headers, "golden"),
             trailers: false,
             websocket: None,
+            workers: u64::MAX,
         };
         let body = self.body.clone().map_or(Outgoing::Empty, |body| Outgoing::Whole(Some(body)));
         let answer = pool.send(&call, body, &|| {}).await.map_err(|fault| format!("{fault:?}"))?;
@@ -178,10 +179,10 @@ impl PoolSettings {
         let (mut workers, mut mistakes) = (Vec::<WorkerSettings>::new(), Vec::new());
         for url in urls {
             match WorkerSettings::read(url, 1, &workers, self.dial.danger_plaintext) {
-                Ok(worker) if worker.address.is_tls() && self.dial.tls.is_none() => {
-                    mistakes.push(format!("{url:?} speaks TLS, and the pool has no `ca` to check it against"));
-                }
-                Ok(worker) => workers.push(worker),
+                Ok(worker) => match self.can_reach(&worker) {
+                    Ok(()) => workers.push(worker),
+                    Err(reason) => mistakes.push(reason),
+                },
                 Err((reason, remedy)) => mistakes.push(format!("the worker {reason}: {remedy}")),
             }
         }
@@ -191,10 +192,18 @@ impl PoolSettings {
         if mistakes.is_empty() { Ok(Self { workers, ..self.clone() }) } else { Err(mistakes) }
     }
 
+    /// Whether the pool's own rules let it speak to a worker that another one may have named.
+    pub(super) fn can_reach(&self, worker: &WorkerSettings) -> Result<(), String> {
+        if worker.address.is_tls() && self.dial.tls.is_none() {
+            return Err(format!("{:?} speaks TLS, and the pool has no `ca` to check it against", &*worker.label));
+        }
+        Ok(())
+    }
+
     /// The pool with the workers of another state of it: all else stays as it is now.
     #[must_use]
     pub fn with_workers_of(&self, other: &Self) -> Self {
-        Self { workers: other.workers.clone(), ..self.clone() }
+        Self { workers: other.workers.clone(), promoted: other.promoted.clone(), ..self.clone() }
     }
 
     /// Tests every worker that is not among those that `serve` already: it must be ready and give the golden
@@ -221,16 +230,7 @@ impl PoolSettings {
         if let Err(reason) = ask_ready(self, worker, &self.ready_path, self.dial.timeout * 2).await {
             return vec![format!("{} is not ready: {reason}", worker.label)];
         }
-        // Nobody else learns what the worker does now.
-        let known = Arc::new(Known::new(Name::clone(&worker.label), 0));
-        let alone = Self {
-            workers: vec![WorkerSettings { known, ..worker.clone() }],
-            standing: Arc::new(Standing::new(Name::clone(&self.name), 0)),
-            canary: None,
-            shadow: None,
-            ..self.clone()
-        };
-        let pool = Pool::new(&alone, 0);
+        let pool = self.alone(worker);
         let mut failures = Vec::new();
         for (position, golden) in rule.golden.iter().enumerate() {
             if let Err(reason) = golden.ask(&pool).await {
@@ -242,6 +242,19 @@ impl PoolSettings {
         failures
     }
 
+    /// The way to one worker, by itself: nobody else learns what it does there.
+    pub(super) fn alone(&self, worker: &WorkerSettings) -> Pool {
+        let known = Arc::new(Known::new(Name::clone(&worker.label), 0));
+        let alone = Self {
+            workers: vec![WorkerSettings { known, ..worker.clone() }],
+            standing: Arc::new(Standing::new(Name::clone(&self.name), 0)),
+            canary: None,
+            shadow: None,
+            ..self.clone()
+        };
+        Pool::new(&alone, 0, &[])
+    }
+
     /// What became so far of the requests of those of its workers that are among these.
     #[must_use]
     pub fn tally(&self, among: &[Name]) -> Tally {
@@ -251,6 +264,16 @@ impl PoolSettings {
         };
         let (failed, busy) = (sum(Counted::Failed), sum(Counted::Busy));
         Tally { requests: sum(Counted::Answered) + failed + busy, faults: failed + busy + sum(Counted::Errors) }
+    }
+
+    /// Which of these workers the witnesses speak against, and why.
+    #[must_use]
+    pub fn failing_among(&self, among: &[Name]) -> Option<String> {
+        let is_meant = |worker: &&WorkerSettings| worker.known.is_failing() && among.contains(&worker.label);
+        let worker = self.workers.iter().find(is_meant)?;
+        let shown = self.workers.iter().zip(self.standing.show()).find(|(other, _)| other.label == worker.label);
+        let cause = shown.and_then(|(_, shown)| shown.cause).unwrap_or_default();
+        Some(format!("{} fails: {cause}", worker.label))
     }
 
     /// Whether too many requests failed since a tally was made.

@@ -77,7 +77,7 @@ impl Line {
                 break length;
             }
             if self.input.len() > MOST_ANSWERED {
-                return Err(broken("its answer is too long").into());
+                return Err(broken("it answers without an end").into());
             }
             if self.stream.read_buf(&mut self.input).await? == 0 {
                 return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it hung up instead of an answer").into());
@@ -120,8 +120,10 @@ fn length(input: &[u8]) -> io::Result<Option<usize>> {
             Some((b'+' | b'-' | b':', _) | (b'$' | b'*', b"-1")) => {}
             Some((kind @ (b'$' | b'*'), digits)) => {
                 let count = std::str::from_utf8(digits).ok().and_then(|digits| digits.parse::<u32>().ok());
-                let count =
-                    count.filter(|count| *count as usize <= MOST_ANSWERED).ok_or_else(|| broken("no length"))?;
+                let count = count.ok_or_else(|| broken("it names no length"))?;
+                if count as usize > MOST_ANSWERED {
+                    return Err(broken("it answers without an end"));
+                }
                 match kind {
                     b'*' => left += u64::from(count),
                     _ => at += count as usize + 2,
