@@ -40,6 +40,7 @@ const EXCEPTIONS: &[(&str, &str, &str)] = &[
     ("policy::token", "policy::authenticate", "a signing key is bound to its algorithm as a verifying key is"),
     ("policy::token", "policy::authorize", "a user's roles go into the token by name"),
     ("policy::fernet", "policy::body", "what is wrong with a body is told alike"),
+    ("policy::answer", "policy::body", "an answer is declared as a body is, and has tensors as requests have"),
     ("policy::answer", "policy::authorize", "what is shown hangs on roles, which have names"),
     ("policy::assertion", "policy::token", "a key that signs is read alike"),
     ("policy::assertion", "policy::authenticate", "and so is the name of its algorithm"),

@@ -263,6 +263,9 @@ fn walk(policy: &Policy, asked: &Asked, out: &mut Explained) -> Result<(), Stop>
         Destination::Pool(position) => {
             let pool = policy.pools.get(*position).map_or("", |pool| pool);
             let seen = route.worker_path.as_deref().unwrap_or(&path);
+            if let Some(declared) = &route.declared {
+                out.note("answer", format!("held to {}", declared.describe()), &["routes", name, "answer"]);
+            }
             if let Some(rule) = route.answers.rule(&principal) {
                 out.note("answer", format!("shaped by {}", rule.name), &["answers", &rule.name]);
             }

@@ -24,16 +24,16 @@ use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 
 use crate::activity::Busy;
+use crate::answering::{Answer, Answering};
 use crate::client_body::ClientBody;
 use crate::credentials;
 use crate::edge::counter::{Denied, Places};
 use crate::edge::upstream::{
-    self, Call, ClientStream, Forwarded, Outgoing, Pool, Told, Tunnel, WorkerBody, websocket_key,
+    self, Call, ClientStream, Forwarded, Outgoing, Pool, Told, Tunnel, websocket_key,
 };
 use crate::exchange::{AnswerBody, Content, Core, Exchange};
 use crate::fernet_endpoint;
 use crate::head;
-use crate::policy::answer::AnswerRule;
 use crate::policy::authenticate::{self, Accepted, signature};
 use crate::policy::authorize::{self, Asked, Permit};
 use crate::policy::body::{self, BodyRule};
@@ -89,14 +89,6 @@ pub fn refuse(core: Rc<Core>, peer: ClientAddress, busy: Busy, fault: HeadFault)
     let mut exchange = Exchange::begin(core, peer, busy, &nameless);
     exchange.line = None;
     finish(exchange, Err(Problem::from(Stop::Head(fault))))
-}
-
-/// An answer before it is finished.
-enum Answer {
-    /// From a worker.
-    Worker(Response<WorkerBody>),
-    /// Ours.
-    Own(Response<Bytes>),
 }
 
 async fn travel(
@@ -274,7 +266,7 @@ async fn forward(
     let now = timestamp(exchange.began);
     let assertion = core.assertions.of(policy.assertion.as_ref(), position, principal, &policy.vocabulary, now);
     let assertion = assertion.map_err(|_| Stop::Internal("an assertion that can't be signed"))?;
-    let shaped = route.answers.rule(principal).filter(|_| arrived.method != Method::HEAD);
+    let answering = Answering::of(route, principal, &arrived.method);
     let told = Told {
         credential: policy.api_key_header(),
         client: &exchange.client.text,
@@ -284,7 +276,7 @@ async fn forward(
         principal,
         assertion: assertion.as_ref(),
         route: &route.name,
-        is_read_here: exchange.counts_answer() || shaped.is_some(),
+        is_read_here: exchange.counts_answer() || answering.reads(),
         is_rewritten: exchange.normalized.is_some(),
     };
     let call = Call {
@@ -317,25 +309,7 @@ async fn forward(
     exchange.worker = Some(answer.worker);
     exchange.is_last |= answer.early;
     exchange.answer = exchange.counts_answer().then(Vec::new);
-    match shaped.filter(|_| answer.response.status().is_success()) {
-        Some(rule) => Box::pin(shape(exchange, rule, answer.response)).await.map(Answer::Own),
-        None => Ok(Answer::Worker(answer.response)),
-    }
-}
-
-/// Takes what is not for the caller out of a worker's answer.
-async fn shape(
-    exchange: &mut Exchange,
-    rule: &AnswerRule,
-    answer: Response<WorkerBody>,
-) -> Result<Response<Bytes>, Stop> {
-    let (mut head, body) = answer.into_parts();
-    let whole = body.whole(rule.max()).await.map_err(Stop::Upstream)?;
-    if let Some(copied) = &mut exchange.copied {
-        copied.keep(&whole);
-    }
-    let shaped = rule.apply(head.status, &mut head.headers, &whole).map_err(Stop::Undeclared)?;
-    Ok(Response::from_parts(head, shaped.into()))
+    answering.answer(exchange, answer.response).await
 }
 
 /// Answers a form at one of the gateway's own endpoints.
@@ -602,10 +576,12 @@ fn judge(
     whole: Bytes,
 ) -> Result<(Outgoing, Size), Stop> {
     let mut size = Size { bytes: whole.len() as u64, rows: 1 };
+    let mut wanted = None;
     let look = |body: &serde_json::Value| {
-        if route.limits.needs_body {
+        if route.limits.needs_body || route.declared.is_some() {
             size.rows = cost::rows(body, route.limits.rows_at.as_deref());
         }
+        wanted = route.declared.as_ref().map(|declared| Box::new(declared.wanted(body, size.rows)));
     };
     let rewritten = match rule.decide_and_look(headers, &whole, look) {
         Ok(checked) => {
@@ -618,6 +594,7 @@ fn judge(
         }
         Err(refusal) => return Err(Stop::Body(refusal)),
     };
+    exchange.wanted = wanted;
     let body = match rewritten {
         Some(rewritten) => {
             exchange.normalized = Some(rewritten.note);

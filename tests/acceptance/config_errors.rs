@@ -935,6 +935,33 @@ answers_for = { raeder = "full", admin = "e" }
 "#,
     ),
     (
+        "declared answers",
+        r#"[schemas.out]
+type = "object"
+[routes.known.answer]
+content_types = ["Application/JSON"]
+max = "0B"
+depth = 0
+[routes.models.answer]
+format = "opaque"
+schema = "out"
+[routes.predict.answer]
+format = "json"
+one_per_row = true
+max = "1GiB"
+schema = "uot"
+distribution = true
+[routes.model.answer]
+format = "predict"
+[routes.token.answer]
+format = "json"
+[routes.sentiment.answer]
+format = "json"
+predictions_at = "results"
+"#,
+        r#""#,
+    ),
+    (
         "assertions",
         r#"[assertion]
 algorithm = "HS256"

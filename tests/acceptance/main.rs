@@ -13,6 +13,7 @@ mod config_errors;
 mod conformance;
 mod cors;
 mod counter_model;
+mod declared;
 mod dpop;
 mod fernet;
 mod forward;

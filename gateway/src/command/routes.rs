@@ -2,6 +2,7 @@
 #![expect(clippy::print_stdout, reason = "printing is what commands are for")]
 
 use gateway::config::{Config, ConfigFile};
+use gateway::policy::answer::declared::Declared;
 use gateway::policy::authorize::{Right, Who};
 use gateway::policy::{Destination, Policy, Route};
 use serde_json::{Value, json};
@@ -12,7 +13,7 @@ use super::{Failure, table};
 pub(crate) fn run(files: &[ConfigFile], as_json: bool) -> Result<(), Failure> {
     let (policy, _) = Config::load_policy(files)?;
     let policy = &policy;
-    let mut rows = vec![["methods", "path", "route", "credential", "who", "limits", "goes to"].map(str::to_owned)];
+    let mut rows = vec![["methods", "path", "route", "credential", "who", "limits", "goes to", "answers"].map(str::to_owned)];
     let mut list = Vec::new();
     for (matched, id) in policy.table.rows() {
         let Some(route) = policy.route(*id) else { continue };
@@ -23,14 +24,15 @@ pub(crate) fn run(files: &[ConfigFile], as_json: bool) -> Result<(), Failure> {
             .map_or_else(|| matched.path().to_owned(), |it| format!("{} at {}", matched.path(), it.join(", ")));
         let limits: Vec<&str> = route.limits.all().map(|limit| &*limit.name).collect();
         let (who, to) = (who(policy, route), destination(policy, route));
+        let answers = route.declared.as_ref().map_or_else(String::new, Declared::describe);
         if as_json {
             list.push(json!({
                 "methods": methods, "path": matched.path(), "hosts": hosts, "route": &*route.name,
-                "authenticate": route.authenticate.list(), "authorize": who, "limits": limits, "destination": to,
+                "authenticate": route.authenticate.list(), "authorize": who, "limits": limits, "destination": to, "answers": answers,
             }));
         }
         let limits = if limits.is_empty() { "none".into() } else { limits.join(", ") };
-        rows.push([methods.join(" "), path, route.name.to_string(), route.authenticate.list(), who, limits, to]);
+        rows.push([methods.join(" "), path, route.name.to_string(), route.authenticate.list(), who, limits, to, answers]);
     }
     if as_json {
         println!("{}", Value::Array(list));

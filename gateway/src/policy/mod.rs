@@ -32,6 +32,7 @@ use http::HeaderName;
 use crate::settings::{Section, Setting};
 use crate::types::Name;
 
+use answer::declared::Declared;
 use answer::{AnswerRules, Answers};
 use assertion::Assertion;
 use authenticate::{Accepted, Authenticate, Authenticator};
@@ -84,6 +85,8 @@ pub struct Route {
     pub grpc: bool,
     /// Whether clients may ask for a WebSocket.
     pub websocket: bool,
+    /// What its workers answer, where that is declared: anything else is not passed on.
+    pub declared: Option<Declared>,
     /// How much of the answer is shown to whom.
     pub answers: Answers,
     /// Which of these rules are only tried out.
@@ -353,6 +356,7 @@ impl Parts<'_> {
             _ => section.section("body").and_then(|body| BodyRule::compile(body, self.schemas, self.guards)),
         };
         let grpc = self.grpc(section, destination.as_ref());
+        let declared = self.declared(section, destination.as_ref(), body.as_ref());
         if authenticate.as_ref().is_some_and(|it| it.takes(Accepted::Signature)) {
             let is_form = matches!(&destination, Some(Destination::Own(endpoint)) if endpoint.takes_form());
             if is_form || grpc || body.as_ref().is_some_and(|body| body.max() > body::MOST_WHOLE) {
@@ -396,6 +400,7 @@ impl Parts<'_> {
             model,
             version,
             body,
+            declared,
             answers: Answers::compile(section, self.answers, &self.words.roles),
             shadow: Shadow::compile(section),
         })
@@ -440,6 +445,29 @@ impl Parts<'_> {
                 None
             }
         }
+    }
+
+    /// Reads `[routes.NAME.answer]`, and finds what does not go with it.
+    fn declared(
+        &self,
+        section: &Section<'_>,
+        destination: Option<&Destination>,
+        body: Option<&BodyRule>,
+    ) -> Option<Declared> {
+        let answer = section.section("answer")?;
+        let declared = Declared::compile(&answer, self.schemas, body.is_some_and(BodyRule::is_json));
+        answer.finish();
+        let is_read = declared.as_ref().is_some_and(Declared::needs_whole);
+        if matches!(destination, Some(Destination::Own(_) | Destination::Fernet(_))) {
+            section.mistake("answer", "stands beside `builtin`, whose answers are the gateway's own", "remove it");
+        }
+        if is_read && section.or("grpc", false) {
+            section.mistake("answer", "stands beside `grpc`, whose messages are not read", "write format = \"opaque\"");
+        }
+        if section.has("upgrade") {
+            section.mistake("answer", "stands beside `upgrade`, and nothing is read of a WebSocket", "remove one of them");
+        }
+        declared
     }
 
     /// Reads `grpc`, and finds what does not go with it.

@@ -7,7 +7,7 @@
 mod clean;
 mod fault;
 mod guard;
-mod oip;
+pub(super) mod oip;
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -66,6 +66,17 @@ impl Schemas {
         }
         Self(schemas)
     }
+
+    /// The schema that a table's `schema` names; one that is not defined is a mistake.
+    pub(super) fn reference(&self, section: &Section<'_>) -> Option<Arc<Validator>> {
+        let name = section.optional::<String>("schema")?;
+        let found = self.0.get(name.as_str()).cloned();
+        if found.is_none() {
+            let defined: Vec<&str> = self.0.keys().map(|name| &**name).collect();
+            section.undefined("schema", None, ("schema", "schemas"), &name, &defined);
+        }
+        found
+    }
 }
 
 /// The largest body that is held in memory whole.
@@ -88,6 +99,21 @@ impl Named for Format {
         &[("json", Self::Json), ("oip-v2", Self::Oip), ("opaque", Self::Opaque)];
 }
 
+/// Reads `content_types`.
+pub(super) fn media_types(section: &Section<'_>) -> Vec<Box<str>> {
+    let mut content_types = Vec::new();
+    for (index, text) in section.list::<String>("content_types") {
+        let plain = text.split('/').count() == 2
+            && text.bytes().all(|b| b.is_ascii_graphic() && !b.is_ascii_uppercase() && b != b';');
+        if !plain {
+            let reason = format!("is {text:?}, which is not a media type in lower case without parameters");
+            section.mistake_at("content_types", index, reason, "write one such as \"application/json\"");
+        }
+        content_types.push(text.into_boxed_str());
+    }
+    content_types
+}
+
 /// A route's `[body]`, compiled.
 #[derive(Debug)]
 pub struct BodyRule {
@@ -105,16 +131,7 @@ impl BodyRule {
     #[must_use]
     pub fn compile(section: Section<'_>, schemas: &Schemas, guards: &Guards) -> Option<Self> {
         let format = section.or("format", Format::Json);
-        let mut content_types = Vec::new();
-        for (index, text) in section.list::<String>("content_types") {
-            let plain = text.split('/').count() == 2
-                && text.bytes().all(|b| b.is_ascii_graphic() && !b.is_ascii_uppercase() && b != b';');
-            if !plain {
-                let reason = format!("is {text:?}, which is not a media type in lower case without parameters");
-                section.mistake_at("content_types", index, reason, "write one such as \"application/json\"");
-            }
-            content_types.push(text.into_boxed_str());
-        }
+        let mut content_types = media_types(&section);
         if content_types.is_empty() {
             match format {
                 Format::Json => content_types.push("application/json".into()),
@@ -127,14 +144,7 @@ impl BodyRule {
         if !(1..=64).contains(&depth) {
             section.mistake("depth", format!("is {depth}"), "write a number from 1 to 64");
         }
-        let schema = section.optional::<String>("schema").and_then(|name| {
-            let found = schemas.0.get(name.as_str()).cloned();
-            if found.is_none() {
-                let defined: Vec<&str> = schemas.0.keys().map(|name| &**name).collect();
-                section.undefined("schema", None, ("schema", "schemas"), &name, &defined);
-            }
-            found
-        });
+        let schema = schemas.reference(&section);
         let clean: Vec<CleanText> = section.sections("clean_text").into_iter().filter_map(CleanText::compile).collect();
         if format == Format::Opaque && (section.has("schema") || section.has("clean_text") || section.has("depth")) {
             section.mistake(
