@@ -173,6 +173,8 @@ pub struct Exchange {
     /// Features with values that the model does not know.
     pub(crate) flagged: Option<String>,
     pub(crate) normalized: Option<String>,
+    /// Whether fields of the body were opened or sealed.
+    pub(crate) is_resealed: bool,
     pub(crate) status: u16,
     pub(crate) reason: Option<Reason>,
     pub(crate) cause: Option<String>,
@@ -221,6 +223,7 @@ impl Exchange {
             would_refuse: None,
             flagged: None,
             normalized: None,
+            is_resealed: false,
             // What stands in the record if the client leaves before there is an answer (nginx's number).
             status: 499,
             reason: None,

@@ -19,6 +19,7 @@ use crate::policy::authenticate::{self, Accepted, Authenticate, Known, Undecided
 use crate::policy::authorize::{self, Permit};
 use crate::policy::body;
 use crate::policy::facts::Facts;
+use crate::policy::fernet::Direction;
 use crate::policy::limit::cost::{self, Size};
 use crate::policy::limit::window::Standing;
 use crate::policy::limit::{Admission, Decision, Demand, WhenFull};
@@ -263,6 +264,14 @@ fn walk(policy: &Policy, asked: &Asked, out: &mut Explained) -> Result<(), Stop>
         Destination::Pool(position) => {
             let pool = policy.pools.get(*position).map_or("", |pool| pool);
             let seen = route.worker_path.as_deref().unwrap_or(&path);
+            if let Some(sealed) = &route.sealed {
+                let answer = match sealed.for_answer(&principal) {
+                    Some(Direction::Encrypt) => ", and this caller gets the answer sealed",
+                    Some(Direction::Decrypt) => ", and this caller gets the answer opened",
+                    None => "",
+                };
+                out.note("seal", format!("{}{answer}", sealed.describe()), &["sealed", &sealed.name]);
+            }
             if let Some(declared) = &route.declared {
                 out.note("answer", format!("held to {}", declared.describe()), &["routes", name, "answer"]);
             }
@@ -362,14 +371,24 @@ fn judge(route: &Route, asked: &Asked, out: &mut Explained) -> Result<Size, Stop
     headers.insert(header::CONTENT_LENGTH, body.len().into());
     let mut size = Size { bytes: body.len() as u64, rows: 1 };
     let look = |value: &serde_json::Value| size.rows = cost::rows(value, route.limits.rows_at.as_deref());
-    let checked = match rule.decide_head(&headers).and_then(|()| rule.decide_and_look(&headers, body, look)) {
-        Ok(checked) => checked,
+    let sealed = route.sealed.as_deref();
+    let judged = rule.decide_head(&headers).and_then(|()| {
+        let opened = sealed.map(|sealed| sealed.open_request(body, rule.depth(), asked.now)).transpose()?;
+        let opened = opened.unwrap_or_default();
+        let checked = rule.decide_and_look(&headers, opened.body.as_deref().unwrap_or(body), look);
+        checked.map(|checked| (checked, opened.count())).map_err(|refusal| opened.redact(refusal))
+    });
+    let (checked, opened) = match judged {
+        Ok(judged) => judged,
         Err(refusal) if route.shadow.body && !matches!(refusal, body::Refusal::TooLarge { .. }) => {
             out.tried("body", Stop::Body(refusal), name);
             return Ok(size);
         }
         Err(refusal) => return Err(Stop::Body(refusal)),
     };
+    if let Some(sealed) = sealed.filter(|_| opened > 0) {
+        out.note("body", format!("opened by {}: {opened}", sealed.name), &["sealed", &sealed.name]);
+    }
     if let Some(names) = checked.flagged() {
         out.note("body", format!("outside what the model knows: {names}"), &["routes", name, "body", "guard"]);
     }

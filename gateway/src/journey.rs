@@ -28,9 +28,7 @@ use crate::answering::{Answer, Answering};
 use crate::client_body::ClientBody;
 use crate::credentials;
 use crate::edge::counter::{Denied, Places};
-use crate::edge::upstream::{
-    self, Call, ClientStream, Forwarded, Outgoing, Pool, Told, Tunnel, websocket_key,
-};
+use crate::edge::upstream::{self, Call, ClientStream, Forwarded, Outgoing, Pool, Told, Tunnel, websocket_key};
 use crate::exchange::{AnswerBody, Content, Core, Exchange};
 use crate::fernet_endpoint;
 use crate::head;
@@ -266,7 +264,7 @@ async fn forward(
     let now = timestamp(exchange.began);
     let assertion = core.assertions.of(policy.assertion.as_ref(), position, principal, &policy.vocabulary, now);
     let assertion = assertion.map_err(|_| Stop::Internal("an assertion that can't be signed"))?;
-    let answering = Answering::of(route, principal, &arrived.method);
+    let answering = Answering::of(route, principal, &arrived.method, now);
     let told = Told {
         credential: policy.api_key_header(),
         client: &exchange.client.text,
@@ -277,7 +275,7 @@ async fn forward(
         assertion: assertion.as_ref(),
         route: &route.name,
         is_read_here: exchange.counts_answer() || answering.reads(),
-        is_rewritten: exchange.normalized.is_some(),
+        is_rewritten: exchange.normalized.is_some() || exchange.is_resealed,
     };
     let call = Call {
         method: &arrived.method,
@@ -576,6 +574,12 @@ fn judge(
     whole: Bytes,
 ) -> Result<(Outgoing, Size), Stop> {
     let mut size = Size { bytes: whole.len() as u64, rows: 1 };
+    // What is sealed is opened before anybody judges it, and sealed when all have: rules are about values.
+    let (sealed, now) = (route.sealed.as_deref(), timestamp(exchange.began));
+    let opened = sealed.map(|sealed| sealed.open_request(&whole, rule.depth(), now)).transpose();
+    let mut opened = opened.map_err(Stop::Body)?.unwrap_or_default();
+    exchange.is_resealed = opened.body.is_some();
+    let whole = opened.body.take().map_or(whole, Bytes::from);
     let mut wanted = None;
     let look = |body: &serde_json::Value| {
         if route.limits.needs_body || route.declared.is_some() {
@@ -592,7 +596,7 @@ fn judge(
             exchange.would_refuse(Problem::from(Stop::Body(refusal)).reason.slug());
             None
         }
-        Err(refusal) => return Err(Stop::Body(refusal)),
+        Err(refusal) => return Err(Stop::Body(opened.redact(refusal))),
     };
     exchange.wanted = wanted;
     let body = match rewritten {
@@ -602,7 +606,10 @@ fn judge(
         }
         None => whole,
     };
-    Ok((Outgoing::Whole(Some(body)), size))
+    let sealed = sealed.map(|sealed| sealed.seal_request(&body, &fernet_endpoint::iv, now)).transpose();
+    let sealed = sealed.map_err(Stop::Body)?.flatten();
+    exchange.is_resealed |= sealed.is_some();
+    Ok((Outgoing::Whole(Some(sealed.map_or(body, Bytes::from))), size))
 }
 
 fn timestamp(at: SystemTime) -> Timestamp {

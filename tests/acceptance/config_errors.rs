@@ -36,7 +36,11 @@ fn assert_each(cases: &[Case]) {
 
 /// A good configuration, with what the wrong ones refer to.
 fn world() -> GatewayBuilder {
-    Gateway::builder().variable("WEAK", "hunter2hunter2").variable("EMPTY", "").file("bad.json", "{\"type\":}")
+    Gateway::builder()
+        .variable("WEAK", "hunter2hunter2")
+        .variable("EMPTY", "")
+        .file("bad.json", "{\"type\":}")
+        .file("fernet.key", "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=")
 }
 
 #[test]
@@ -86,7 +90,7 @@ a = 1
 
   2.toml:1:2  plugins
     is not a key that is known here
-    help: remove it; known here: admin, answers, api_key, api_keys, assertion, certificates, client_address, clients, cors, defaults, fernet, guards, issuers, limits, listener, log, pools, proofs, reload, rights, roles, routes, schemas, signing_keys, store, token, users
+    help: remove it; known here: admin, answers, api_key, api_keys, assertion, certificates, client_address, clients, cors, defaults, fernet, guards, issuers, limits, listener, log, pools, proofs, reload, rights, roles, routes, schemas, sealed, signing_keys, store, token, users
 ",
     ),
 ];
@@ -958,6 +962,91 @@ format = "json"
 [routes.sentiment.answer]
 format = "json"
 predictions_at = "results"
+"#,
+        r#"error: 13 mistakes in the configuration
+
+  2.toml:3:15  routes.known.answer.format
+    is missing
+    help: write "json", "predict", "oip-v2", or "opaque" for what passes unread
+
+  2.toml:4:18  routes.known.answer.content_types.0
+    is "Application/JSON", which is not a media type in lower case without parameters
+    help: write one such as "application/json"
+
+  2.toml:5:1  routes.known.answer.max
+    is 0, or more than is held in memory
+    help: write at most "16MiB"
+
+  2.toml:6:1  routes.known.answer.depth
+    is 0
+    help: write a number from 1 to 64
+
+  2.toml:16:15  routes.model.answer.one_per_row
+    asks for a prediction per row, and this route reads no JSON, so the rows are not known
+    help: write one_per_row = false, or a [body] that is read
+
+  2.toml:7:16  routes.models.answer.content_types
+    is missing
+    help: list the media types that the worker answers
+
+  2.toml:9:1  routes.models.answer.schema
+    stands beside format = "opaque", where it says nothing
+    help: remove it, or write another format
+
+  2.toml:13:1  routes.predict.answer.max
+    is 0, or more than is held in memory
+    help: write at most "16MiB"
+
+  2.toml:14:1  routes.predict.answer.schema
+    names the schema "uot", which is not defined
+    help: did you mean "out"?
+
+  2.toml:15:1  routes.predict.answer.distribution
+    stands beside format = "json", where it says nothing
+    help: remove it, or write another format
+
+  2.toml:10:17  routes.predict.answer.predictions_at
+    is missing
+    help: write where the list of predictions stands: "/results"
+
+  2.toml:22:1  routes.sentiment.answer.predictions_at
+    is not a JSON pointer
+    help: write one such as "/results" (RFC 6901)
+
+  2.toml:18:15  routes.token.answer
+    stands beside `builtin`, whose answers are the gateway's own
+    help: remove it
+"#,
+    ),
+    (
+        "sealed fields",
+        r#"[sealed.a]
+values = "number"
+seal_request = ["/x", "/x/y", "", "z"]
+open_request = ["/x"]
+open_answer = ["/n"]
+max_fields = 0
+[sealed.b]
+values = "json"
+key = { env = "WEAK" }
+readers = ["raeder"]
+[sealed.c]
+values = "text"
+key = { file = "fernet.key" }
+seal_request = ["/x"]
+max = "1GiB"
+[sealed.d]
+values = "text"
+keys = {}
+[routes.known]
+sealed = "c"
+[routes.predict]
+sealed = "e"
+[routes.sentiment]
+sealed = "c"
+danger_shadow = ["body"]
+[routes.token]
+sealed = "c"
 "#,
         r#""#,
     ),

@@ -38,7 +38,10 @@ async fn a_declared_answer_passes_as_it_is() {
     for client in [gateway.client(), gateway.http2()] {
         let sent = client.predict("predictor").header("accept-encoding", "gzip").send().await;
         assert_eq!((sent.status, sent.text().as_str(), sent.header("etag").as_str()), (200, body, "\"1\""));
-        assert!(worker.seen().iter().all(|seen| seen.headers("accept-encoding").is_empty()), "what is read has no coding");
+        assert!(
+            worker.seen().iter().all(|seen| seen.headers("accept-encoding").is_empty()),
+            "what is read has no coding"
+        );
     }
 }
 
@@ -101,7 +104,9 @@ async fn a_clients_fault_is_told_as_the_worker_told_it() {
 
 #[tokio::test]
 async fn what_is_shaped_is_held_to_its_declaration_first() {
-    let policy = format!("{PREDICT}[answers.public]\nform = \"predict\"\nshow = \"label\"\n[routes.predict]\nanswers = \"public\"\n");
+    let policy = format!(
+        "{PREDICT}[answers.public]\nform = \"predict\"\nshow = \"label\"\n[routes.predict]\nanswers = \"public\"\n"
+    );
     let broken = json!({ "label": "a", "probabilities": { "a": 0.1 } });
     let worker = Recorder::scripted(move |count, _| replying("", &if count == 0 { answer() } else { broken.clone() }));
     let gateway = Gateway::builder().worker(&worker).policy(policy).start().await;
@@ -224,7 +229,8 @@ async fn tensors_that_were_not_asked_for_or_hold_another_number_of_values_do_not
     let octets = json!({ "outputs": [{ "name": "leaf", "datatype": "INT64", "shape": [2], "parameters": { "binary_data_size": 16 } }] }).to_string();
     let binary = |count: usize| {
         let body = [octets.as_bytes(), &vec![0; count]].concat();
-        let fields = format!("Content-Type: application/octet-stream\r\nInference-Header-Content-Length: {}\r\n", octets.len());
+        let fields =
+            format!("Content-Type: application/octet-stream\r\nInference-Header-Content-Length: {}\r\n", octets.len());
         Reply::with(200, &fields, &body)
     };
     let short = json!({ "name": "leaf", "datatype": "INT64", "shape": [3], "data": [1, 2] });
@@ -233,7 +239,11 @@ async fn tensors_that_were_not_asked_for_or_hold_another_number_of_values_do_not
         (json!({}), replying("", &json!({ "outputs": [output] })), ""),
         (json!({}), binary(16), ""),
         (json!({}), binary(24), "\"\" 8 octets behind the JSON belong to no output"),
-        (json!({}), binary(8), "\"/outputs/0/parameters/binary_data_size\" is more than follows the JSON, or no number"),
+        (
+            json!({}),
+            binary(8),
+            "\"/outputs/0/parameters/binary_data_size\" is more than follows the JSON, or no number",
+        ),
         (
             json!({}),
             replying("", &json!({ "outputs": [short] })),

@@ -38,6 +38,7 @@ mod rbac;
 mod regression;
 mod reload;
 mod rights;
+mod sealed;
 mod secrets;
 mod shutdown;
 mod signatures;

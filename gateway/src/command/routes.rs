@@ -13,7 +13,9 @@ use super::{Failure, table};
 pub(crate) fn run(files: &[ConfigFile], as_json: bool) -> Result<(), Failure> {
     let (policy, _) = Config::load_policy(files)?;
     let policy = &policy;
-    let mut rows = vec![["methods", "path", "route", "credential", "who", "limits", "goes to", "answers"].map(str::to_owned)];
+    let mut rows = vec![
+        ["methods", "path", "route", "credential", "who", "limits", "goes to", "answers", "fields"].map(str::to_owned),
+    ];
     let mut list = Vec::new();
     for (matched, id) in policy.table.rows() {
         let Some(route) = policy.route(*id) else { continue };
@@ -25,14 +27,26 @@ pub(crate) fn run(files: &[ConfigFile], as_json: bool) -> Result<(), Failure> {
         let limits: Vec<&str> = route.limits.all().map(|limit| &*limit.name).collect();
         let (who, to) = (who(policy, route), destination(policy, route));
         let answers = route.declared.as_ref().map_or_else(String::new, Declared::describe);
+        let sealed = route.sealed.as_ref().map_or_else(String::new, |sealed| sealed.describe());
         if as_json {
             list.push(json!({
                 "methods": methods, "path": matched.path(), "hosts": hosts, "route": &*route.name,
                 "authenticate": route.authenticate.list(), "authorize": who, "limits": limits, "destination": to, "answers": answers,
+                "sealed": sealed,
             }));
         }
         let limits = if limits.is_empty() { "none".into() } else { limits.join(", ") };
-        rows.push([methods.join(" "), path, route.name.to_string(), route.authenticate.list(), who, limits, to, answers]);
+        rows.push([
+            methods.join(" "),
+            path,
+            route.name.to_string(),
+            route.authenticate.list(),
+            who,
+            limits,
+            to,
+            answers,
+            sealed,
+        ]);
     }
     if as_json {
         println!("{}", Value::Array(list));

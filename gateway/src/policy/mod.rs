@@ -18,6 +18,7 @@ pub mod json;
 pub mod limit;
 pub mod path;
 pub mod route;
+pub mod sealed;
 pub mod shadow;
 pub mod token;
 mod unknown;
@@ -44,6 +45,7 @@ use limit::cost::Cost;
 use limit::scope::By;
 use limit::{Counts, Limit, Limits, RouteLimits};
 use route::{RouteId, RouteTable};
+use sealed::{Sealed, Sealings};
 use shadow::Shadow;
 use token::{Endpoint, TokenIssuer};
 
@@ -85,6 +87,8 @@ pub struct Route {
     pub grpc: bool,
     /// Whether clients may ask for a WebSocket.
     pub websocket: bool,
+    /// Which of its fields are sealed for whom.
+    pub sealed: Option<Arc<Sealed>>,
     /// What its workers answer, where that is declared: anything else is not passed on.
     pub declared: Option<Declared>,
     /// How much of the answer is shown to whom.
@@ -137,7 +141,7 @@ pub struct Policy {
     /// The gateway's own tokens, where it issues any.
     pub issuer: Option<TokenIssuer>,
     /// What texts are sealed with, where they are.
-    pub fernet: Option<fernet::Fernet>,
+    pub fernet: Option<Arc<fernet::Fernet>>,
     /// What workers are told of callers with a signature, where they are.
     pub assertion: Option<Assertion>,
     /// The gateway's public keys and metadata, as they are shown.
@@ -175,8 +179,9 @@ impl Policy {
         let fernet = root.section("fernet").and_then(|section| {
             let fernet = fernet::Fernet::compile(&section);
             section.finish();
-            fernet
+            fernet.map(Arc::new)
         });
+        let sealed = Sealings::compile(root, fernet.as_ref(), roles);
         let rights = Rights::compile(root, &vocabulary);
         let answers = AnswerRules::compile(root);
         let schemas = body::Schemas::compile(root);
@@ -201,6 +206,7 @@ impl Policy {
             words: &vocabulary,
             rights: &rights,
             answers: &answers,
+            sealed: &sealed,
             authenticator: &authenticator,
             limits: &limits,
             cors: &cors,
@@ -295,6 +301,7 @@ struct Parts<'a> {
     words: &'a Vocabulary,
     rights: &'a Rights,
     answers: &'a AnswerRules,
+    sealed: &'a Sealings,
     authenticator: &'a Authenticator,
     limits: &'a Limits,
     cors: &'a HashMap<Name, Arc<Cors>>,
@@ -357,6 +364,7 @@ impl Parts<'_> {
         };
         let grpc = self.grpc(section, destination.as_ref());
         let declared = self.declared(section, destination.as_ref(), body.as_ref());
+        let sealed = self.sealed.reference(section, body.as_ref());
         if authenticate.as_ref().is_some_and(|it| it.takes(Accepted::Signature)) {
             let is_form = matches!(&destination, Some(Destination::Own(endpoint)) if endpoint.takes_form());
             if is_form || grpc || body.as_ref().is_some_and(|body| body.max() > body::MOST_WHOLE) {
@@ -400,6 +408,7 @@ impl Parts<'_> {
             model,
             version,
             body,
+            sealed,
             declared,
             answers: Answers::compile(section, self.answers, &self.words.roles),
             shadow: Shadow::compile(section),
@@ -465,7 +474,11 @@ impl Parts<'_> {
             section.mistake("answer", "stands beside `grpc`, whose messages are not read", "write format = \"opaque\"");
         }
         if section.has("upgrade") {
-            section.mistake("answer", "stands beside `upgrade`, and nothing is read of a WebSocket", "remove one of them");
+            section.mistake(
+                "answer",
+                "stands beside `upgrade`, and nothing is read of a WebSocket",
+                "remove one of them",
+            );
         }
         declared
     }

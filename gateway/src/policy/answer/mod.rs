@@ -195,25 +195,30 @@ impl AnswerRule {
             Form::Predict => predict::shape(self, headers, body)?,
             Form::Oip => oip::shape(self, headers, body)?,
         };
-        // What was true of the worker's octets is not true of these.
-        for name in [
-            "etag",
-            "last-modified",
-            "accept-ranges",
-            "content-range",
-            "content-md5",
-            "digest",
-            "content-digest",
-            "repr-digest",
-        ] {
-            headers.remove(name);
-        }
+        forget_octets(headers);
         Ok(shaped)
     }
 }
 
+/// Takes out of a worker's head what was true of its octets alone.
+pub fn forget_octets(headers: &mut HeaderMap) {
+    for name in [
+        "etag",
+        "last-modified",
+        "accept-ranges",
+        "content-range",
+        "content-md5",
+        "digest",
+        "content-digest",
+        "repr-digest",
+    ] {
+        headers.remove(name);
+    }
+}
+
 /// Whether a media type is JSON.
-fn is_json(headers: &HeaderMap) -> bool {
+#[must_use]
+pub fn is_json(headers: &HeaderMap) -> bool {
     let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     value.split(';').next().is_some_and(|media| media.trim().eq_ignore_ascii_case("application/json"))
 }

@@ -207,6 +207,12 @@ impl BodyRule {
         self.max
     }
 
+    /// How deep a body may be nested.
+    #[must_use]
+    pub fn depth(&self) -> usize {
+        self.depth
+    }
+
     /// Whether the body is read as JSON.
     #[must_use]
     pub fn is_json(&self) -> bool {

@@ -89,7 +89,9 @@ impl Declared {
         let mut content_types = media_types(section);
         if content_types.is_empty() {
             match format {
-                Some(Format::Opaque) => section.missing("content_types", "list the media types that the worker answers"),
+                Some(Format::Opaque) => {
+                    section.missing("content_types", "list the media types that the worker answers")
+                }
                 Some(Format::Oip) => {
                     content_types.extend(["application/json".into(), "application/octet-stream".into()]);
                 }
@@ -112,8 +114,7 @@ impl Declared {
         if predictions_at.as_ref().is_some_and(|at| !at.is_empty() && !at.starts_with('/')) {
             section.mistake("predictions_at", "is not a JSON pointer", "write one such as \"/results\" (RFC 6901)");
         }
-        let probabilities: Vec<Box<str>> =
-            section.all::<String>("probabilities").into_iter().map(Into::into).collect();
+        let probabilities: Vec<Box<str>> = section.all::<String>("probabilities").into_iter().map(Into::into).collect();
         let distribution = section.or("distribution", false);
         if let Some(format) = format {
             let known: &[&str] = match format {
@@ -265,7 +266,8 @@ impl Declared {
 
     fn parse(&self, text: &[u8]) -> Result<Value, Differs> {
         // Its pointer names members of the answer, so only what is wrong is told.
-        json::parse(text, self.depth).map_err(|wrong| format!("it is not JSON that can be taken: {}", wrong.code).into())
+        json::parse(text, self.depth)
+            .map_err(|wrong| format!("it is not JSON that can be taken: {}", wrong.code).into())
     }
 
     fn object(&self, text: &[u8]) -> Result<Map<String, Value>, Differs> {

@@ -142,7 +142,11 @@ mod tests {
             ("/outputs/0/shape", json!([3, 1]), "\"/outputs/0/data\" has 2 values, and the shape says 3"),
             ("/outputs/0/data", json!(["secret", 1]), "\"/outputs/0/data\" is not a list of values of the datatype"),
             ("/outputs/1/data", json!([0.1, 0.2, 0.7, 2.0, 0.1, 0.1]), "it has probabilities that are not from 0 to 1"),
-            ("/outputs/1/data", json!([0.1, 0.2, 0.7, 0.2, 0.1, 0.1]), "it has a row of probabilities whose sum is not 1"),
+            (
+                "/outputs/1/data",
+                json!([0.1, 0.2, 0.7, 0.2, 0.1, 0.1]),
+                "it has a row of probabilities whose sum is not 1",
+            ),
             ("/outputs/1/name", json!(3), "\"/outputs/1/name\" is not a name"),
             ("/id", json!([1]), "its names are no texts"),
         ] {

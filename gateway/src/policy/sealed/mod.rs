@@ -1,0 +1,555 @@
+//! Named members of bodies and answers that are sealed, so that whoever must not read them can't: the worker and its
+//! records, or clients without a role.
+//!
+//! What is sealed is a Fernet token in the place of the value; all other octets stay as they were written. The gateway's
+//! own rules about a body (schema, clean text, guards, rows) always see values: what is opened is opened before
+//! them, what is sealed is sealed behind them. Never makes an IV: the caller brings chance. What stands at another place than
+//! a rule names is not sealed; a schema without unknown members keeps it out.
+
+mod places;
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::authorize::Roles;
+use super::body::{BodyRule, Fault, MOST_WHOLE, Refusal};
+use super::fernet::{Direction, Fernet};
+use super::json::{self, Place};
+use crate::settings::{ByteSize, Named, Section};
+use crate::types::{Name, Principal, RoleSet, Timestamp};
+
+use places::{find, replace};
+
+/// The most places of one list.
+const MOST_PLACES: usize = 32;
+/// The most values that a rule may seal or open in one body.
+const MOST_FIELDS: usize = 10_000;
+/// How many faults one answer lists.
+const MOST_FAULTS: usize = 32;
+/// How deep a value may be nested.
+const DEPTH: usize = 64;
+
+/// What is inside a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Values {
+    /// A text as it is.
+    Text,
+    /// Any value, as its JSON text.
+    Json,
+}
+
+impl Named for Values {
+    const SHAPE: &'static str = "\"text\" or \"json\"";
+    const NAMES: &'static [(&'static str, Self)] = &[("text", Self::Text), ("json", Self::Json)];
+}
+
+/// One `[sealed.NAME]`.
+#[derive(Debug)]
+pub struct Sealed {
+    /// Its name.
+    pub name: Name,
+    fernet: Arc<Fernet>,
+    values: Values,
+    open_request: Box<[Place]>,
+    seal_request: Box<[Place]>,
+    open_answer: Box<[Place]>,
+    seal_answer: Box<[Place]>,
+    readers: RoleSet,
+    max_fields: usize,
+    max_age: Option<u64>,
+    max: usize,
+}
+
+/// All rules by name.
+#[derive(Debug, Default)]
+pub struct Sealings(HashMap<Name, Arc<Sealed>>);
+
+/// Chance for IVs; nothing where the system gives none.
+pub type Chance<'a> = &'a dyn Fn() -> Option<[u8; 16]>;
+
+/// A body whose sealed values were opened.
+#[derive(Debug, Default)]
+pub struct Opened {
+    /// The new body, where there was anything to open.
+    pub body: Option<Vec<u8>>,
+    at: Vec<String>,
+}
+
+/// Why values could not be sealed or opened; each with its place.
+type Faults = Vec<(String, &'static str, String)>;
+
+impl Sealings {
+    /// Reads every `[sealed.NAME]`. `fernet` are the keys of `[fernet]`.
+    #[must_use]
+    pub fn compile(root: &Section<'_>, fernet: Option<&Arc<Fernet>>, roles: &Roles) -> Self {
+        let mut rules = HashMap::new();
+        for section in root.sections("sealed") {
+            let rule = Sealed::compile(&section, root.has("fernet"), fernet, roles);
+            section.finish();
+            rules.extend(rule.map(|rule| (Name::clone(&rule.name), Arc::new(rule))));
+        }
+        Self(rules)
+    }
+
+    /// Reads a route's `sealed`, and finds what does not go with it.
+    #[must_use]
+    pub fn reference(&self, section: &Section<'_>, body: Option<&BodyRule>) -> Option<Arc<Sealed>> {
+        let name = section.optional::<String>("sealed")?;
+        let Some(rule) = self.0.get(name.as_str()) else {
+            let names: Vec<&str> = self.0.keys().map(|name| &**name).collect();
+            section.undefined("sealed", None, ("rule for sealed fields", "sealed"), &name, &names);
+            return None;
+        };
+        if rule.changes_requests() {
+            if !body.is_some_and(|body| body.is_json() && !body.is_oip()) {
+                let reason = "names fields of requests, and this route's body is not read as JSON";
+                section.mistake("sealed", reason, "write [routes.NAME.body] with format = \"json\"");
+            }
+            if section.all::<String>("danger_shadow").iter().any(|stage| stage == "body") {
+                let reason = "names fields of requests, and a body that is not what it should be goes on as it is here";
+                section.mistake("sealed", reason, "take \"body\" out of `danger_shadow`");
+            }
+        }
+        for (key, what) in [
+            ("builtin", "`builtin`, whose bodies are the gateway's own"),
+            ("grpc", "`grpc`, whose messages are not read"),
+            ("upgrade", "`upgrade`, and nothing is read of a WebSocket"),
+        ] {
+            if section.has(key) && section.optional::<bool>(key) != Some(false) {
+                section.mistake("sealed", format!("stands beside {what}"), "remove one of them");
+            }
+        }
+        Some(Arc::clone(rule))
+    }
+}
+
+impl Sealed {
+    fn compile(section: &Section<'_>, has_keys: bool, fernet: Option<&Arc<Fernet>>, roles: &Roles) -> Option<Self> {
+        let remedy =
+            "write \"text\" where they are strings, as /encrypt seals them, or \"json\" for any value as its JSON text";
+        let values: Option<Values> = section.required("values", remedy);
+        let own = section.has("key").then(|| Fernet::compile_keys(section).map(Arc::new));
+        if own.is_none() && !has_keys {
+            let remedy = "define [fernet], or write key = { file = \"fields.key\" } here";
+            section.mistake_here("has no key, and no [fernet] is defined", remedy);
+        }
+        if own.is_none() && section.has("keys") {
+            section.mistake("keys", "stands here without `key`, which seals", "write `key` too, or remove it");
+        }
+        let fernet = own.unwrap_or_else(|| fernet.cloned());
+        let lists = ["open_request", "seal_request", "open_answer", "seal_answer"];
+        let [open_request, seal_request, open_answer, seal_answer] = lists.map(|key| read_places(section, key));
+        for (one, other) in [(0, 1), (2, 3)].map(|(one, other)| (lists[one], lists[other])) {
+            let of = |key: &str| match key {
+                "open_request" => &open_request,
+                "seal_request" => &seal_request,
+                "open_answer" => &open_answer,
+                _ => &seal_answer,
+            };
+            for (index, place) in of(other).iter().enumerate() {
+                if of(one).iter().any(|before| overlap(before, place)) {
+                    let reason = format!("names a place that `{one}` names too, or one inside it, or around it");
+                    section.mistake_at(other, index, reason, "keep it in one of them");
+                }
+            }
+        }
+        if lists.iter().all(|key| !section.has(key)) {
+            section.missing("seal_request", "name fields: seal_request, open_request, seal_answer or open_answer");
+        }
+        let readers = roles.references(section, "readers");
+        if section.has("open_answer") && !section.has("readers") {
+            section.missing("readers", "name the roles whose holders get the values: readers = [\"doctor\"]");
+        }
+        if section.has("readers") && open_answer.is_empty() && seal_answer.is_empty() {
+            section.mistake(
+                "readers",
+                "says who reads answers, and no field of one is named",
+                "remove it, or write `seal_answer`",
+            );
+        }
+        let max_fields = section.or("max_fields", 1000_usize);
+        if !(1..=MOST_FIELDS).contains(&max_fields) {
+            section.mistake(
+                "max_fields",
+                format!("is {max_fields}"),
+                format!("write a number from 1 to {MOST_FIELDS}"),
+            );
+        }
+        let ByteSize(max) = section.or("max", ByteSize(1 << 20));
+        if !(1..=MOST_WHOLE).contains(&max) {
+            section.mistake("max", "is 0, or more than is held in memory", "write at most \"16MiB\"");
+        }
+        let max_age = section.optional::<Duration>("max_age").map(|age| age.as_secs());
+        let fernet = fernet?;
+        Some(Self {
+            name: section.name(),
+            max_age: max_age.or(fernet.max_age()),
+            fernet,
+            values: values?,
+            open_request,
+            seal_request,
+            open_answer,
+            seal_answer,
+            readers,
+            max_fields,
+            max,
+        })
+    }
+
+    /// What it does, in words.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        let mut words = String::new();
+        for (what, places) in [
+            ("opens", &self.open_request),
+            ("seals", &self.seal_request),
+            ("opens for readers", &self.open_answer),
+            ("seals for others", &self.seal_answer),
+        ] {
+            for (index, place) in places.iter().enumerate() {
+                let separator = if words.is_empty() {
+                    ""
+                } else if index == 0 {
+                    "; "
+                } else {
+                    ", "
+                };
+                let verb = if index == 0 { format!("{what} ") } else { String::new() };
+                let _ = write!(words, "{separator}{verb}{}", json::pointer(place));
+            }
+        }
+        words
+    }
+
+    /// Whether it changes bodies of requests.
+    #[must_use]
+    pub fn changes_requests(&self) -> bool {
+        !self.open_request.is_empty() || !self.seal_request.is_empty()
+    }
+
+    /// What is done with answers for a caller, if anything.
+    #[must_use]
+    pub fn for_answer(&self, principal: &Principal) -> Option<Direction> {
+        if principal.roles.first_common(self.readers).is_some() {
+            (!self.open_answer.is_empty()).then_some(Direction::Decrypt)
+        } else {
+            (!self.seal_answer.is_empty()).then_some(Direction::Encrypt)
+        }
+    }
+
+    /// The longest answer that is read, in octets.
+    #[must_use]
+    pub fn max(&self) -> usize {
+        self.max
+    }
+
+    /// Opens what clients send sealed. The body is read as its rule reads it, at most `depth` deep.
+    ///
+    /// # Errors
+    /// [`Refusal::Malformed`] or [`Refusal::Invalid`], with the places and no value.
+    pub fn open_request(&self, body: &[u8], depth: usize, now: Timestamp) -> Result<Opened, Refusal> {
+        if self.open_request.is_empty() {
+            return Ok(Opened::default());
+        }
+        json::parse(body, depth).map_err(Refusal::Malformed)?;
+        let mut at = Vec::new();
+        let body = self.change(body, &self.open_request, |raw, pointer| {
+            at.push(pointer.to_owned());
+            self.open(raw, now)
+        });
+        Ok(Opened { body: body.map_err(invalid)?, at })
+    }
+
+    /// Seals what the worker is not to read, in a body that was found good. `None` where nothing was to be sealed.
+    ///
+    /// # Errors
+    /// [`Refusal::Invalid`].
+    pub fn seal_request(&self, body: &[u8], chance: Chance<'_>, now: Timestamp) -> Result<Option<Vec<u8>>, Refusal> {
+        if self.seal_request.is_empty() {
+            return Ok(None);
+        }
+        self.change(body, &self.seal_request, |raw, _| self.seal(raw, chance, now)).map_err(invalid)
+    }
+
+    /// Opens or seals values of an answer, which is read as JSON. `None` where there were none.
+    ///
+    /// # Errors
+    /// What is wrong with it, with the place of the value alone.
+    pub fn answer(
+        &self,
+        direction: Direction,
+        body: &[u8],
+        chance: Chance<'_>,
+        now: Timestamp,
+    ) -> Result<Option<Vec<u8>>, String> {
+        // Its pointer names members of the answer, so only what is wrong is told.
+        json::parse(body, DEPTH).map_err(|wrong| format!("it is not JSON that can be taken: {}", wrong.code))?;
+        let changed = match direction {
+            Direction::Encrypt => self.change(body, &self.seal_answer, |raw, _| self.seal(raw, chance, now)),
+            Direction::Decrypt => self.change(body, &self.open_answer, |raw, _| self.open(raw, now)),
+        };
+        changed.map_err(|faults| {
+            faults.first().map_or_else(String::new, |(pointer, _, detail)| format!("{pointer:?} {detail}"))
+        })
+    }
+
+    /// Puts other values in the places of some; `None` where there are none.
+    fn change(
+        &self,
+        body: &[u8],
+        places: &[Place],
+        mut change: impl FnMut(&str, &str) -> Result<String, (&'static str, &'static str)>,
+    ) -> Result<Option<Vec<u8>>, Faults> {
+        let whole = |code, detail: &str| vec![(String::new(), code, detail.to_owned())];
+        let text = std::str::from_utf8(body).map_err(|_| whole("utf8", "is not UTF-8"))?;
+        let found = find(text, places, self.max_fields).ok_or_else(|| whole("syntax", "is no JSON"))?;
+        if found.len() > self.max_fields {
+            return Err(whole("max_fields", &format!("has more than {} fields that are sealed", self.max_fields)));
+        }
+        if found.is_empty() {
+            return Ok(None);
+        }
+        let (mut values, mut faults) = (Vec::with_capacity(found.len()), Vec::new());
+        for found in &found {
+            match change(text.get(found.at.clone()).unwrap_or_default(), &found.pointer) {
+                Ok(value) => values.push(value),
+                Err((code, detail)) => faults.push((found.pointer.clone(), code, detail.to_owned())),
+            }
+            if faults.len() >= MOST_FAULTS {
+                break;
+            }
+        }
+        if !faults.is_empty() {
+            return Err(faults);
+        }
+        replace(text, &found, values.into_iter()).map(Some).ok_or_else(|| whole("syntax", "is no JSON"))
+    }
+
+    /// The token for a value, as it is written in JSON.
+    fn seal(&self, raw: &str, chance: Chance<'_>, now: Timestamp) -> Result<String, (&'static str, &'static str)> {
+        const FAILED: (&str, &str) = ("sealing", "could not be sealed");
+        let iv = chance().ok_or(FAILED)?;
+        let sealed = match self.values {
+            Values::Json => self.fernet.seal(raw.as_bytes(), iv, now),
+            Values::Text => {
+                let text: String =
+                    serde_json::from_str(raw).map_err(|_| ("type", "is not a text, which is sealed here"))?;
+                self.fernet.seal(text.as_bytes(), iv, now)
+            }
+        };
+        // base64url needs no escaping.
+        sealed.map(|token| format!("\"{token}\"")).ok_or(FAILED)
+    }
+
+    /// The value in a token, as it is written in JSON.
+    fn open(&self, raw: &str, now: Timestamp) -> Result<String, (&'static str, &'static str)> {
+        const WRONG: (&str, &str) =
+            ("fernet", "is no token that was sealed with a key that is known here, or it is too old");
+        let token: String = serde_json::from_str(raw).map_err(|_| WRONG)?;
+        let opened = self.fernet.open_within(token.as_bytes(), now, self.max_age).ok_or(WRONG)?;
+        let text = String::from_utf8(opened).map_err(|_| ("fernet", "holds octets that are no text"))?;
+        match self.values {
+            Values::Text => serde_json::to_string(&text).map_err(|_| WRONG),
+            // One value and nothing behind it, or it could bring members of its own.
+            Values::Json => match json::parse(text.as_bytes(), DEPTH) {
+                Ok(_) => Ok(text),
+                Err(_) => Err(("fernet", "holds no JSON text")),
+            },
+        }
+    }
+}
+
+impl Opened {
+    /// A refusal without what was inside tokens: whoever sends one need not be able to read it.
+    #[must_use]
+    pub fn redact(&self, refusal: Refusal) -> Refusal {
+        let around = |pointer: &str| {
+            let is_at = |at: &&String| {
+                pointer.strip_prefix(at.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+            };
+            self.at.iter().find(is_at).cloned()
+        };
+        match refusal {
+            Refusal::Invalid { mut faults } => {
+                for fault in &mut faults {
+                    if let Some(at) = around(&fault.pointer) {
+                        (fault.pointer, fault.sent) = (at, None);
+                    }
+                }
+                Refusal::Invalid { faults }
+            }
+            Refusal::Malformed(mut malformed) => {
+                if let Some(at) = around(&malformed.pointer) {
+                    malformed.pointer = at;
+                    "what it holds can't be taken here".clone_into(&mut malformed.detail);
+                }
+                Refusal::Malformed(malformed)
+            }
+            other => other,
+        }
+    }
+
+    /// How many values were opened.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.at.len()
+    }
+}
+
+fn invalid(faults: Faults) -> Refusal {
+    let fault = |(pointer, code, detail)| Fault { pointer, code, detail, limit: None, sent: None };
+    Refusal::Invalid { faults: faults.into_iter().map(fault).collect() }
+}
+
+/// Reads a list of places, none of which may be another's, or inside it.
+fn read_places(section: &Section<'_>, key: &str) -> Box<[Place]> {
+    let mut places: Vec<Place> = Vec::new();
+    for (index, text) in section.list::<String>(key) {
+        let remedy = "write one such as \"/patient/id\"; `*` stands for every element of a list";
+        match json::place(&text).filter(|place| !place.is_empty()) {
+            None => {
+                section.mistake_at(key, index, format!("is {text:?}, which is no JSON pointer to a member"), remedy)
+            }
+            Some(place) if places.iter().any(|before| overlap(before, &place)) => {
+                section.mistake_at(key, index, "is named before, or inside or around what is", "keep one of them");
+            }
+            Some(place) => places.push(place),
+        }
+    }
+    if section.has(key) && places.is_empty() {
+        section.missing(key, "name the places: [\"/patient/id\"]");
+    }
+    if places.len() > MOST_PLACES {
+        section.mistake(key, format!("has more than {MOST_PLACES} places"), "seal a member that holds several");
+    }
+    places.into()
+}
+
+/// Whether one value can be at both places, or inside the other's.
+fn overlap(one: &Place, other: &Place) -> bool {
+    one.iter().zip(other).all(|(one, other)| one == other || **one == *"*" || **other == *"*")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::tests::with_section;
+    use serde_json::{Value, json};
+
+    const NOW: Timestamp = Timestamp::from_secs(1_000_000);
+
+    fn chance() -> Option<[u8; 16]> {
+        Some([7; 16])
+    }
+
+    fn rule(toml: &str) -> Arc<Sealed> {
+        let (rules, mistakes) = with_section(&format!("[fernet]\n[sealed.x]\n{toml}"), |root| {
+            let key = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
+            Sealings::compile(root, Fernet::of(key).map(Arc::new).as_ref(), &Roles::default())
+        });
+        assert_eq!(mistakes, []);
+        Arc::clone(rules.0.get("x").expect("a rule"))
+    }
+
+    #[test]
+    fn what_is_sealed_opens_to_the_same_octets() {
+        let all = "\"/a/*/v\", \"/b\"";
+        let rule = rule(&format!("values = \"json\"\nseal_request = [{all}]"));
+        let open = self::rule(&format!("values = \"json\"\nopen_request = [{all}]"));
+        let text = r#" {"n": 1.10, "big": 123456789012345678901234567890 ,"a":[ {"v":0.1000},{"v" : {"x":[1e2,"\u00e9"]}},{"w":1}],"b":null} "#;
+        let sealed = rule.seal_request(text.as_bytes(), &chance, NOW).expect("it seals").expect("it has some");
+        let value: Value = serde_json::from_slice(&sealed).expect("JSON");
+        for pointer in ["/a/0/v", "/a/1/v", "/b"] {
+            assert!(
+                value.pointer(pointer).and_then(Value::as_str).is_some_and(|it| it.starts_with("gAAAA")),
+                "{pointer}"
+            );
+        }
+        let sealed_text = String::from_utf8(sealed.clone()).expect("text");
+        assert!(
+            sealed_text.starts_with(" {\"n\": 1.10, \"big\": 123456789012345678901234567890 ,\"a\":[ {"),
+            "{sealed_text}"
+        );
+        let opened = open.open_request(&sealed, 8, NOW).expect("it opens");
+        assert_eq!((opened.count(), opened.body.as_deref()), (3, Some(text.as_bytes())));
+        assert_eq!(rule.seal_request(b"{\"c\":1}", &chance, NOW).expect("nothing is there"), None);
+    }
+
+    #[test]
+    fn texts_are_texts_whatever_they_look_like() {
+        let rule = rule("values = \"text\"\nseal_request = [\"/s\"]");
+        let open = self::rule("values = \"text\"\nopen_request = [\"/s\"]");
+        for text in ["", "5", "null", "{\"a\":1}", "\",\"admin\":true,\"x\":\"", "gr\u{fc}\u{df}\n\u{0}"] {
+            let body = json!({ "s": text }).to_string();
+            let sealed = rule.seal_request(body.as_bytes(), &chance, NOW).expect("it seals").expect("it has one");
+            let opened = open.open_request(&sealed, 8, NOW).expect("it opens").body.expect("it has one");
+            assert_eq!(serde_json::from_slice::<Value>(&opened).expect("JSON"), json!({ "s": text }));
+        }
+        for other in ["5", "null", "[\"a\"]"] {
+            assert!(rule.seal_request(format!("{{\"s\":{other}}}").as_bytes(), &chance, NOW).is_err(), "{other}");
+        }
+    }
+
+    #[test]
+    fn what_a_token_holds_stays_one_value() {
+        let open = rule("values = \"json\"\nopen_request = [\"/s\"]\nmax_age = \"60s\"");
+        let of = |text: &str, at| open.fernet.seal(text.as_bytes(), [1; 16], at).expect("a token");
+        let ask = |token: String| open.open_request(json!({ "s": token }).to_string().as_bytes(), 8, NOW);
+        assert!(ask(of("[1]", NOW)).is_ok());
+        let old = Timestamp::from_secs(NOW.secs() - 61);
+        for wrong in [
+            of("1,\"admin\":true", NOW),
+            of("", NOW),
+            of("{\"a\":1,\"a\":2}", NOW),
+            of("[1]", old),
+            "gAAAAA".into(),
+            String::new(),
+        ] {
+            let Err(Refusal::Invalid { faults }) = ask(wrong.clone()) else { unreachable!("{wrong} opens") };
+            assert_eq!((faults.len(), faults[0].pointer.as_str(), faults[0].code), (1, "/s", "fernet"), "{wrong}");
+            assert_eq!(faults[0].sent, None);
+        }
+        assert!(open.open_request(b"{\"s\":5}", 8, NOW).is_err(), "no token");
+        assert!(matches!(open.open_request(b"{\"s\":1,\"s\":2}", 8, NOW), Err(Refusal::Malformed(_))));
+    }
+
+    #[test]
+    fn faults_do_not_tell_what_is_inside() {
+        let opened = Opened { body: None, at: vec!["/a/0".into()] };
+        let fault = |pointer: &str| Fault {
+            pointer: pointer.into(),
+            code: "maximum",
+            detail: "must be at most 3".into(),
+            limit: None,
+            sent: Some(json!(5)),
+        };
+        let refusal = Refusal::Invalid { faults: vec![fault("/a/0"), fault("/a/0/secret"), fault("/a/01")] };
+        let Refusal::Invalid { faults } = opened.redact(refusal) else { unreachable!("it stays what it is") };
+        let seen: Vec<_> = faults.iter().map(|fault| (fault.pointer.as_str(), fault.sent.is_some())).collect();
+        assert_eq!(seen, [("/a/0", false), ("/a/0", false), ("/a/01", true)]);
+    }
+
+    #[test]
+    fn the_number_of_fields_is_bounded() {
+        let rule = rule("values = \"json\"\nseal_answer = [\"/*\"]\nmax_fields = 2");
+        let answer = |text: &str| rule.answer(Direction::Encrypt, text.as_bytes(), &chance, NOW);
+        assert!(answer("[1,2]").is_ok_and(|changed| changed.is_some()));
+        assert_eq!(answer("[1,2,3]"), Err("\"\" has more than 2 fields that are sealed".into()));
+    }
+
+    #[test]
+    fn places_overlap_where_one_value_can_be_at_both() {
+        for (one, other, expected) in [
+            ("/a", "/a", true),
+            ("/a", "/a/b", true),
+            ("/*/b", "/a", true),
+            ("/a/*", "/a/b", true),
+            ("/a/b", "/a/c", false),
+        ] {
+            let (one, other) = (json::place(one).expect("a place"), json::place(other).expect("a place"));
+            assert_eq!((overlap(&one, &other), overlap(&other, &one)), (expected, expected));
+        }
+    }
+}
