@@ -264,20 +264,7 @@ fn walk(policy: &Policy, asked: &Asked, out: &mut Explained) -> Result<(), Stop>
         Destination::Pool(position) => {
             let pool = policy.pools.get(*position).map_or("", |pool| pool);
             let seen = route.worker_path.as_deref().unwrap_or(&path);
-            if let Some(sealed) = &route.sealed {
-                let answer = match sealed.for_answer(&principal) {
-                    Some(Direction::Encrypt) => ", and this caller gets the answer sealed",
-                    Some(Direction::Decrypt) => ", and this caller gets the answer opened",
-                    None => "",
-                };
-                out.note("seal", format!("{}{answer}", sealed.describe()), &["sealed", &sealed.name]);
-            }
-            if let Some(declared) = &route.declared {
-                out.note("answer", format!("held to {}", declared.describe()), &["routes", name, "answer"]);
-            }
-            if let Some(rule) = route.answers.rule(&principal) {
-                out.note("answer", format!("shaped by {}", rule.name), &["answers", &rule.name]);
-            }
+            answer(route, &principal, out);
             out.note("forward", format!("to the pool {pool}, as {} {seen}", asked.method), &["routes", name, "pool"]);
         }
         Destination::Own(_) | Destination::Fernet(_) => {
@@ -396,6 +383,25 @@ fn judge(route: &Route, asked: &Asked, out: &mut Explained) -> Result<Size, Stop
         checked.into_rewritten().map_or_else(String::new, |rewritten| format!(", cleaned: {}", rewritten.note));
     out.note("body", format!("{} bytes, taken{cleaned}", body.len()), &["routes", name, "body"]);
     Ok(size)
+}
+
+/// Says what becomes of the answer.
+fn answer(route: &Route, principal: &Principal, out: &mut Explained) {
+    let name = &*route.name;
+    if let Some(sealed) = &route.sealed {
+        let answer = match sealed.for_answer(principal) {
+            Some(Direction::Encrypt) => ", and this caller gets the answer sealed",
+            Some(Direction::Decrypt) => ", and this caller gets the answer opened",
+            None => "",
+        };
+        out.note("seal", format!("{}{answer}", sealed.describe()), &["sealed", &sealed.name]);
+    }
+    if let Some(declared) = &route.declared {
+        out.note("answer", format!("held to {}", declared.describe()), &["routes", name, "answer"]);
+    }
+    if let Some(rule) = route.answers.rule(principal) {
+        out.note("answer", format!("shaped by {}", rule.name), &["answers", &rule.name]);
+    }
 }
 
 /// Names the limits, and refuses what none of them ever admits.

@@ -1048,7 +1048,88 @@ danger_shadow = ["body"]
 [routes.token]
 sealed = "c"
 "#,
-        r#""#,
+        r#"error: 20 mistakes in the configuration
+
+  2.toml:2:1  sealed.a.values
+    is "number", which is not one of its choices
+    help: write "text" or "json"
+
+  2.toml:1:9  sealed.a
+    has no key, and no [fernet] is defined
+    help: define [fernet], or write key = { file = "fields.key" } here
+
+  2.toml:3:23  sealed.a.seal_request.1
+    is named before, or inside or around what is
+    help: keep one of them
+
+  2.toml:3:31  sealed.a.seal_request.2
+    is "", which is no JSON pointer to a member
+    help: write one such as "/patient/id"; `*` stands for every element of a list
+
+  2.toml:3:35  sealed.a.seal_request.3
+    is "z", which is no JSON pointer to a member
+    help: write one such as "/patient/id"; `*` stands for every element of a list
+
+  2.toml:3:17  sealed.a.seal_request.0
+    names a place that `open_request` names too, or one inside it, or around it
+    help: keep it in one of them
+
+  2.toml:1:9  sealed.a.readers
+    is missing
+    help: name the roles whose holders get the values: readers = ["doctor"]
+
+  2.toml:6:1  sealed.a.max_fields
+    is 0
+    help: write a number from 1 to 10000
+
+  2.toml:9:1  sealed.b.key
+    is not a Fernet key: 32 octets in base64url, with padding
+    help: make one with Fernet.generate_key() of Python's cryptography, or `openssl rand -base64 32 | tr +/ -_`
+
+  2.toml:7:9  sealed.b.seal_request
+    is missing
+    help: name fields: seal_request, open_request, seal_answer or open_answer
+
+  2.toml:10:12  sealed.b.readers.0
+    names the role "raeder", which is not defined
+    help: did you mean "reader"?
+
+  2.toml:10:1  sealed.b.readers
+    says who reads answers, and no field of one is named
+    help: remove it, or write `seal_answer`
+
+  2.toml:15:1  sealed.c.max
+    is 0, or more than is held in memory
+    help: write at most "16MiB"
+
+  2.toml:16:9  sealed.d
+    has no key, and no [fernet] is defined
+    help: define [fernet], or write key = { file = "fields.key" } here
+
+  2.toml:18:1  sealed.d.keys
+    stands here without `key`, which seals
+    help: write `key` too, or remove it
+
+  2.toml:16:9  sealed.d.seal_request
+    is missing
+    help: name fields: seal_request, open_request, seal_answer or open_answer
+
+  2.toml:20:1  routes.known.sealed
+    names fields of requests, and this route's body is not read as JSON
+    help: write [routes.NAME.body] with format = "json"
+
+  2.toml:22:1  routes.predict.sealed
+    names the rule for sealed fields "e", which is not defined
+    help: did you mean "c"?
+
+  2.toml:24:1  routes.sentiment.sealed
+    names fields of requests, and a body that is not what it should be goes on as it is here
+    help: take "body" out of `danger_shadow`
+
+  2.toml:27:1  routes.token.sealed
+    stands beside `builtin`, whose bodies are the gateway's own
+    help: remove one of them
+"#,
     ),
     (
         "assertions",

@@ -190,11 +190,11 @@ pub(super) fn read(body: &Value, tail: &[u8]) -> Result<Vec<Tensor>, Vec<Fault>>
 /// Reads the outputs of an answer; `tail` is what follows the JSON.
 ///
 /// # Errors
-/// What is wrong first. It shows nothing of the answer but numbers of values.
-pub(in crate::policy) fn read_outputs(answer: &Map<String, Value>, tail: &[u8]) -> Result<Vec<Tensor>, Option<Fault>> {
+/// What is wrong, each with its place. It shows nothing of the answer but numbers of values.
+pub(in crate::policy) fn read_outputs(answer: &Map<String, Value>, tail: &[u8]) -> Result<Vec<Tensor>, Vec<Fault>> {
     let mut faults = Vec::new();
     let tensors = tensors(answer, "outputs", tail, &mut faults);
-    if faults.is_empty() { Ok(tensors) } else { Err(faults.into_iter().next()) }
+    if faults.is_empty() { Ok(tensors) } else { Err(faults) }
 }
 
 fn tensors(body: &Map<String, Value>, member: &str, tail: &[u8], faults: &mut Vec<Fault>) -> Vec<Tensor> {

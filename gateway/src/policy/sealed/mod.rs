@@ -84,13 +84,13 @@ impl Sealings {
     /// Reads every `[sealed.NAME]`. `fernet` are the keys of `[fernet]`.
     #[must_use]
     pub fn compile(root: &Section<'_>, fernet: Option<&Arc<Fernet>>, roles: &Roles) -> Self {
-        let mut rules = HashMap::new();
+        let mut defined = HashMap::new();
         for section in root.sections("sealed") {
             let rule = Sealed::compile(&section, root.has("fernet"), fernet, roles);
             section.finish();
-            rules.extend(rule.map(|rule| (Name::clone(&rule.name), Arc::new(rule))));
+            defined.extend(rule.map(|rule| (Name::clone(&rule.name), Arc::new(rule))));
         }
-        Self(rules)
+        Self(defined)
     }
 
     /// Reads a route's `sealed`, and finds what does not go with it.
@@ -102,6 +102,15 @@ impl Sealings {
             section.undefined("sealed", None, ("rule for sealed fields", "sealed"), &name, &names);
             return None;
         };
+        let beside = [
+            (section.has("builtin"), "`builtin`, whose bodies are the gateway's own"),
+            (section.or("grpc", false), "`grpc`, whose messages are not read"),
+            (section.has("upgrade"), "`upgrade`, and nothing is read of a WebSocket"),
+        ];
+        if let Some((_, what)) = beside.into_iter().find(|(is_there, _)| *is_there) {
+            section.mistake("sealed", format!("stands beside {what}"), "remove one of them");
+            return None;
+        }
         if rule.changes_requests() {
             if !body.is_some_and(|body| body.is_json() && !body.is_oip()) {
                 let reason = "names fields of requests, and this route's body is not read as JSON";
@@ -110,15 +119,6 @@ impl Sealings {
             if section.all::<String>("danger_shadow").iter().any(|stage| stage == "body") {
                 let reason = "names fields of requests, and a body that is not what it should be goes on as it is here";
                 section.mistake("sealed", reason, "take \"body\" out of `danger_shadow`");
-            }
-        }
-        for (key, what) in [
-            ("builtin", "`builtin`, whose bodies are the gateway's own"),
-            ("grpc", "`grpc`, whose messages are not read"),
-            ("upgrade", "`upgrade`, and nothing is read of a WebSocket"),
-        ] {
-            if section.has(key) && section.optional::<bool>(key) != Some(false) {
-                section.mistake("sealed", format!("stands beside {what}"), "remove one of them");
             }
         }
         Some(Arc::clone(rule))
@@ -140,21 +140,20 @@ impl Sealed {
         }
         let fernet = own.unwrap_or_else(|| fernet.cloned());
         let lists = ["open_request", "seal_request", "open_answer", "seal_answer"];
-        let [open_request, seal_request, open_answer, seal_answer] = lists.map(|key| read_places(section, key));
-        for (one, other) in [(0, 1), (2, 3)].map(|(one, other)| (lists[one], lists[other])) {
-            let of = |key: &str| match key {
-                "open_request" => &open_request,
-                "seal_request" => &seal_request,
-                "open_answer" => &open_answer,
-                _ => &seal_answer,
-            };
-            for (index, place) in of(other).iter().enumerate() {
-                if of(one).iter().any(|before| overlap(before, place)) {
+        let places = lists.map(|key| read_places(section, key));
+        for (one, other) in [(0, 1), (2, 3)] {
+            let (Some(before), Some(places)) = (places.get(one), places.get(other)) else { continue };
+            for (index, place) in places {
+                if before.iter().any(|(_, before)| overlap(before, place))
+                    && let (Some(one), Some(other)) = (lists.get(one), lists.get(other))
+                {
                     let reason = format!("names a place that `{one}` names too, or one inside it, or around it");
-                    section.mistake_at(other, index, reason, "keep it in one of them");
+                    section.mistake_at(other, *index, reason, "keep it in one of them");
                 }
             }
         }
+        let [open_request, seal_request, open_answer, seal_answer] =
+            places.map(|places| places.into_iter().map(|(_, place)| place).collect::<Box<[Place]>>());
         if lists.iter().all(|key| !section.has(key)) {
             section.missing("seal_request", "name fields: seal_request, open_request, seal_answer or open_answer");
         }
@@ -404,18 +403,18 @@ fn invalid(faults: Faults) -> Refusal {
 }
 
 /// Reads a list of places, none of which may be another's, or inside it.
-fn read_places(section: &Section<'_>, key: &str) -> Box<[Place]> {
-    let mut places: Vec<Place> = Vec::new();
+fn read_places(section: &Section<'_>, key: &str) -> Vec<(usize, Place)> {
+    let mut places: Vec<(usize, Place)> = Vec::new();
     for (index, text) in section.list::<String>(key) {
         let remedy = "write one such as \"/patient/id\"; `*` stands for every element of a list";
         match json::place(&text).filter(|place| !place.is_empty()) {
             None => {
-                section.mistake_at(key, index, format!("is {text:?}, which is no JSON pointer to a member"), remedy)
+                section.mistake_at(key, index, format!("is {text:?}, which is no JSON pointer to a member"), remedy);
             }
-            Some(place) if places.iter().any(|before| overlap(before, &place)) => {
+            Some(place) if places.iter().any(|(_, before)| overlap(before, &place)) => {
                 section.mistake_at(key, index, "is named before, or inside or around what is", "keep one of them");
             }
-            Some(place) => places.push(place),
+            Some(place) => places.push((index, place)),
         }
     }
     if section.has(key) && places.is_empty() {
@@ -424,7 +423,7 @@ fn read_places(section: &Section<'_>, key: &str) -> Box<[Place]> {
     if places.len() > MOST_PLACES {
         section.mistake(key, format!("has more than {MOST_PLACES} places"), "seal a member that holds several");
     }
-    places.into()
+    places
 }
 
 /// Whether one value can be at both places, or inside the other's.
@@ -440,6 +439,7 @@ mod tests {
 
     const NOW: Timestamp = Timestamp::from_secs(1_000_000);
 
+    #[expect(clippy::unnecessary_wraps, reason = "it is what gives chance")]
     fn chance() -> Option<[u8; 16]> {
         Some([7; 16])
     }

@@ -213,7 +213,7 @@ mod tests {
         scalar.prop_recursive(4, 24, 4, |inner| {
             prop_oneof![
                 prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
-                prop::collection::hash_map("[abc\"]{1,2}", inner, 0..4).prop_map(|members| Value::from_iter(members)),
+                prop::collection::hash_map("[abc\"]{1,2}", inner, 0..4).prop_map(Value::from_iter),
             ]
         })
     }

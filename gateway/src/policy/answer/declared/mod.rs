@@ -90,7 +90,7 @@ impl Declared {
         if content_types.is_empty() {
             match format {
                 Some(Format::Opaque) => {
-                    section.missing("content_types", "list the media types that the worker answers")
+                    section.missing("content_types", "list the media types that the worker answers");
                 }
                 Some(Format::Oip) => {
                     content_types.extend(["application/json".into(), "application/octet-stream".into()]);
@@ -336,7 +336,7 @@ mod tests {
                 (name.parse::<http::HeaderName>().expect("a name"), HeaderValue::from_static(value))
             });
             let mut headers = HeaderMap::new();
-            headers.extend(fields.map(|(name, value)| (name, value)));
+            headers.extend(fields);
             rule.decide_head(StatusCode::from_u16(status).expect("a status"), &headers, length).is_ok()
         };
         let (json, gzip) = (("content-type", "Application/JSON;charset=utf-8"), ("content-encoding", "gzip"));

@@ -27,7 +27,7 @@ pub(super) fn decide(
             return Err("its names are no texts".into());
         }
     }
-    let outputs = oip::read_outputs(&answer, tail).map_err(|fault| match fault {
+    let outputs = oip::read_outputs(&answer, tail).map_err(|faults| match faults.first() {
         Some(fault) => Differs::from(format!("{:?} {}", fault.pointer, fault.detail)),
         None => "its outputs are none".into(),
     })?;
@@ -76,13 +76,11 @@ fn asked(wanted: &Wanted, outputs: &[Tensor], id: Option<&str>) -> Result<(), Di
 
 /// The numbers of an output.
 fn numbers(output: &Tensor, data: Option<&Value>, tail: &[u8]) -> Result<Vec<f64>, Differs> {
-    const WRONG: &str = "its probabilities have a type that holds none";
     let Some((begin, size)) = output.octets else {
         return flat(data.unwrap_or(&Value::Null)).map_err(|undeclared| undeclared.0.into());
     };
-    let width = match output.datatype {
-        Datatype::Float(width @ (4 | 8)) => width,
-        _ => return Err(WRONG.into()),
+    let Datatype::Float(width @ (4 | 8)) = output.datatype else {
+        return Err("its probabilities have a type that holds none".into());
     };
     let raw = tail.get(begin..begin + size).unwrap_or_default();
     Ok(raw.chunks_exact(width).map(|octets| output.datatype.read(octets)).collect())
