@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! accept → handshake → read_head → identify                        (server.rs brings it here)
-//!   → route → cors → authenticate → authorize → limit → body → forward
+//!   → route → cors → authenticate → authorize → limit → body → forward → answer
 //!   → finish, whatever happened: earned headers, the answer, the record
 //! ```
 //!
@@ -585,7 +585,8 @@ fn judge(
         if route.limits.needs_body || route.declared.is_some() {
             size.rows = cost::rows(body, route.limits.rows_at.as_deref());
         }
-        wanted = route.declared.as_ref().map(|declared| Box::new(declared.wanted(body, size.rows)));
+        let declared = route.declared.as_ref().filter(|declared| declared.needs_whole());
+        wanted = declared.map(|declared| Box::new(declared.wanted(body, size.rows)));
     };
     let rewritten = match rule.decide_and_look(headers, &whole, look) {
         Ok(checked) => {
