@@ -238,7 +238,7 @@ impl PoolSettings {
             shadow: None,
             ..self.clone()
         };
-        let pool = Pool::new(&alone, 0);
+        let pool = Pool::new(&alone, 0, &[]);
         let mut failures = Vec::new();
         for (position, golden) in rule.golden.iter().enumerate() {
             if let Err(reason) = golden.ask(&pool).await {
