@@ -200,22 +200,23 @@ impl Cases {
         // As they are written by people: 5.1, not the nearest FP32.
         let text = self.rows.iter().take(count).flatten().map(ToString::to_string).collect::<Vec<_>>().join(",");
         let data: Value = serde_json::from_str(&format!("[{text}]")).expect("JSON");
-        let body = json!({"inputs": [self.input(count, "data", &data)], "outputs": outputs()});
+        let body = json!({"inputs": [self.input(count, "data", &data)], "outputs": outputs(false)});
         self.request(count, "Content-Type: application/json\r\n", body.to_string().as_bytes())
     }
 
     fn octets(&self, count: usize) -> Vec<u8> {
         let data: Vec<u8> = self.rows.iter().take(count).flatten().flat_map(|number| number.to_le_bytes()).collect();
         let input = self.input(count, "parameters", &json!({"binary_data_size": data.len()}));
-        let head = json!({"inputs": [input], "outputs": outputs(), "parameters": {"binary_data_output": true}});
-        let head = head.to_string();
+        let head = json!({"inputs": [input], "outputs": outputs(true)}).to_string();
         let headers = format!("Inference-Header-Content-Length: {}\r\n", head.len());
         self.request(count, &headers, &[head.as_bytes(), &data].concat())
     }
 }
 
-fn outputs() -> Value {
-    json!([{"name": "label"}, {"name": "probabilities"}])
+fn outputs(octets: bool) -> Value {
+    let output =
+        |name| if octets { json!({"name": name, "parameters": {"binary_data": true}}) } else { json!({"name": name}) };
+    json!([output("label"), output("probabilities")])
 }
 
 fn median(mut numbers: Vec<f64>) -> f64 {
