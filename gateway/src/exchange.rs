@@ -150,6 +150,8 @@ pub struct Exchange {
     /// Method and target, where there were any.
     pub(crate) line: Option<(Method, Uri)>,
     pub(crate) http1: bool,
+    /// Whether its refusal is one of gRPC.
+    pub(crate) is_grpc: bool,
     /// Whether the connection ends with this request.
     pub(crate) is_last: bool,
     pub(crate) route: Option<RouteId>,
@@ -168,6 +170,8 @@ pub struct Exchange {
     /// Features with values that the model does not know.
     pub(crate) flagged: Option<String>,
     pub(crate) normalized: Option<String>,
+    /// The model that its body names.
+    pub(crate) model: Option<Box<str>>,
     pub(crate) status: u16,
     pub(crate) reason: Option<Reason>,
     pub(crate) cause: Option<String>,
@@ -200,6 +204,7 @@ impl Exchange {
             clock: Instant::now(),
             client: peer,
             certificate: None,
+            is_grpc: false,
             line: Some((parts.method.clone(), parts.uri.clone())),
             is_last: false,
             http1: parts.version != Version::HTTP_2,
@@ -214,6 +219,7 @@ impl Exchange {
             would_refuse: None,
             flagged: None,
             normalized: None,
+            model: None,
             // What stands in the record if the client leaves before there is an answer (nginx's number).
             status: 499,
             reason: None,
@@ -310,6 +316,7 @@ impl Drop for Exchange {
             normalized: self.normalized.as_deref(),
             would_refuse: self.would_refuse.as_deref(),
             flagged: self.flagged.as_deref(),
+            model: self.model.as_deref(),
         });
     }
 }
