@@ -22,7 +22,7 @@ use crate::edge::introspection::Introspector;
 use crate::edge::keys::KeyRing;
 use crate::edge::log::{BatchLog, Record};
 use crate::edge::metrics::{Metrics, RouteSeries};
-use crate::edge::upstream::{Copied, Pool, PoolSettings, WorkerBody};
+use crate::edge::upstream::{ActiveCard, Cards, Copied, Pool, PoolSettings, WorkerBody};
 use crate::policy::Policy;
 use crate::policy::assertion::Assertions;
 use crate::policy::authenticate::seen::SeenTokens;
@@ -48,6 +48,8 @@ pub struct Snapshot {
     pub body_pace: Pace,
     /// The ways to the workers, in the policy's order.
     pub pools: Vec<PoolSettings>,
+    /// What workers tell of their models, for guards.
+    pub cards: Cards,
     /// Where its routes' requests are counted.
     pub routes: RouteSeries,
     /// Which policy it is since the start.
@@ -150,6 +152,8 @@ pub struct Exchange {
     /// Method and target, where there were any.
     pub(crate) line: Option<(Method, Uri)>,
     pub(crate) http1: bool,
+    /// Whether its refusal is one of gRPC.
+    pub(crate) is_grpc: bool,
     /// Whether the connection ends with this request.
     pub(crate) is_last: bool,
     pub(crate) route: Option<RouteId>,
@@ -165,11 +169,15 @@ pub struct Exchange {
     pub(crate) answer: Option<Vec<u8>>,
     /// The limits that are only tried out and would have refused.
     pub(crate) would_refuse: Option<String>,
+    /// The card that the body is held against, where workers tell it, or why there is none.
+    pub(crate) card: Option<Result<Arc<ActiveCard>, &'static str>>,
     /// Features with values that the model does not know.
     pub(crate) flagged: Option<String>,
     pub(crate) normalized: Option<String>,
     /// The model that its body names.
     pub(crate) model: Option<Box<str>>,
+    /// How much of a body that was changed is JSON.
+    pub(crate) json: Option<usize>,
     pub(crate) status: u16,
     pub(crate) reason: Option<Reason>,
     pub(crate) cause: Option<String>,
@@ -202,6 +210,7 @@ impl Exchange {
             clock: Instant::now(),
             client: peer,
             certificate: None,
+            is_grpc: false,
             line: Some((parts.method.clone(), parts.uri.clone())),
             is_last: false,
             http1: parts.version != Version::HTTP_2,
@@ -214,9 +223,11 @@ impl Exchange {
             charge: None,
             answer: None,
             would_refuse: None,
+            card: None,
             flagged: None,
             normalized: None,
             model: None,
+            json: None,
             // What stands in the record if the client leaves before there is an answer (nginx's number).
             status: 499,
             reason: None,

@@ -17,7 +17,7 @@ use crate::policy::authenticate::jwt::{self, Introspections, Keys, Proven, Revoc
 use crate::policy::authenticate::seen::SeenTokens;
 use crate::policy::authenticate::{self, Accepted, Authenticate, Known, Undecided, certificate};
 use crate::policy::authorize::{self, Permit};
-use crate::policy::body;
+use crate::policy::body::{self, Active};
 use crate::policy::facts::Facts;
 use crate::policy::limit::cost::Size;
 use crate::policy::limit::window::Standing;
@@ -115,6 +115,10 @@ pub struct Explained {
 struct Nothing;
 
 impl Keys for Nothing {
+    fn is_failing(&self, _: usize) -> bool {
+        false
+    }
+
     fn of(&self, _: usize) -> Option<Arc<Vec<VerifyKey>>> {
         None
     }
@@ -420,7 +424,8 @@ fn judge(route: &Route, asked: &Asked, path: &str, out: &mut Explained) -> Resul
         let (rows, named) = route.read(path, value);
         (size.rows, model) = (rows, named.to_owned());
     };
-    let checked = match rule.decide_head(&headers).and_then(|()| rule.decide_and_look(&headers, body, look)) {
+    let checked = rule.decide_head(&headers).and_then(|()| rule.decide_and_look(&headers, body, Active::Unasked, look));
+    let checked = match checked {
         Ok(checked) => checked,
         Err(refusal) if route.shadow.body && !matches!(refusal, body::Refusal::TooLarge { .. }) => {
             out.tried("body", Stop::Body(refusal), name);
@@ -430,6 +435,14 @@ fn judge(route: &Route, asked: &Asked, path: &str, out: &mut Explained) -> Resul
     };
     if let Some(names) = checked.flagged() {
         out.note("body", format!("outside what the model knows: {names}"), &["routes", name, "body", "guard"]);
+    }
+    if let Some(asked) = rule.asked() {
+        let said = format!(
+            "guard {}: not looked at; its card is what the workers answer at {}, which a running gateway alone knows (GET \
+             /pools on its admin listener)",
+            asked.guard, asked.path
+        );
+        out.note("guard", said, &["guards", &asked.guard, "card_path"]);
     }
     let cleaned =
         checked.into_rewritten().map_or_else(String::new, |rewritten| format!(", cleaned: {}", rewritten.note));

@@ -36,7 +36,7 @@ use crate::head;
 use crate::policy::answer::AnswerRule;
 use crate::policy::authenticate::{self, Accepted, signature};
 use crate::policy::authorize::{self, Asked, Permit};
-use crate::policy::body::{self, BodyRule};
+use crate::policy::body::{self, Active, BodyRule};
 use crate::policy::cors::{self, Earned};
 use crate::policy::facts::Facts;
 use crate::policy::limit::cost::Size;
@@ -77,10 +77,23 @@ pub async fn serve(
         Err(stop) => {
             let mut problem = Problem::from(stop);
             problem.close |= !Box::pin(body.drain(exchange.http1)).await;
+            exchange.is_grpc = speaks_grpc(&exchange, &parts.headers);
             Err(problem)
         }
     };
     Ok(finish(exchange, outcome))
+}
+
+/// Whether a refusal is for a client of gRPC: by its route, or by what it says of its body where it has found none.
+fn speaks_grpc(exchange: &Exchange, headers: &HeaderMap) -> bool {
+    let is_grpc = match exchange.route.and_then(|id| exchange.core.snapshot.policy.route(id)) {
+        Some(route) => route.grpc,
+        None => headers.get(header::CONTENT_TYPE).is_some_and(|media_type| {
+            let rest = media_type.as_bytes().strip_prefix(b"application/grpc");
+            rest.is_some_and(|rest| matches!(rest, [] | [b'+' | b';', ..]))
+        }),
+    };
+    is_grpc && !exchange.http1
 }
 
 /// Answers a head that never became a request.
@@ -193,6 +206,7 @@ async fn travel(
             fernet_endpoint::answer(policy, *direction, outgoing, now).map(Answer::Own)
         }
         Destination::Pool(position) => {
+            exchange.card = route.card.map(|at| core.snapshot.cards.of(at, route, &path));
             let (outgoing, size) = match read_body(exchange, route, arrived, body).await {
                 Ok(read) => read,
                 Err(stop) => return Err(asking.refused(exchange, early.as_ref(), stop).await),
@@ -281,7 +295,11 @@ async fn forward(
     let core = Rc::clone(&exchange.core);
     let policy = &core.snapshot.policy;
     let Cleared { route, principal, path, permit, admission, switch } = cleared;
-    let position = Pool::answering(&core.pools, position, (&arrived.headers, principal, &exchange.client.text));
+    // What was held against cards goes to workers of those cards alone.
+    let held = exchange.card.take().and_then(Result::ok);
+    let open = |pool| held.as_ref().map_or(u64::MAX, |card| card.workers(pool));
+    let asked = (&arrived.headers, principal, &*exchange.client.text);
+    let position = Pool::answering(&core.pools, position, asked, open);
     exchange.pool = Some(position);
     let pool = core.pools.get(position).ok_or(Stop::Internal("a route without a pool"))?;
     let now = timestamp(exchange.began);
@@ -299,6 +317,9 @@ async fn forward(
         route: &route.name,
         is_read_here: exchange.counts_answer() || shaped.is_some(),
         is_rewritten: exchange.normalized.is_some(),
+        // Of a body that comes bit by bit nobody knows when it ends, and the worker's time begins with the head.
+        deadline: pool.deadline().filter(|_| outgoing.is_whole()),
+        json: exchange.json,
     };
     let call = Call {
         method: &arrived.method,
@@ -307,6 +328,7 @@ async fn forward(
         headers: Forwarded::new(&arrived.headers, told).ok_or(Stop::Head(HeadFault::Connection))?,
         trailers: route.grpc,
         websocket: None,
+        workers: open(position),
     };
     if let Some(switch) = switch.filter(|_| route.websocket)
         && let Some(key) = websocket_key(&arrived.headers)
@@ -637,7 +659,13 @@ fn judge(
             named = (!model.is_empty()).then(|| Box::from(model));
         }
     };
-    let rewritten = match rule.decide_and_look(&arrived.headers, &whole, look) {
+    let card = exchange.card.clone();
+    let active = match &card {
+        Some(Ok(active)) => Active::Card(&active.card),
+        Some(Err(why)) => Active::Unknown(why),
+        None => Active::Unknown("nobody asks for it"),
+    };
+    let rewritten = match rule.decide_and_look(&arrived.headers, &whole, active, look) {
         Ok(checked) => {
             exchange.model = named;
             exchange.flagged = checked.flagged().map(str::to_owned);
@@ -652,6 +680,7 @@ fn judge(
     let body = match rewritten {
         Some(rewritten) => {
             exchange.normalized = Some(rewritten.note);
+            exchange.json = Some(rewritten.json);
             rewritten.body.into()
         }
         None => whole,
@@ -681,11 +710,10 @@ fn finish(mut exchange: Box<Exchange>, outcome: Result<Answer, Problem>) -> Resp
             problem.close &= exchange.http1;
             exchange.status = problem.reason.status().as_u16();
             let route = exchange.route.and_then(|id| exchange.core.snapshot.policy.route(id));
-            let is_grpc = !exchange.http1 && route.is_some_and(|route| route.grpc);
             let is_oip = route.and_then(|route| route.body.as_ref()).is_some_and(BodyRule::is_oip);
             let profile = if is_oip { Profile::Oip } else { route.map_or(Profile::Plain, Route::profile) };
             problem = problem.with_error(profile);
-            let response = if is_grpc { problem.into_grpc() } else { problem.into_response(exchange.id) };
+            let response = if exchange.is_grpc { problem.into_grpc() } else { problem.into_response(exchange.id) };
             let (head, body) = response.into_parts();
             (head, Content::Whole(Some(body)))
         }

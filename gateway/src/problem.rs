@@ -76,6 +76,7 @@ reasons! {
     ApiKeysUnavailable 503 "api-keys-unavailable" "API keys can't be looked up just now";
     CertificateUnknown 401 "certificate-unknown" "The client certificate is not known here";
     CertificateExpired 401 "certificate-expired" "The client certificate has expired";
+    CertificateRevoked 401 "certificate-revoked" "The client certificate is not vouched for any more";
     SignatureMalformed 400 "signature-malformed" "The signature can't be read, or leaves too much open";
     SignatureInvalid 401 "signature-invalid" "The signature is not good here";
     SignerEnded 401 "signer-ended" "The signing key is not good at this time";
@@ -102,6 +103,7 @@ reasons! {
     BodyEncoding 415 "body-encoding" "The body has a coding that is not taken here";
     BodyMalformed 400 "body-malformed" "The body can't be read in one way only";
     BodyInvalid 422 "body-invalid" "The body is not what is taken here";
+    CardUnknown 503 "card-unknown" "What the model takes is not known just now";
     TargetTooLong 414 "target-too-long" "The request target is too long";
     HeadTooLarge 431 "head-too-large" "The request's head is too large";
     BodyFraming 400 "body-framing" "The body's framing is broken";
@@ -160,6 +162,7 @@ impl Reason {
                 | Self::WorkerFailed
                 | Self::WorkerSlow
                 | Self::AnswerUndeclared
+                | Self::CardUnknown
         )
     }
 
@@ -179,6 +182,8 @@ pub enum HeadFault {
     Target,
     /// HTTP/1 octets that can't be read in one way only.
     Wire(wire::Fault),
+    /// The connection's client certificate was revoked, or its authority is not trusted any more.
+    Certificate,
     /// `Connection` names a header that we rely on, or what is no header.
     Connection,
     /// `Expect` says more than `100-continue`.
@@ -455,6 +460,12 @@ fn head(fault: HeadFault) -> Problem {
         HeadFault::Wire(wire::Fault::HeadTooLarge) => {
             Problem::new(Reason::HeadTooLarge, "Send fewer or shorter headers.").closing()
         }
+        HeadFault::Certificate => Problem::new(
+            Reason::CertificateRevoked,
+            "It was revoked, or its authority is not trusted any more. Connect anew with another.",
+        )
+        .header(header::WWW_AUTHENTICATE, "Certificate realm=\"modelgate\"")
+        .closing(),
         HeadFault::Connection => Problem::new(
             Reason::HeadMalformed,
             "`Connection` names a header that must not be removed, or what is no header (RFC 9110 §7.6.1).",
@@ -682,6 +693,12 @@ fn refused_body(refusal: body::Refusal) -> Problem {
             "errors",
             json!([{ "pointer": malformed.pointer, "code": malformed.code, "detail": malformed.detail }]),
         ),
+        R::CardUnknown(cause) => Problem::new(
+            Reason::CardUnknown,
+            "The model has not said which values it takes, and values that can't be checked are not taken. Try again shortly.",
+        )
+        .header(header::RETRY_AFTER, "1")
+        .cause(cause),
         R::Invalid { faults } => {
             let count = faults.len();
             let unit = if count == 1 { "fault" } else { "faults" };

@@ -2,12 +2,14 @@
 #![expect(clippy::expect_used, clippy::indexing_slicing, reason = "a test that can't go on has failed")]
 
 mod admin;
+mod admin_access;
 mod answers;
 mod api_key;
 mod api_key_redis;
 mod ask;
 mod assertion;
 mod bodies;
+mod cards;
 mod certificates;
 mod config_errors;
 mod conformance;

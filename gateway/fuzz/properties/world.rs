@@ -21,7 +21,7 @@ use gateway::edge::introspection::Introspector;
 use gateway::edge::keys::KeyRing;
 use gateway::edge::log::{BatchLog, Format, LogWriter};
 use gateway::edge::metrics::Metrics;
-use gateway::edge::upstream::{Pool, PoolSettings};
+use gateway::edge::upstream::{Cards, Pool, PoolSettings};
 use gateway::exchange::{Core, PasswordRoom, Snapshot};
 use gateway::journey;
 use gateway::policy::Policy;
@@ -129,6 +129,7 @@ impl World {
         let core = Rc::new(Core {
             counter: Counter::new(Arc::clone(&store), 0, &policy.limits, |_| ()),
             snapshot: Arc::new(Snapshot {
+                cards: Cards::default(),
                 routes: metrics.routes(policy.routes.iter().map(|route| &*route.name)),
                 pools: Vec::new(),
                 generation: 1,
@@ -141,7 +142,7 @@ impl World {
             }),
             api_keys: ApiKeys::new(Arc::new(SharedApiKeys::new(Arc::clone(&store))), None),
             grants: Grants::new(Arc::new(SharedGrants::new(store))),
-            pools: pools.iter().map(|pool| Rc::new(Pool::new(pool, 0))).collect(),
+            pools: pools.iter().map(|pool| Rc::new(Pool::new(pool, 0, &[]))).collect(),
             log: BatchLog::new(log),
             metrics: Arc::new(metrics),
             thread: 0,

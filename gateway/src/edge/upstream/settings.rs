@@ -4,11 +4,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderValue;
 use rustls::ClientConfig;
 
 use super::address::{Address, is_private};
 use super::balance::{Balance, Tried};
 use super::canary::Canary;
+use super::card::ToldCards;
 use super::connect::Dial;
 use super::health::HealthRule;
 use super::shadow::Shadowing;
@@ -37,7 +39,11 @@ pub struct PoolSettings {
     /// The candidate whose workers were promoted, since when it has neither canary nor shadow.
     pub(super) promoted: Option<Name>,
     pub(super) dial: Dial,
+    /// A digest of what TLS with the workers hangs on.
+    pub(super) trust: Option<Sha256>,
     pub(super) answer_timeout: Duration,
+    /// The same in milliseconds, where workers are told.
+    pub(super) deadline: Option<HeaderValue>,
     pub(super) body_timeout: Duration,
     pub(super) total_timeout: Duration,
     pub(super) idle_timeout: Duration,
@@ -85,6 +91,8 @@ pub(super) struct WorkerSettings {
     pub(super) label: Name,
     pub(super) weight: u32,
     pub(super) known: Arc<Known>,
+    /// What it told of its models.
+    pub(super) cards: Arc<ToldCards>,
 }
 
 impl WorkerSettings {
@@ -119,7 +127,7 @@ impl WorkerSettings {
             return Err((format!("is one more than {}", Tried::MOST), "make a second pool"));
         }
         let known = Arc::new(Known::new(Name::clone(&label), 0));
-        Ok(Self { address, label, weight, known })
+        Ok(Self { address, label, weight, known, cards: Arc::default() })
     }
 }
 
@@ -170,11 +178,14 @@ impl PoolSettings {
         let protocol = section.or("protocol", Protocol::Http1);
         let named = workers.iter().map(|worker| Name::clone(&worker.label));
         let written = Written { digest: section.digest(), workers: named.collect() };
+        let answer_timeout = section.or("answer_timeout", seconds(10));
+        let deadline = section.or("tell_timeout", true).then(|| HeaderValue::from(millis(answer_timeout)));
+        let (tls, trust) = compile_tls(&section, &workers, protocol).unzip();
         let settings = Self {
             dial: Dial {
                 // Longer than a second, after which a lost SYN is sent again (RFC 6298 §2.1).
                 timeout: section.or("connect_timeout", seconds(3)),
-                tls: compile_tls(&section, &workers, protocol),
+                tls,
                 danger_plaintext,
             },
             workers,
@@ -190,7 +201,9 @@ impl PoolSettings {
             written,
             promoted: None,
             name,
-            answer_timeout: section.or("answer_timeout", seconds(10)),
+            trust,
+            answer_timeout,
+            deadline,
             body_timeout: section.or("body_timeout", seconds(10)),
             total_timeout: section.or("total_timeout", seconds(120)),
             idle_timeout: section.or("idle_timeout", seconds(30)),
@@ -224,6 +237,7 @@ impl PoolSettings {
     /// Joins pools that were just read with what is known of those that served before, for so many threads. Changes
     /// in a worker's standing are told from now on.
     pub fn adopt(pools: &mut [Self], before: &[Self], threads: usize, tell: &Tell) {
+        Self::keep_cards(pools, before);
         Self::keep_reports(pools, before);
         for pool in pools {
             let old = before.iter().find(|old| old.name == pool.name);
@@ -237,6 +251,17 @@ impl PoolSettings {
                 worker.known = known;
             }
         }
+    }
+
+    /// Whether connections that were made by another policy may serve under this one.
+    pub(super) fn reaches_workers_as(&self, other: &Self) -> bool {
+        let of = |it: &Self| (it.protocol, it.dial.danger_plaintext);
+        let same_tls = match (&self.trust, &other.trust) {
+            (None, None) => true,
+            (Some(one), Some(other)) => one.matches(other),
+            _ => false,
+        };
+        of(self) == of(other) && same_tls
     }
 
     /// Whether its workers speak HTTP/2.
@@ -292,7 +317,11 @@ fn compile_workers(section: &Section<'_>, danger_plaintext: bool) -> Vec<WorkerS
 
 /// Reads `ca`, which workers with TLS are checked against, and the certificate that they are shown. Sessions are
 /// resumed, by all threads together.
-fn compile_tls(section: &Section<'_>, workers: &[WorkerSettings], protocol: Protocol) -> Option<Arc<ClientConfig>> {
+fn compile_tls(
+    section: &Section<'_>,
+    workers: &[WorkerSettings],
+    protocol: Protocol,
+) -> Option<(Arc<ClientConfig>, Sha256)> {
     const KEYS: [&str; 3] = ["ca", "certificate", "private_key"];
     let wanted = workers.iter().any(|worker| matches!(worker.address, Address::Tcp { tls_name: Some(_), .. }));
     let written: Vec<&str> = KEYS.into_iter().filter(|key| section.has(key)).collect();
@@ -310,10 +339,14 @@ fn compile_tls(section: &Section<'_>, workers: &[WorkerSettings], protocol: Prot
             );
         }
     }
-    let mut config = config?;
+    let (mut config, trust) = config?;
     config.alpn_protocols = vec![match protocol {
         Protocol::Http1 => b"http/1.1".to_vec(),
         Protocol::Http2 => b"h2".to_vec(),
     }];
-    Some(Arc::new(config))
+    Some((Arc::new(config), trust))
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -86,6 +86,18 @@ impl Worker {
         }
     }
 
+    /// Whether one that is made for another policy would do the same, so that it needs no other in its place.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        let of = |it: &Self| {
+            let age = (it.max_idle, it.max_age);
+            (it.weight, it.counts_errors, age, it.most, it.max_waiting)
+        };
+        self.label == other.label
+            && Arc::ptr_eq(&self.known, &other.known)
+            && Arc::ptr_eq(&self.standing, &other.standing)
+            && of(self) == of(other)
+    }
+
     /// Whether it gets no requests.
     pub(super) fn is_out(&self) -> bool {
         self.known.is_out()
