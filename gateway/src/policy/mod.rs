@@ -424,11 +424,10 @@ impl Parts<'_> {
             section.mistake("limits", reason, "use a limit by \"address\" or \"route\"");
         }
         let reach = Reach::compile(section, self.profile(destination.as_ref()));
-        let profile = reach.profile();
         let grpc = self.grpc(section, destination.as_ref());
         let body = match destination {
             Some(Destination::Fernet(_)) => Some(BodyRule::small()),
-            _ => self.body(section, profile == Profile::Oip && !grpc && reach.opens().is_empty()),
+            _ => self.body(section, reach.profile() == Profile::Oip && !grpc && reach.opens().is_empty()),
         };
         let declared = self.declared(section, destination.as_ref(), body.as_ref());
         let sealed = self.sealed.reference(section, body.as_ref());
@@ -441,7 +440,7 @@ impl Parts<'_> {
             }
         }
         let reads = body.as_ref().is_some_and(BodyRule::is_json);
-        let [model, version] = ["model", "version"].map(|key| named(section, key, profile, reads));
+        let [model, version] = ["model", "version"].map(|key| named(section, key, reach.profile(), reads));
         if authorize.as_ref().is_some_and(Authorize::needs_model) && matches!(model, Model::Unnamed) {
             let reason = "names one that is for some models, and this route names none";
             section.mistake("rights", reason, "write `model = \"NAME\"`, or {model} in the path");
@@ -466,8 +465,7 @@ impl Parts<'_> {
         }
         let websocket = self.websocket(section, destination.as_ref());
         let answers = Answers::compile(section, self.answers, &self.words.roles);
-        let shadow = Shadow::compile(section);
-        check_opens(section, &reach, authorize.as_ref(), shadow);
+        let shadow = tried_out(section, &reach, authorize.as_ref());
         Some(Route {
             name: section.name(),
             grpc,
@@ -700,10 +698,11 @@ fn named(section: &Section<'_>, key: &str, profile: Profile, reads: bool) -> Mod
     }
 }
 
-/// Finds who must not be let beyond what a profile knows.
-fn check_opens(section: &Section<'_>, reach: &Reach, authorize: Option<&Authorize>, shadow: Shadow) {
+/// Reads what is only tried out, and finds who must not be let beyond what a profile knows.
+fn tried_out(section: &Section<'_>, reach: &Reach, authorize: Option<&Authorize>) -> Shadow {
+    let shadow = Shadow::compile(section);
     if reach.opens().is_empty() {
-        return;
+        return shadow;
     }
     if authorize.is_some_and(|authorize| !authorize.asks_for_somebody()) {
         let reason = "lets callers beyond predictions, and not only those with a role or right come here";
@@ -713,6 +712,7 @@ fn check_opens(section: &Section<'_>, reach: &Reach, authorize: Option<&Authoriz
         let reason = "lets callers beyond predictions, while who may come here is only tried out";
         section.mistake("opens", reason, "remove `danger_shadow`");
     }
+    shadow
 }
 
 /// Whether what hangs on the model waits for the body that names it.
