@@ -152,6 +152,8 @@ pub struct Exchange {
     /// Method and target, where there were any.
     pub(crate) line: Option<(Method, Uri)>,
     pub(crate) http1: bool,
+    /// Whether its refusal is one of gRPC.
+    pub(crate) is_grpc: bool,
     /// Whether the connection ends with this request.
     pub(crate) is_last: bool,
     pub(crate) route: Option<RouteId>,
@@ -172,6 +174,8 @@ pub struct Exchange {
     /// Features with values that the model does not know.
     pub(crate) flagged: Option<String>,
     pub(crate) normalized: Option<String>,
+    /// The model that its body names.
+    pub(crate) model: Option<Box<str>>,
     /// How much of a body that was changed is JSON.
     pub(crate) json: Option<usize>,
     pub(crate) status: u16,
@@ -206,6 +210,7 @@ impl Exchange {
             clock: Instant::now(),
             client: peer,
             certificate: None,
+            is_grpc: false,
             line: Some((parts.method.clone(), parts.uri.clone())),
             is_last: false,
             http1: parts.version != Version::HTTP_2,
@@ -221,6 +226,7 @@ impl Exchange {
             card: None,
             flagged: None,
             normalized: None,
+            model: None,
             json: None,
             // What stands in the record if the client leaves before there is an answer (nginx's number).
             status: 499,
@@ -318,6 +324,7 @@ impl Drop for Exchange {
             normalized: self.normalized.as_deref(),
             would_refuse: self.would_refuse.as_deref(),
             flagged: self.flagged.as_deref(),
+            model: self.model.as_deref(),
         });
     }
 }

@@ -183,6 +183,8 @@ impl Reloader {
     /// Reads the configuration anew and puts it in place if it is good. Comes back when every thread serves by it.
     pub async fn reload(&self, why: &str) -> Reloaded {
         let _turn = self.turn.lock().await;
+        // Also where nothing else changes: whoever asks may know of a key that was withdrawn.
+        self.now().keys.hurry();
         let load = Arc::clone(&self.source.load);
         // A disk that does not answer must not hold what else runs here.
         let loaded = tokio::task::spawn_blocking(move || load()).await;

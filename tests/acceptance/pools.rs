@@ -12,7 +12,6 @@ mod streams;
 mod swap;
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
 use std::process::Command;
 
 use harness::wire::plain;
@@ -39,15 +38,15 @@ async fn ask(gateway: &Gateway, count: usize) -> Vec<u16> {
 }
 
 /// A command of the gateway's program that asks a running one: its exit code, what it said, what it complained of.
-fn run_at(admin: SocketAddr, words: &[&str]) -> (Option<i32>, String, String) {
+fn run_at(admin: &str, words: &[&str]) -> (Option<i32>, String, String) {
     let mut command = Command::new(binary("gateway"));
-    let output = command.args(words).args(["--admin", &admin.to_string()]).output().expect("it runs");
+    let output = command.args(words).args(["--admin", admin]).output().expect("it runs");
     let text = |octets: Vec<u8>| String::from_utf8(octets).expect("text");
     (output.status.code(), text(output.stdout), text(output.stderr))
 }
 
 fn run(gateway: &Gateway, words: &[&str]) -> (Option<i32>, String, String) {
-    run_at(gateway.admin(), words)
+    run_at(&gateway.operator(), words)
 }
 
 /// How many requests a worker got, besides probes.

@@ -1,14 +1,13 @@
 //! `gateway pool`.
 #![expect(clippy::print_stdout, reason = "printing is what commands are for")]
 
-use std::net::SocketAddr;
-
 use std::time::Duration;
 
 use clap::Args;
 use serde_json::{Value, json};
 
 use super::Failure;
+use super::admin::{Admin, reason};
 
 #[derive(Args)]
 pub(crate) struct CompareOptions {
@@ -79,29 +78,16 @@ pub(crate) struct SwapOptions {
     admin: Admin,
 }
 
-#[derive(Args)]
-struct Admin {
-    /// Where the admin listener is.
-    #[arg(long, default_value = "127.0.0.1:9443")]
-    admin: SocketAddr,
-}
-
-impl Admin {
-    fn ask(&self, method: &str, pool: &str, what: &str, body: Option<&Value>) -> Result<(bool, Value), Failure> {
-        if pool.is_empty() || !pool.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)) {
-            return Err(Failure::usage(format!("{pool:?} can't be the name of a pool")));
-        }
-        super::ask(self.admin, method, &format!("/pools/{pool}/{what}"), body)
+fn ask(admin: &Admin, method: &str, pool: &str, what: &str, body: Option<&Value>) -> Result<(bool, Value), Failure> {
+    if pool.is_empty() || !pool.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)) {
+        return Err(Failure::usage(format!("{pool:?} can't be the name of a pool")));
     }
-}
-
-fn reason(answer: &Value) -> &str {
-    answer.get("error").and_then(Value::as_str).unwrap_or("it refuses")
+    admin.ask(method, &format!("/pools/{pool}/{what}"), body)
 }
 
 /// `gateway pool compare`.
 pub(crate) fn compare(options: &CompareOptions) -> Result<(), Failure> {
-    let (good, answer) = options.admin.ask("GET", &options.pool, "compare", None)?;
+    let (good, answer) = ask(&options.admin, "GET", &options.pool, "compare", None)?;
     if !good {
         return Err(Failure::unavailable(format!("the gateway says: {}", reason(&answer))));
     }
@@ -174,7 +160,7 @@ pub(crate) fn swap(options: &SwapOptions) -> Result<(), Failure> {
 
 /// Asks for other workers in a pool, and says what came of it.
 fn change(admin: &Admin, pool: &str, (what, body): (&str, &Value), wait: bool) -> Result<(), Failure> {
-    let (good, mut answer) = admin.ask("PUT", pool, what, Some(body))?;
+    let (good, mut answer) = ask(admin, "PUT", pool, what, Some(body))?;
     if !good {
         let done = if what == "promotion" { "promoted" } else { "swapped" };
         let mut message = format!("nothing was {done}: {}", reason(&answer));
@@ -202,7 +188,7 @@ fn change(admin: &Admin, pool: &str, (what, body): (&str, &Value), wait: bool) -
     );
     while wait && answer.get("stage").and_then(Value::as_str) == Some("watched") {
         std::thread::sleep(Duration::from_millis(200));
-        answer = admin.ask("GET", pool, "swap", None)?.1;
+        answer = ask(admin, "GET", pool, "swap", None)?.1;
     }
     if !wait {
         return Ok(());

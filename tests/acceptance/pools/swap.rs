@@ -1,6 +1,5 @@
 //! Other workers in a pool: tested first, watched afterwards, and no client notices.
 
-use std::net::SocketAddr;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -37,10 +36,10 @@ fn builder(old: &Recorder, rule: &str) -> GatewayBuilder {
 
 /// Exit code, what it said, what it complained of.
 fn swap(gateway: &Gateway, to: &str, more: &[&str]) -> (Option<i32>, String, String) {
-    run(gateway.admin(), to, more)
+    run(&gateway.operator(), to, more)
 }
 
-fn run(admin: SocketAddr, to: &str, more: &[&str]) -> (Option<i32>, String, String) {
+fn run(admin: &str, to: &str, more: &[&str]) -> (Option<i32>, String, String) {
     super::run_at(admin, &[&["pool", "swap", "models", "--to", to], more].concat())
 }
 
@@ -228,7 +227,7 @@ async fn a_swap_that_was_asked_for_ends_although_the_asker_goes_away() {
     });
     let gateway = builder(&old, "").start().await;
     let mut command = Command::new(binary("gateway"));
-    command.args(["pool", "swap", "models", "--to", &slow.url(), "--admin", &gateway.admin().to_string()]);
+    command.args(["pool", "swap", "models", "--to", &slow.url(), "--admin", &gateway.operator()]);
     let mut asker = command.spawn().expect("it runs");
     slow.wait_for_requests(2).await;
     asker.kill().and_then(|()| asker.wait()).expect("it ends");
@@ -241,7 +240,7 @@ async fn a_swap_that_was_asked_for_ends_although_the_asker_goes_away() {
 async fn workers_that_a_file_names_are_tested_before_they_serve() {
     let (old, other, good) = (worker("old"), Recorder::replying(says("other", 0.7)), worker("good"));
     let gateway = builder(&old, "").policy("").start().await;
-    let admin = gateway.admin().to_string();
+    let admin = gateway.operator();
     let reload = |to: &Recorder| {
         let file = gateway.directory().join("3.toml");
         std::fs::write(file, format!("[pools.models]\nworkers = [{:?}]\n", to.url())).expect("it can be written");
@@ -290,8 +289,8 @@ async fn no_request_fails_while_workers_are_swapped_again_and_again() {
     for turn in 0..6 {
         let (to, before) = if turn % 2 == 0 { (&two, &one) } else { (&one, &two) };
         let asked = to.seen().len();
-        let (admin, url) = (gateway.admin(), to.url());
-        let swapped = tokio::task::spawn_blocking(move || run(admin, &url, &[])).await.expect("no panic");
+        let (admin, url) = (gateway.operator(), to.url());
+        let swapped = tokio::task::spawn_blocking(move || run(&admin, &url, &[])).await.expect("no panic");
         assert_eq!(swapped.0, Some(0), "from {}: {}", before.address(), swapped.2);
         to.wait_for_requests(asked + 50).await;
     }

@@ -122,7 +122,7 @@ impl World {
     /// A command of the gateway's program: whether it succeeded, and all that it said.
     async fn run(&self, words: &[&str]) -> (bool, String) {
         let mut command = Command::new(binary("gateway"));
-        command.args(words).args(["--admin", &self.gateway.admin().to_string()]);
+        command.args(words).args(["--admin", &self.gateway.operator()]);
         let running = tokio::task::spawn_blocking(move || command.output());
         let output = running.await.expect("no panic").expect("it runs");
         let said = [output.stdout, output.stderr].concat();

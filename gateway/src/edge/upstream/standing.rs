@@ -52,6 +52,8 @@ pub(super) struct Known {
     failing: AtomicBool,
     /// Requests that failed, one after the other.
     row: AtomicU32,
+    /// How many failures without a word are still held to be a client's doing.
+    credit: AtomicU32,
     pub(super) counts: Series<5>,
     /// Wakes who wants to know that it is to be out, or no longer.
     trouble: watch::Sender<()>,
@@ -66,8 +68,8 @@ impl fmt::Debug for Known {
 impl Known {
     pub(super) fn new(label: Name, threads: usize) -> Self {
         let (out, failing) = (AtomicBool::new(false), AtomicBool::new(false));
-        let (row, counts, trouble) = (AtomicU32::new(0), Series::new(threads), watch::channel(()).0);
-        Self { label, out, failing, row, counts, trouble }
+        let (row, credit) = (AtomicU32::new(0), AtomicU32::new(0));
+        Self { label, out, failing, row, credit, counts: Series::new(threads), trouble: watch::channel(()).0 }
     }
 
     /// Wakes when it is to be out, or no longer.
@@ -92,7 +94,25 @@ impl Known {
         }
         self.counts.count(thread, Counted::Answered as usize);
     }
+
+    /// Whether a good prediction would change what is thought of it.
+    pub(super) fn is_in_doubt(&self) -> bool {
+        self.credit.load(Ordering::Relaxed) != CREDIT
+    }
+
+    /// It gave a prediction.
+    pub(super) fn predicted(&self) {
+        self.credit.store(CREDIT, Ordering::Relaxed);
+    }
+
+    /// Whether a failure without a word is held to be a client's doing: so many in a row, while it predicts for others.
+    pub(super) fn believes(&self) -> bool {
+        self.credit.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
+    }
 }
+
+/// How many failures without a word in a row are held to be clients' doing, after a prediction.
+const CREDIT: u32 = 3;
 
 /// One worker and what the witnesses say.
 struct Member {

@@ -252,7 +252,7 @@ impl PoolSettings {
             shadow: None,
             ..self.clone()
         };
-        Pool::new(&alone, 0)
+        Pool::new(&alone, 0, &[])
     }
 
     /// What became so far of the requests of those of its workers that are among these.

@@ -194,20 +194,24 @@ impl AnswerRule {
             Form::Predict => predict::shape(self, headers, body)?,
             Form::Oip => oip::shape(self, headers, body)?,
         };
-        // What was true of the worker's octets is not true of these.
-        for name in [
-            "etag",
-            "last-modified",
-            "accept-ranges",
-            "content-range",
-            "content-md5",
-            "digest",
-            "content-digest",
-            "repr-digest",
-        ] {
-            headers.remove(name);
-        }
+        forget(headers);
         Ok(shaped)
+    }
+}
+
+/// Removes what was true of the worker's octets and is not true of those in their place.
+pub fn forget(headers: &mut HeaderMap) {
+    for name in [
+        "etag",
+        "last-modified",
+        "accept-ranges",
+        "content-range",
+        "content-md5",
+        "digest",
+        "content-digest",
+        "repr-digest",
+    ] {
+        headers.remove(name);
     }
 }
 
