@@ -480,7 +480,7 @@ fn authorize(bencher: Bencher<'_, '_>) {
         policy.authenticator.decide(&route.authenticate, &facts(&headers), &policy.vocabulary, known(&ring, &seen));
     let principal = principal.expect("the key is good");
     let facts = facts(&headers);
-    let asked = Asked { model: "", version: "", facts: &facts };
+    let asked = Asked { model: "", unread: false, version: "", facts: &facts };
     bencher.bench_local(|| route.authorize.decide(black_box(&principal), &asked).is_ok());
 }
 
@@ -578,6 +578,7 @@ fn headers_forwarded(bencher: Bencher<'_, '_>) {
         assertion: None,
         route: &route.name,
         is_read_here: false,
+        deadline: None,
         is_rewritten: false,
     };
     let mut out = Vec::with_capacity(2048);
@@ -615,6 +616,7 @@ fn log_record(bencher: Bencher<'_, '_>) {
         normalized: None,
         would_refuse: None,
         flagged: None,
+        model: None,
     };
     bencher.bench_local(|| batch.request(black_box(&record)));
     drop(batch);

@@ -1,17 +1,20 @@
 //! The admin listener: liveness, readiness, metrics, how workers are and who they are, what callers have used of
 //! their limits. Never on the public one.
 //!
-//! Plain HTTP on loopback by default: it is for the machine's own supervisor, scraper and operator. Shows no secret.
-//! What it shows of callers, and what it changes, it does for those alone who ask it by an address: a page in a
-//! browser on the same machine that names it otherwise (DNS rebinding) gets nothing, and no page may send DELETE or
-//! PUT, which is what changes anything here.
+//! Plain HTTP, on loopback and on a socket by default: it is for the machine's own supervisor, scraper and operator.
+//! Shows no secret. Over TCP it only tells how the gateway is. What it shows of callers, and what it changes, is for
+//! those who come through the socket or show a secret ([`access`]). How workers are it tells those alone who ask by
+//! an address: a page in a browser on the same machine that names it otherwise (DNS rebinding) gets nothing.
 
+mod access;
 mod keys;
 mod pools;
 
 use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener as StdListener};
+use std::os::unix::net::UnixListener as StdUnixListener;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -25,7 +28,8 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::{Map, Value, json};
-use tokio::net::TcpListener;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::{Semaphore, watch};
 
 use crate::edge::api_keys::ApiKeys;
@@ -38,13 +42,18 @@ use crate::reload::{Reloaded, Reloader};
 use crate::settings::Section;
 use crate::types::Timestamp;
 
-/// How many admin connections there may be at once.
+use access::{Access, NOT_BY_NAME, Way};
+pub use access::{SocketPlace, bind_socket};
+
+/// How many admin connections there may be at once, over TCP and over the socket each.
 const MOST_CONNECTIONS: usize = 32;
 
 /// `[admin]`, compiled.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct AdminSettings {
     address: SocketAddr,
+    socket: SocketPlace,
+    access: Access,
 }
 
 impl AdminSettings {
@@ -55,12 +64,13 @@ impl AdminSettings {
         if !section.or("danger_public", false) && !address.ip().is_loopback() {
             section.mistake(
                 "address",
-                "is not a loopback address, and this listener asks for no credential",
+                "is not a loopback address, and what this listener tells is not for everybody",
                 "use 127.0.0.1, or say that you know with danger_public = true",
             );
         }
+        let (socket, access) = (SocketPlace::compile(&section), Access::compile(&section));
         section.finish();
-        Self { address }
+        Self { address, socket, access }
     }
 
     /// Takes the port.
@@ -77,6 +87,35 @@ impl AdminSettings {
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where its socket is to be.
+    #[must_use]
+    pub fn socket(&self) -> &SocketPlace {
+        &self.socket
+    }
+
+    /// Takes what it listens on.
+    #[must_use]
+    pub fn listen(&self, tcp: StdListener, socket: Option<(PathBuf, StdUnixListener)>) -> Listening {
+        let (path, socket) = socket.unzip();
+        Listening { tcp, socket, access: self.access.at(path) }
+    }
+}
+
+/// Where operators are answered, and who of them may do what.
+#[derive(Debug)]
+pub struct Listening {
+    tcp: StdListener,
+    socket: Option<StdUnixListener>,
+    access: Access,
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        if let Some(path) = &self.access.socket {
+            let _ = std::fs::remove_file(path);
+        }
     }
 }
 
@@ -102,24 +141,57 @@ pub struct Admin {
 /// Serves for ever. Needs a local runtime around it.
 ///
 /// # Errors
-/// If the listener can't be used.
-pub async fn serve(admin: Admin, listener: StdListener) -> io::Result<()> {
-    let listener = TcpListener::from_std(listener)?;
-    let admin = Rc::new(admin);
+/// If a listener can't be used.
+pub async fn serve(admin: Admin, listening: Listening) -> io::Result<()> {
+    let tcp = TcpListener::from_std(listening.tcp.try_clone()?)?;
+    let asked = Rc::new(Asked { admin, listening });
+    if let Some(socket) = &asked.listening.socket {
+        let socket = UnixListener::from_std(socket.try_clone()?)?;
+        let asked = Rc::clone(&asked);
+        let us = UnixStream::pair()?.0.peer_cred()?.uid();
+        tokio::task::spawn_local(async move {
+            let accept = async || {
+                let (stream, _) = socket.accept().await?;
+                // Whatever may have become of its file: nobody else's programs.
+                let who = stream.peer_cred()?.uid();
+                if who == us || who == 0 { Ok(stream) } else { Err(io::ErrorKind::PermissionDenied.into()) }
+            };
+            accept_all(&asked, Way::Socket, accept).await;
+        });
+    }
+    let accept = async || tcp.accept().await.map(|(stream, _)| stream);
+    accept_all(&asked, Way::Tcp, accept).await;
+    Ok(())
+}
+
+/// What answers, and whom.
+struct Asked {
+    admin: Admin,
+    listening: Listening,
+}
+
+async fn accept_all<S>(asked: &Rc<Asked>, way: Way, accept: impl AsyncFn() -> io::Result<S>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+{
     let places = Arc::new(Semaphore::new(MOST_CONNECTIONS));
     loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return Ok(()) };
-        let Ok((stream, _)) = listener.accept().await else {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            continue;
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        let stream = match accept().await {
+            Ok(stream) => stream,
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => continue,
+            Err(_) => {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
         };
-        let admin = Rc::clone(&admin);
+        let asked = Rc::clone(asked);
         tokio::task::spawn_local(async move {
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(Duration::from_secs(5))
                 .max_headers(64)
-                .serve_connection(TokioIo::new(stream), service_fn(|request| answer(&admin, request)));
+                .serve_connection(TokioIo::new(stream), service_fn(|request| answer(&asked, way, request)));
             // A scrape is short; whoever holds a connection longer gives its place up.
             let _ = tokio::time::timeout(Duration::from_mins(1), connection).await;
             drop(place);
@@ -137,25 +209,33 @@ fn metrics(admin: &Admin) -> String {
     text
 }
 
-async fn answer(admin: &Rc<Admin>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+async fn answer(asked: &Asked, way: Way, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
     const JSON: &str = "application/json";
+    let admin = &asked.admin;
     let path = &request.uri().path().to_owned();
     let keys_path = path.strip_prefix("/keys").filter(|rest| rest.is_empty() || rest.starts_with('/'));
     let pools_path = path.strip_prefix("/pools").filter(|rest| rest.is_empty() || rest.starts_with('/'));
     let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
     let refused = |why: &str| json!({ "error": why }).to_string();
+    let by_address = is_asked_by_address(&request);
+    let barred = if keys_path.is_some() || matches!(path.as_str(), "/limits" | "/reload") || !is_read {
+        asked.listening.access.decide(way, request.headers(), by_address).err()
+    } else if pools_path.is_some() && way == Way::Tcp && !by_address {
+        Some((StatusCode::FORBIDDEN, NOT_BY_NAME.to_owned()))
+    } else {
+        None
+    };
     let (status, media_type, body) = match path.as_str() {
-        path if (keys_path.is_some() || pools_path.is_some() || matches!(path, "/limits" | "/reload"))
-            && !is_asked_by_address(&request) =>
-        {
-            (StatusCode::FORBIDDEN, JSON, refused("ask by an address or localhost, not by another name"))
+        _ if barred.is_some() => {
+            let (status, why) = barred.unwrap_or_default();
+            (status, JSON, refused(&why))
         }
         _ if keys_path.is_some() => {
             let (status, body) = keys::answer(admin, keys_path.unwrap_or_default(), request).await;
             (status, JSON, body.to_string())
         }
         _ if pools_path.is_some() => {
-            let (status, body) = pools::answer(admin, pools_path.unwrap_or_default(), request).await;
+            let (status, body) = Box::pin(pools::answer(admin, pools_path.unwrap_or_default(), request)).await;
             (status, JSON, body.to_string())
         }
         "/limits" if is_read || request.method() == Method::DELETE => {
@@ -166,8 +246,11 @@ async fn answer(admin: &Rc<Admin>, request: Request<Incoming>) -> Result<Respons
             let all = Rc::clone(&admin.reloader);
             let reloaded = to_the_end(async move { all.reload("the admin listener was asked").await });
             let (status, body) = match reloaded.await {
-                Reloaded::Replaced { generation, needs_restart } => {
-                    (StatusCode::OK, json!({ "generation": generation, "needs_restart": needs_restart }))
+                Reloaded::Replaced { generation, needs_restart, swapped } => {
+                    let swapped: Vec<&str> = swapped.iter().map(|pool| &**pool).collect();
+                    let answer =
+                        json!({ "generation": generation, "needs_restart": needs_restart, "swapped": swapped });
+                    (StatusCode::OK, answer)
                 }
                 Reloaded::Kept(mistakes) => (StatusCode::UNPROCESSABLE_ENTITY, json!({ "mistakes": mistakes })),
             };
@@ -192,6 +275,9 @@ async fn answer(admin: &Rc<Admin>, request: Request<Incoming>) -> Result<Respons
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if status == StatusCode::UNAUTHORIZED {
+        headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
     if status == StatusCode::METHOD_NOT_ALLOWED {
         let allow = match path.as_str() {
             _ if keys_path.is_some() => keys::allow(keys_path.unwrap_or_default()),

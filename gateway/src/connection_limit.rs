@@ -169,6 +169,11 @@ impl Quota {
         self.is_spent()
     }
 
+    /// Lets no more requests come than are on their way.
+    pub fn end(&self) {
+        self.requests.set(self.requests.get().min(0));
+    }
+
     /// Whether no more requests are wanted.
     #[must_use]
     pub fn is_spent(&self) -> bool {

@@ -14,7 +14,7 @@ use crate::edge::introspection::Unanswered;
 use crate::exchange::{Core, Snapshot};
 use crate::policy::Route;
 use crate::policy::authenticate::once::{Once, Unspent};
-use crate::policy::authenticate::{Known, Refusal, Undecided, Wanted, jwt};
+use crate::policy::authenticate::{Known, Refusal, Undecided, Wanted};
 use crate::policy::facts::Facts;
 use crate::types::{Principal, Timestamp};
 
@@ -92,7 +92,7 @@ async fn fetch(core: &Core, wanted: Wanted, facts: &Facts<'_>) -> Result<(), Ref
     match wanted {
         Wanted::Keys { issuer } => {
             let fetched = snapshot.keys.refetch(issuer).await;
-            if fetched { Ok(()) } else { Err(Refusal::Token(jwt::Refusal::UnknownKey)) }
+            if fetched { Ok(()) } else { Err(Refusal::IssuerUnavailable) }
         }
         Wanted::Introspection { issuer, token } => {
             let judged_by = Arc::clone(snapshot);

@@ -151,6 +151,8 @@ pub struct Exchange {
     /// Method and target, where there were any.
     pub(crate) line: Option<(Method, Uri)>,
     pub(crate) http1: bool,
+    /// Whether its refusal is one of gRPC.
+    pub(crate) is_grpc: bool,
     /// Whether the connection ends with this request.
     pub(crate) is_last: bool,
     pub(crate) route: Option<RouteId>,
@@ -175,6 +177,8 @@ pub struct Exchange {
     pub(crate) normalized: Option<String>,
     /// Whether fields of the body were opened or sealed.
     pub(crate) is_resealed: bool,
+    /// The model that its body names.
+    pub(crate) model: Option<Box<str>>,
     pub(crate) status: u16,
     pub(crate) reason: Option<Reason>,
     pub(crate) cause: Option<String>,
@@ -207,6 +211,7 @@ impl Exchange {
             clock: Instant::now(),
             client: peer,
             certificate: None,
+            is_grpc: false,
             line: Some((parts.method.clone(), parts.uri.clone())),
             is_last: false,
             http1: parts.version != Version::HTTP_2,
@@ -224,6 +229,7 @@ impl Exchange {
             flagged: None,
             normalized: None,
             is_resealed: false,
+            model: None,
             // What stands in the record if the client leaves before there is an answer (nginx's number).
             status: 499,
             reason: None,
@@ -325,6 +331,7 @@ impl Drop for Exchange {
             normalized: self.normalized.as_deref(),
             would_refuse: self.would_refuse.as_deref(),
             flagged: self.flagged.as_deref(),
+            model: self.model.as_deref(),
         });
     }
 }

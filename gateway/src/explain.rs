@@ -20,9 +20,10 @@ use crate::policy::authorize::{self, Permit};
 use crate::policy::body;
 use crate::policy::facts::Facts;
 use crate::policy::fernet::Direction;
-use crate::policy::limit::cost::{self, Size};
+use crate::policy::limit::cost::Size;
 use crate::policy::limit::window::Standing;
 use crate::policy::limit::{Admission, Decision, Demand, WhenFull};
+use crate::policy::profile::Profile;
 use crate::policy::{Destination, Policy, Route, cors, path};
 use crate::problem::{Problem, Reason, Stop};
 use crate::types::{Principal, RoleSet, Scheme, Sha256, Timestamp, TokenId};
@@ -115,6 +116,10 @@ pub struct Explained {
 struct Nothing;
 
 impl Keys for Nothing {
+    fn is_failing(&self, _: usize) -> bool {
+        false
+    }
+
     fn of(&self, _: usize) -> Option<Arc<Vec<VerifyKey>>> {
         None
     }
@@ -189,6 +194,8 @@ fn walk(policy: &Policy, asked: &Asked, out: &mut Explained) -> Result<(), Stop>
     let name = &*route.name;
     out.route = Some(name.into());
     out.note("route", name, &["routes", name, "path"]);
+    let seen = route.worker_path.as_deref().unwrap_or(&path);
+    reach(policy, route, (preflight.as_ref().unwrap_or(&asked.method), &path), out)?;
 
     let mut earned = route.cors.as_ref().map(|cors| cors.decide(headers));
     if route.shadow.cors
@@ -236,11 +243,70 @@ fn walk(policy: &Policy, asked: &Asked, out: &mut Explained) -> Result<(), Stop>
         format!("{} by {}", principal.id, principal.scheme.as_str()),
         &["routes", name, "authenticate"],
     );
-    let wanted = authorize::Asked { model: route.model.of(&path), version: route.version.of(&path), facts: &facts };
-    let permit = match route.authorize.decide(&principal, &wanted) {
+    let read = entitled(policy, route, &principal, (&facts, asked), out)?;
+    let size = match read {
+        Some(size) => size,
+        None => judge(route, asked, &path, out)?.0,
+    };
+    limits(route, &principal, size, out)?;
+    match &route.destination {
+        Destination::Pool(position) => {
+            let pool = policy.pools.get(*position).map_or("", |pool| pool);
+            answer(route, &principal, out);
+            out.note("forward", format!("to the pool {pool}, as {} {seen}", asked.method), &["routes", name, "pool"]);
+        }
+        Destination::Own(_) | Destination::Fernet(_) => {
+            out.note("answer", "the gateway itself", &["routes", name, "builtin"]);
+        }
+    }
+    Ok(())
+}
+
+/// Holds the path to what the route opens of its worker.
+fn reach(policy: &Policy, route: &Route, (method, path): (&Method, &str), out: &mut Explained) -> Result<(), Stop> {
+    route.reach.decide(method, path).map_err(Stop::Closed)?;
+    let Destination::Pool(position) = route.destination else { return Ok(()) };
+    if route.profile() == Profile::Plain {
+        return Ok(());
+    }
+    let pool = policy.pools.get(position).map_or("", |pool| pool);
+    match route.profile().knows(method, route.worker_path.as_deref().unwrap_or(path)) {
+        Some(what) => {
+            let said = format!("{} of {}", what.noun(), route.profile().name());
+            out.note("profile", said, &["pools", pool, "profile"]);
+        }
+        None => out.note("profile", "opened beyond the profile", &["routes", &route.name, "opens"]),
+    }
+    Ok(())
+}
+
+/// Whether the principal may; gives back how large the body is, where it had to be read for that.
+fn entitled(
+    policy: &Policy,
+    route: &Route,
+    principal: &Principal,
+    (facts, asked): (&Facts<'_>, &Asked),
+    out: &mut Explained,
+) -> Result<Option<Size>, Stop> {
+    let name = &*route.name;
+    let unread = route.authorize.needs_model() && route.model.is_in_body(facts.path);
+    let (model, version) = (route.model.of(facts.path), route.version.of(facts.path));
+    let wanted = authorize::Asked { model, unread, version, facts };
+    let mut read = None;
+    if unread {
+        // Who can't call it for any model learns that first, as on the journey.
+        match route.authorize.decide(principal, &wanted) {
+            Err(refusal) if !route.shadow.authorize => return Err(refused_right(refusal, principal, policy)),
+            _ => read = Some(judge(route, asked, facts.path, out)?),
+        }
+    }
+    let model = read.as_ref().map_or(model, |(_, model)| model);
+    let is_unread = unread && asked.body.is_none() && !is_bodiless(&asked.method);
+    let wanted = authorize::Asked { model, unread: is_unread, ..wanted };
+    let permit = match route.authorize.decide(principal, &wanted) {
         Ok(permit) => permit,
         Err(refusal) => {
-            let stop = Stop::Authorize(authorize::Denied::of(refusal, &principal, &policy.vocabulary));
+            let stop = refused_right(refusal, principal, policy);
             let Some(permit) = Permit::tried(route.shadow) else { return Err(stop) };
             out.tried("authorize", stop, name);
             permit
@@ -258,20 +324,11 @@ fn walk(policy: &Policy, asked: &Asked, out: &mut Explained) -> Result<(), Stop>
         None => out.note("authorize", opened, &["routes", name, "authorize"]),
     }
 
-    let size = judge(route, asked, out)?;
-    limits(route, &principal, size, out)?;
-    match &route.destination {
-        Destination::Pool(position) => {
-            let pool = policy.pools.get(*position).map_or("", |pool| pool);
-            let seen = route.worker_path.as_deref().unwrap_or(&path);
-            answer(route, &principal, out);
-            out.note("forward", format!("to the pool {pool}, as {} {seen}", asked.method), &["routes", name, "pool"]);
-        }
-        Destination::Own(_) | Destination::Fernet(_) => {
-            out.note("answer", "the gateway itself", &["routes", name, "builtin"]);
-        }
-    }
-    Ok(())
+    Ok(read.map(|(size, _)| size))
+}
+
+fn refused_right(refusal: authorize::Refusal, principal: &Principal, policy: &Policy) -> Stop {
+    Stop::Authorize(authorize::Denied::of(refusal, principal, &policy.vocabulary))
 }
 
 /// Who it is: somebody named, held against what the route takes, or whom the headers prove.
@@ -335,29 +392,37 @@ fn who(policy: &Policy, route: &Route, asked: &Asked, facts: &Facts<'_>) -> Resu
     }
 }
 
-/// Judges the body; says how large it is for limits.
-fn judge(route: &Route, asked: &Asked, out: &mut Explained) -> Result<Size, Stop> {
+fn is_bodiless(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD | Method::DELETE | Method::OPTIONS)
+}
+
+/// Judges the body; says how large it is for limits, and which model it names.
+fn judge(route: &Route, asked: &Asked, path: &str, out: &mut Explained) -> Result<(Size, String), Stop> {
     let body = asked.body.as_deref().unwrap_or_default();
+    let nothing = Ok((Size::default(), String::new()));
     if matches!(route.destination, Destination::Own(_)) {
-        return Ok(Size { bytes: body.len() as u64, rows: 1 });
+        return Ok((Size { bytes: body.len() as u64, rows: 1 }, String::new()));
     }
     let name = &*route.name;
     let Some(rule) = &route.body else {
-        return if body.is_empty() { Ok(Size::default()) } else { Err(Stop::Body(body::Refusal::NotTaken)) };
+        return if body.is_empty() { nothing } else { Err(Stop::Body(body::Refusal::NotTaken)) };
     };
-    let bodiless = matches!(asked.method, Method::GET | Method::HEAD | Method::DELETE | Method::OPTIONS);
-    if body.is_empty() && bodiless {
-        return Ok(Size::default());
+    if body.is_empty() && is_bodiless(&asked.method) {
+        return nothing;
     }
     if asked.body.is_none() {
         out.note("body", "not looked at, because none was given", &["routes", name, "body"]);
-        return Ok(Size::default());
+        return nothing;
     }
     let mut headers = asked.headers.clone();
     headers.entry(header::CONTENT_TYPE).or_insert(HeaderValue::from_static("application/json"));
     headers.insert(header::CONTENT_LENGTH, body.len().into());
     let mut size = Size { bytes: body.len() as u64, rows: 1 };
-    let look = |value: &serde_json::Value| size.rows = cost::rows(value, route.limits.rows_at.as_deref());
+    let mut model = String::new();
+    let look = |value: &Value| {
+        let (rows, named) = route.read(path, value);
+        (size.rows, model) = (rows, named.to_owned());
+    };
     let sealed = route.sealed.as_deref();
     let judged = rule.decide_head(&headers).and_then(|()| {
         let opened = sealed.map(|sealed| sealed.open_request(body, rule.depth(), asked.now)).transpose()?;
@@ -369,7 +434,7 @@ fn judge(route: &Route, asked: &Asked, out: &mut Explained) -> Result<Size, Stop
         Ok(judged) => judged,
         Err(refusal) if route.shadow.body && !matches!(refusal, body::Refusal::TooLarge { .. }) => {
             out.tried("body", Stop::Body(refusal), name);
-            return Ok(size);
+            return Ok((size, String::new()));
         }
         Err(refusal) => return Err(Stop::Body(refusal)),
     };
@@ -382,7 +447,10 @@ fn judge(route: &Route, asked: &Asked, out: &mut Explained) -> Result<Size, Stop
     let cleaned =
         checked.into_rewritten().map_or_else(String::new, |rewritten| format!(", cleaned: {}", rewritten.note));
     out.note("body", format!("{} bytes, taken{cleaned}", body.len()), &["routes", name, "body"]);
-    Ok(size)
+    if !model.is_empty() {
+        out.note("body", format!("asks the model {model}"), &["routes", name, "pool"]);
+    }
+    Ok((size, model))
 }
 
 /// Says what becomes of the answer.

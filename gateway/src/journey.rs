@@ -37,11 +37,12 @@ use crate::policy::authorize::{self, Asked, Permit};
 use crate::policy::body::{self, BodyRule};
 use crate::policy::cors::{self, Earned};
 use crate::policy::facts::Facts;
-use crate::policy::limit::cost::{self, Size};
+use crate::policy::limit::cost::Size;
 use crate::policy::limit::scope::{By, Subject};
 use crate::policy::limit::{Admission, Demand, Limit};
+use crate::policy::profile::Profile;
 use crate::policy::token::{self, Endpoint};
-use crate::policy::{Destination, Route, path};
+use crate::policy::{Destination, Model, Route, path};
 use crate::problem::{HeadFault, Problem, Reason, Stop};
 use crate::token_endpoint;
 use crate::types::{ClientAddress, ClientCertificate, Principal, RequestId, Scheme, Timestamp};
@@ -74,10 +75,23 @@ pub async fn serve(
         Err(stop) => {
             let mut problem = Problem::from(stop);
             problem.close |= !Box::pin(body.drain(exchange.http1)).await;
+            exchange.is_grpc = speaks_grpc(&exchange, &parts.headers);
             Err(problem)
         }
     };
     Ok(finish(exchange, outcome))
+}
+
+/// Whether a refusal is for a client of gRPC: by its route, or by what it says of its body where it has found none.
+fn speaks_grpc(exchange: &Exchange, headers: &HeaderMap) -> bool {
+    let is_grpc = match exchange.route.and_then(|id| exchange.core.snapshot.policy.route(id)) {
+        Some(route) => route.grpc,
+        None => headers.get(header::CONTENT_TYPE).is_some_and(|media_type| {
+            let rest = media_type.as_bytes().strip_prefix(b"application/grpc");
+            rest.is_some_and(|rest| matches!(rest, [] | [b'+' | b';', ..]))
+        }),
+    };
+    is_grpc && !exchange.http1
 }
 
 /// Answers a head that never became a request.
@@ -116,6 +130,7 @@ async fn travel(
     if route.grpc && exchange.http1 {
         return Err(Stop::NotHttp2);
     }
+    route.reach.decide(asked.as_ref().unwrap_or(&arrived.method), &path).map_err(Stop::Closed)?;
 
     // CORS before credentials: a preflight carries none, and a page must be able to read a refusal.
     let mut earned = route.cors.as_ref().map(|cors| cors.decide(headers));
@@ -150,8 +165,9 @@ async fn travel(
         Err(refusal) => Box::pin(unproven(exchange, route, refusal, &path, told)).await?,
     };
     exchange.principal = Some(Arc::clone(&principal));
-    let wanted = Asked { model: route.model.of(&path), version: route.version.of(&path), facts: &facts };
-    let permit = match route.authorize.decide(&principal, &wanted) {
+    let unread = route.authorize.needs_model() && route.model.is_in_body(&path);
+    let wanted = Asked { model: route.model.of(&path), unread, version: route.version.of(&path), facts: &facts };
+    let mut permit = match route.authorize.decide(&principal, &wanted) {
         Ok(permit) => permit,
         Err(refusal) => Box::pin(unentitled(exchange, route, refusal, &principal, &path, told)).await?,
     };
@@ -159,7 +175,7 @@ async fn travel(
 
     // Limits after identity, because most count by it; all in one step, so that a refusal uses up none. Where one
     // counts what is in the body, all wait for it.
-    let asking = Asking { route, principal: &principal, path: &path, headers: told, user: "" };
+    let asking = Asking { route, principal: &principal, path: &path, headers: told, user: "", model: wanted.model };
     let early = asking.begin(exchange).await?;
 
     // The body last: it is the dearest to look at, and only now has the caller a right to our attention.
@@ -184,9 +200,19 @@ async fn travel(
                 Ok(read) => read,
                 Err(stop) => return Err(asking.refused(exchange, early.as_ref(), stop).await),
             };
+            let named = exchange.model.clone();
+            let model = named.as_deref().unwrap_or(wanted.model);
+            if unread {
+                // Now it is known for which model the right must be.
+                permit = match route.authorize.decide(&principal, &Asked { model, unread: false, ..wanted }) {
+                    Ok(permit) => permit,
+                    Err(refusal) => Box::pin(unentitled(exchange, route, refusal, &principal, &path, told)).await?,
+                };
+                exchange.role = permit.role();
+            }
             let admission = match early {
                 Some(admission) => admission,
-                None => Box::pin(asking.admit_and_say(exchange, size)).await?,
+                None => Box::pin(Asking { model, ..asking }.admit_and_say(exchange, size)).await?,
             };
             let cleared = Cleared { route, principal: &principal, path: &path, permit, admission, switch };
             forward(exchange, arrived, *position, cleared, outgoing).await
@@ -276,6 +302,8 @@ async fn forward(
         route: &route.name,
         is_read_here: exchange.counts_answer() || answering.reads(),
         is_rewritten: exchange.normalized.is_some() || exchange.is_resealed,
+        // Of a body that comes bit by bit nobody knows when it ends, and the worker's time begins with the head.
+        deadline: pool.deadline().filter(|_| outgoing.is_whole()),
     };
     let call = Call {
         method: &arrived.method,
@@ -307,6 +335,9 @@ async fn forward(
     exchange.worker = Some(answer.worker);
     exchange.is_last |= answer.early;
     exchange.answer = exchange.counts_answer().then(Vec::new);
+    if answer.response.status().is_client_error() && route.shapes_refusals(&arrived.method) {
+        return Ok(Answer::Own(Box::pin(upstream::in_form(route.profile(), answer.response)).await));
+    }
     answering.answer(exchange, answer.response).await
 }
 
@@ -353,6 +384,8 @@ struct Asking<'a> {
     /// The headers, where a trusted proxy sent them.
     headers: Option<&'a HeaderMap>,
     user: &'a str,
+    /// Empty where none is named, or not yet.
+    model: &'a str,
 }
 
 impl Asking<'_> {
@@ -373,7 +406,7 @@ impl Asking<'_> {
                 None => self.principal.roles_header.to_str().unwrap_or_default(),
             },
             route: &self.route.name,
-            model: self.route.model.of(self.path),
+            model: self.model,
             pool,
             user: self.user,
             headers: self.headers,
@@ -417,11 +450,18 @@ impl Asking<'_> {
         }
     }
 
-    /// Refuses what is known to be refused, before its body is read. Nobody knows yet which user it names.
+    /// Refuses what is known to be refused, before its body is read. Nobody knows yet which user it names, or which model.
     fn recall(&self, exchange: &Exchange) -> Result<(), Stop> {
-        let limits = self.route.limits.windows.iter().filter(|limit| !limit.scope.has(&By::User));
+        let late = |limit: &Limit| limit.scope.has(&By::User) || self.is_late(limit);
+        let limits = self.route.limits.windows.iter().filter(|limit| !late(limit));
         let demands: Vec<_> = limits.map(|limit| Demand::new(limit, Some(self.principal), Size::default())).collect();
         exchange.core.counter.recall(&demands, &self.subject(exchange)).map_err(Stop::Limit)
+    }
+
+    /// Whether it counts by a model that is not known yet, or by a role that hangs on it.
+    fn is_late(&self, limit: &Limit) -> bool {
+        let is_late = limit.scope.has(&By::Model) || limit.scope.has(&By::Role);
+        is_late && self.route.model.is_in_body(self.path)
     }
 
     async fn admit_and_say(&self, exchange: &mut Exchange, size: Size) -> Result<Admission, Stop> {
@@ -508,7 +548,7 @@ async fn unentitled(
 async fn charge_guess(exchange: &Exchange, route: &Route, path: &str, headers: Option<&HeaderMap>) -> Result<(), Stop> {
     static NOBODY: LazyLock<Principal> = LazyLock::new(Principal::nobody);
     let nobody = &*NOBODY;
-    let asking = Asking { route, principal: nobody, path, headers, user: "" };
+    let asking = Asking { route, principal: nobody, path, headers, user: "", model: route.model.of(path) };
     let demands = demands(&route.limits.guesses, nobody, Size::default());
     exchange.core.counter.admit(&demands, &asking.subject(exchange)).await.map(|_| ()).map_err(Stop::Limit)
 }
@@ -556,7 +596,7 @@ async fn read_body(
     if signed {
         held(arrived, &whole)?;
     }
-    judge(exchange, rule, route, &arrived.headers, whole)
+    judge(exchange, rule, route, arrived, whole)
 }
 
 /// Holds a body to the digest that was signed with its request.
@@ -570,7 +610,7 @@ fn judge(
     exchange: &mut Exchange,
     rule: &BodyRule,
     route: &Route,
-    headers: &HeaderMap,
+    arrived: &Parts,
     whole: Bytes,
 ) -> Result<(Outgoing, Size), Stop> {
     let mut size = Size { bytes: whole.len() as u64, rows: 1 };
@@ -580,16 +620,20 @@ fn judge(
     let mut opened = opened.map_err(Stop::Body)?.unwrap_or_default();
     exchange.is_resealed = opened.body.is_some();
     let whole = opened.body.take().map_or(whole, Bytes::from);
-    let mut wanted = None;
+    let (mut named, mut wanted) = (None, None);
+    let declared = route.declared.as_ref().filter(|declared| declared.needs_whole());
     let look = |body: &serde_json::Value| {
-        if route.limits.needs_body || route.declared.is_some() {
-            size.rows = cost::rows(body, route.limits.rows_at.as_deref());
+        if route.limits.needs_body || declared.is_some() || matches!(route.model, Model::InBody(_)) {
+            let path = path::normalize(arrived.uri.path()).unwrap_or_default();
+            let (rows, model) = route.read(&path, body);
+            size.rows = rows;
+            named = (!model.is_empty()).then(|| Box::from(model));
         }
-        let declared = route.declared.as_ref().filter(|declared| declared.needs_whole());
         wanted = declared.map(|declared| Box::new(declared.wanted(body, size.rows)));
     };
-    let rewritten = match rule.decide_and_look(headers, &whole, look) {
+    let rewritten = match rule.decide_and_look(&arrived.headers, &whole, look) {
         Ok(checked) => {
+            exchange.model = named;
             exchange.flagged = checked.flagged().map(str::to_owned);
             checked.into_rewritten()
         }
@@ -635,11 +679,10 @@ fn finish(mut exchange: Box<Exchange>, outcome: Result<Answer, Problem>) -> Resp
             problem.close &= exchange.http1;
             exchange.status = problem.reason.status().as_u16();
             let route = exchange.route.and_then(|id| exchange.core.snapshot.policy.route(id));
-            let is_grpc = !exchange.http1 && route.is_some_and(|route| route.grpc);
-            if route.and_then(|route| route.body.as_ref()).is_some_and(BodyRule::is_oip) {
-                problem = problem.with_error();
-            }
-            let response = if is_grpc { problem.into_grpc() } else { problem.into_response(exchange.id) };
+            let is_oip = route.and_then(|route| route.body.as_ref()).is_some_and(BodyRule::is_oip);
+            let profile = if is_oip { Profile::Oip } else { route.map_or(Profile::Plain, Route::profile) };
+            problem = problem.with_error(profile);
+            let response = if exchange.is_grpc { problem.into_grpc() } else { problem.into_response(exchange.id) };
             let (head, body) = response.into_parts();
             (head, Content::Whole(Some(body)))
         }

@@ -14,6 +14,7 @@ use crate::edge::counter::Denied;
 use crate::edge::upstream::{ClientFault, Fault};
 use crate::policy::authenticate::{self, api_key, binding, certificate, jwt, signature};
 use crate::policy::path::Ambiguous;
+use crate::policy::profile::{Closed, Disguise, Profile};
 use crate::policy::{authorize, body, cors, limit, route, token};
 use crate::types::RequestId;
 use crate::wire;
@@ -59,6 +60,7 @@ reasons! {
     PathAmbiguous 400 "path-ambiguous" "The path can't be read in one way only";
     FramingUnsupported 501 "framing-unsupported" "The transfer coding is not known";
     NotFound 404 "not-found" "There is nothing here";
+    PathClosed 404 "path-closed" "This path of the worker is not open here";
     MethodNotAllowed 405 "method-not-allowed" "The method is not allowed here";
     OriginRefused 403 "origin-refused" "Pages of this origin may not call this";
     CredentialMissing 401 "credential-missing" "A credential is needed";
@@ -73,6 +75,7 @@ reasons! {
     ApiKeysUnavailable 503 "api-keys-unavailable" "API keys can't be looked up just now";
     CertificateUnknown 401 "certificate-unknown" "The client certificate is not known here";
     CertificateExpired 401 "certificate-expired" "The client certificate has expired";
+    CertificateRevoked 401 "certificate-revoked" "The client certificate is not vouched for any more";
     SignatureMalformed 400 "signature-malformed" "The signature can't be read, or leaves too much open";
     SignatureInvalid 401 "signature-invalid" "The signature is not good here";
     SignerEnded 401 "signer-ended" "The signing key is not good at this time";
@@ -107,6 +110,7 @@ reasons! {
     WorkerUnreachable 503 "worker-unreachable" "The model can't be reached just now";
     WorkerBusy 503 "worker-busy" "The model has too much to do just now";
     WorkerBroken 502 "worker-broken" "The model's answer could not be used";
+    InputRefused 422 "input-refused" "The model can't use this input";
     WorkerFailed 502 "worker-failed" "The model failed";
     AnswerUndeclared 502 "answer-undeclared" "The model's answer is not as declared";
     WorkerSlow 504 "worker-slow" "The model did not answer in time";
@@ -176,6 +180,8 @@ pub enum HeadFault {
     Target,
     /// HTTP/1 octets that can't be read in one way only.
     Wire(wire::Fault),
+    /// The connection's client certificate was revoked, or its authority is not trusted any more.
+    Certificate,
     /// `Connection` names a header that we rely on, or what is no header.
     Connection,
     /// `Expect` says more than `100-continue`.
@@ -191,6 +197,8 @@ pub enum Stop {
     Path(Ambiguous),
     /// No route.
     Route(route::Refusal),
+    /// A path of the worker that its route does not open.
+    Closed(Closed),
     /// A preflight for a page that may not call.
     Origin,
     /// No principal; with the challenges for `WWW-Authenticate`.
@@ -295,11 +303,13 @@ impl Problem {
         &self.detail
     }
 
-    /// Says the same once more in the member that clients of the Open Inference Protocol read.
+    /// Says the same once more in the member that clients of a protocol read, where they do.
     #[must_use]
-    pub fn with_error(self) -> Self {
-        let error = Value::from(&*self.detail);
-        self.member("error", error)
+    pub fn with_error(self, profile: Profile) -> Self {
+        match profile.error(&self.detail, self.reason.status().as_u16(), self.reason.slug()) {
+            Some(error) => self.member("error", error),
+            None => self,
+        }
     }
 
     /// The body, written in one go: who floods is answered with these.
@@ -375,6 +385,11 @@ impl From<Stop> for Problem {
             Stop::Route(route::Refusal::Method { allow }) => {
                 Self::new(Reason::MethodNotAllowed, format!("This path takes: {allow}.")).header(header::ALLOW, &allow)
             }
+            Stop::Closed(Closed) => Self::new(
+                Reason::PathClosed,
+                "The route leads to a worker whose protocol has no such path, or not with this method, for predictions, metadata or health. \
+                 The operator opens others with `opens`.",
+            ),
             Stop::Origin => Self::new(
                 Reason::OriginRefused,
                 "Browsers may not call this from the page's origin. The operator allows origins in the route's CORS rule.",
@@ -443,6 +458,12 @@ fn head(fault: HeadFault) -> Problem {
         HeadFault::Wire(wire::Fault::HeadTooLarge) => {
             Problem::new(Reason::HeadTooLarge, "Send fewer or shorter headers.").closing()
         }
+        HeadFault::Certificate => Problem::new(
+            Reason::CertificateRevoked,
+            "It was revoked, or its authority is not trusted any more. Connect anew with another.",
+        )
+        .header(header::WWW_AUTHENTICATE, "Certificate realm=\"modelgate\"")
+        .closing(),
         HeadFault::Connection => Problem::new(
             Reason::HeadMalformed,
             "`Connection` names a header that must not be removed, or what is no header (RFC 9110 §7.6.1).",
@@ -718,6 +739,17 @@ fn upstream(fault: Fault) -> Problem {
             .cause("answer too large"),
         Fault::Failed(status) => Problem::new(Reason::WorkerFailed, "The worker could not serve this request.")
             .cause(format!("it answered {status}")),
+        Fault::Refused(Disguise::Told) => Problem::new(
+            Reason::InputRefused,
+            "The worker could not read this input. Check names, types, shapes and counts against the model's metadata.",
+        )
+        .cause("it answered 500 as to input that it can't read"),
+        Fault::Refused(Disguise::Bare) => Problem::new(
+            Reason::InputRefused,
+            "The worker serves other requests and failed on this one, and does not say why. Check the number of columns, types and \
+             shapes against the model's metadata.",
+        )
+        .cause("it answered 500 and does not say whose fault it is, and answered others well before"),
         Fault::Busy { retry_after } => {
             Problem::new(Reason::WorkerBusy, "The worker has no room for another request. Try again shortly.")
                 .header(header::RETRY_AFTER, &retry_after.unwrap_or(1).to_string())

@@ -34,7 +34,7 @@ use crate::activity::{Activity, Over, Peer, Reader, Watched};
 use crate::connection_limit::{AddressPlace, ConnectionLimit, Quota, Refused};
 use crate::deadline::within;
 use crate::edge::socket::Socket;
-use crate::edge::tls;
+use crate::edge::tls::{self, Shown};
 use crate::exchange::{AnswerBody, Core, Cores, Snapshot};
 use crate::frames::Frames;
 use crate::journey::{self, Tunnelling};
@@ -122,6 +122,8 @@ struct Caller {
     address: ClientAddress,
     /// The client certificate that it began with.
     certificate: Option<Rc<ClientCertificate>>,
+    /// The same, to ask whether it is still vouched for.
+    shown: Option<Rc<Shown>>,
 }
 
 /// What became of a connection.
@@ -304,13 +306,14 @@ impl Thread {
                 explain_plain_http(stream).await?;
                 return Err(io::ErrorKind::InvalidData.into());
             }
-            let stream = self.settings.tls.acceptor().accept(Socket(stream)).await?;
-            Ok(Some((Box::new(stream), address, place)))
+            let (acceptor, vouching) = self.settings.tls.acceptor();
+            let stream = acceptor.accept(Socket(stream)).await?;
+            Ok(Some((Box::new(stream), vouching, address, place)))
         };
         // What only the handshake needs is not kept for the connection's life.
         let shaken: Result<io::Result<_>, _> =
             tokio::time::timeout(self.settings.handshake_timeout, Box::pin(handshake)).await;
-        let (stream, address, place) = match shaken {
+        let (stream, vouching, address, place) = match shaken {
             Ok(Ok(Some(shaken))) => shaken,
             Ok(Ok(None)) => return,
             Ok(Err(_)) | Err(_) => {
@@ -319,8 +322,12 @@ impl Thread {
             }
         };
         // Read once, and nothing where there is none.
-        let caller =
-            Caller { address: ClientAddress::new(address), certificate: tls::client_certificate(stream.get_ref().1) };
+        let connection = stream.get_ref().1;
+        let caller = Caller {
+            address: ClientAddress::new(address),
+            certificate: tls::client_certificate(connection),
+            shown: Shown::of(connection, vouching).map(Rc::new),
+        };
         if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
             Box::pin(self.http2(stream, caller)).await;
         } else {
@@ -331,6 +338,15 @@ impl Thread {
 
     fn quota(&self) -> Quota {
         Quota::new(self.settings.max_requests_per_connection, self.settings.max_connection_age)
+    }
+
+    /// Whether nobody vouches any more for the certificate that the connection began with. It ends then.
+    fn is_disowned(&self, peer: &Caller, quota: &Quota) -> bool {
+        let gone = peer.shown.as_ref().is_some_and(|shown| !self.settings.tls.stands(shown));
+        if gone {
+            quota.end();
+        }
+        gone
     }
 
     /// Serves HTTP/1, and holds next to nothing of it while the client rests between requests.
@@ -375,25 +391,28 @@ impl Thread {
         }
         // What the connection becomes when its last answer says so.
         let switch = Rc::new(journey::Switch::default());
-        let connection =
-            builder
-                // Above the bounds that `wire` keeps, whose answers say why.
-                .max_header_size(self.settings.max_head * 2)
-                // What one answer may have waiting beside its last part, and how much is read at once; 400 KiB otherwise.
-                .max_buf_size(MOST_BUFFERED.max(self.settings.max_head * 2))
-                .timer(TokioTimer::new())
-                .header_read_timeout(None)
-                .serve_connection(
-                    TokioIo::new(Watched::new(stream, Rc::clone(activity), Reader::Wire(wire))),
-                    service_fn(|request: Request<Incoming>| {
-                        let (is_last, switch) = (quota.spend(), Rc::clone(&switch));
-                        let Caller { address, certificate } = peer.clone();
-                        let (core, busy) = (self.core(), activity.begin());
-                        async move {
-                            journey::serve(core, address, busy, certificate, is_last, request, Some(&switch)).await
+        let connection = builder
+            // Above the bounds that `wire` keeps, whose answers say why.
+            .max_header_size(self.settings.max_head * 2)
+            // What one answer may have waiting beside its last part, and how much is read at once; 400 KiB otherwise.
+            .max_buf_size(MOST_BUFFERED.max(self.settings.max_head * 2))
+            .timer(TokioTimer::new())
+            .header_read_timeout(None)
+            .serve_connection(
+                TokioIo::new(Watched::new(stream, Rc::clone(activity), Reader::Wire(wire))),
+                service_fn(|request: Request<Incoming>| {
+                    let (is_last, switch) = (quota.spend(), Rc::clone(&switch));
+                    let gone = self.is_disowned(peer, quota);
+                    let Caller { address, certificate, .. } = peer.clone();
+                    let (core, busy) = (self.core(), activity.begin());
+                    async move {
+                        if gone {
+                            return Ok(journey::refuse(core, address, busy, HeadFault::Certificate));
                         }
-                    }),
-                );
+                        journey::serve(core, address, busy, certificate, is_last, request, Some(&switch)).await
+                    }
+                }),
+            );
         // An idle HTTP/1 connection is not told at once: a request may be on its way. Its next answer
         // says `Connection: close`, and after a while without one it is closed.
         let mut connection = connection;
@@ -421,7 +440,9 @@ impl Thread {
     /// Passes octets between a client and a worker, both of which have switched protocols.
     async fn tunnel(&self, tunnelling: Tunnelling, stream: &mut Client, early: &[u8]) {
         let Tunnelling { tunnel, id, places } = tunnelling;
-        let ended = tunnel.run(stream, early).await;
+        let mut stop = self.stop.clone();
+        let stopped = async move { drop(stop.wait_for(|stop| *stop).await) };
+        let ended = tunnel.run(stream, early, stopped).await;
         drop(places);
         let (to_worker, to_client) = (ended.to_worker.to_string(), ended.to_client.to_string());
         let fields =
@@ -457,9 +478,13 @@ impl Thread {
                 TokioIo::new(Watched::new(stream, Rc::clone(&activity), frames)),
                 service_fn(|request: Request<Incoming>| {
                     let is_last = quota.spend();
-                    let Caller { address, certificate } = peer.clone();
+                    let gone = self.is_disowned(&peer, &quota);
+                    let Caller { address, certificate, .. } = peer.clone();
                     let (core, busy) = (self.core(), activity.begin());
                     async move {
+                        if gone {
+                            return Ok(journey::refuse(core, address, busy, HeadFault::Certificate));
+                        }
                         if request.headers().len() > most_headers {
                             return Ok(journey::refuse(
                                 core,

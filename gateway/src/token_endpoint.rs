@@ -110,6 +110,10 @@ async fn grant(
         Grant::Refresh { client, token, scope } => {
             let kept = core.grants.find(token.family(), now).await.map_err(lost)?;
             let kept = kept.ok_or(Stop::Token(Refusal::Refresh))?;
+            if kept.family.client == *client.name && !issuer.stands(&kept.family) {
+                end(core, &token, now).await?;
+                return Err(Stop::Token(Refusal::Refresh));
+            }
             let scope = issuer.refresh(client, &kept.family, scope.as_deref(), now).map_err(Stop::Token)?;
             spend().await?;
             let (grant, next) = (token.grant(), token.next(random()?));
@@ -210,6 +214,8 @@ async fn introspect(asked: Asked<'_>, client: &Client, token: &str) -> Result<Re
     if let Some(token) = RefreshToken::parse(token) {
         let kept = core.grants.find(token.family(), now).await.map_err(lost)?;
         let kept = kept.filter(|kept| kept.newest.matches(&token.digest()) && kept.family.exp > now.secs());
+        let issuer = core.snapshot.policy.issuer.as_ref();
+        let kept = kept.filter(|kept| issuer.is_some_and(|issuer| issuer.stands(&kept.family)));
         let kept = kept.filter(|kept| TokenIssuer::may_handle(client, &kept.family.client));
         return kept.map_or_else(inactive, |kept| said(&describe_refresh(&kept.family)));
     }

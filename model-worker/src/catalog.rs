@@ -67,8 +67,9 @@ pub struct Refused {
     pub why: String,
 }
 
-/// By what a changed file is told from the same one: its length, its number on the disk and when it was written.
-type Print = (u64, u64, i64, i64);
+/// By what a changed file is told from the same one: its length, its number on the disk, when it was written, and when
+/// anything about it was changed, which nobody can set.
+type Print = (u64, u64, [i64; 4]);
 
 /// All that is served.
 #[derive(Debug, Default)]
@@ -157,7 +158,12 @@ impl Catalog {
                 refused.push(known.clone());
                 before
             } else {
-                let loaded = artifact::read(&path)
+                let read = artifact::read(&path);
+                if read.is_err() {
+                    // What the system refused today it may give tomorrow: the file is looked at again.
+                    catalog.prints.remove(&path);
+                }
+                let loaded = read
                     .map_err(|failure| failure.why().to_owned())
                     .and_then(|bytes| model::load(&bytes).map_err(|error| error.to_string()));
                 match loaded {
@@ -187,7 +193,9 @@ impl Catalog {
                 None => catalog.add_built_in().ok()?,
             }
         }
-        Some(catalog)
+        // All that was tried again was in vain.
+        let same = catalog.refused == self.refused && catalog.all().map(Arc::as_ptr).eq(self.all().map(Arc::as_ptr));
+        (!same).then_some(catalog)
     }
 
     /// The catalog of a worker without any models of its own.
@@ -225,6 +233,12 @@ impl Catalog {
     /// Every version of every model, by name, lowest version first.
     pub fn all(&self) -> impl Iterator<Item = &Arc<Served>> {
         self.models.values().flat_map(BTreeMap::values)
+    }
+
+    /// Features of the model that has most.
+    #[must_use]
+    pub fn widest(&self) -> usize {
+        self.all().map(|served| served.model.card().features.len()).max().unwrap_or_default()
     }
 
     /// Files of the directory that cannot be used.
@@ -300,7 +314,7 @@ fn find(directory: &Path, mistakes: &mut Vec<(PathBuf, Failure)>) -> Result<Vec<
 fn prints(found: &[Found]) -> BTreeMap<PathBuf, Print> {
     let print = |path: &PathBuf| {
         let of = std::fs::metadata(path).ok()?;
-        Some((path.clone(), (of.len(), of.ino(), of.mtime(), of.mtime_nsec())))
+        Some((path.clone(), (of.len(), of.ino(), [of.mtime(), of.mtime_nsec(), of.ctime(), of.ctime_nsec()])))
     };
     found.iter().filter_map(|found| print(&found.path)).collect()
 }

@@ -50,8 +50,8 @@ pub struct Settings {
     pub max_in_flight: u32,
     /// Most open connections; further ones wait in the system's backlog. Default 1024; keeps file descriptors free.
     pub max_connections: u32,
-    /// Longest wait for a request's head, counted from the previous answer, so idle connections end too. Default
-    /// `75s`: longer than common pools keep theirs, so that the pool's side closes first and no request meets a
+    /// Longest wait for a request's head, counted from the previous answer, so idle connections end too, and for a peer
+    /// to take more of an answer. Default `75s`: longer than common pools keep theirs, so that the pool's side closes first and no request meets a
     /// connection that is just going away.
     pub idle: Span,
     /// Longest wait for a request's whole body. Default `10s`; a caller that trickles bytes loses its place.

@@ -55,6 +55,11 @@ pub enum Event<'a> {
         /// Why.
         why: &'a str,
     },
+    /// The directory could not be looked through; what was served goes on.
+    ReloadFailed {
+        /// What went wrong.
+        cause: String,
+    },
     /// Connections could not be accepted for a moment.
     AcceptFailed {
         /// What the system said.

@@ -15,7 +15,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Sleep, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
 use crate::api::Api;
@@ -50,7 +50,7 @@ pub struct Door {
     pub api: Arc<Api>,
     /// Ends its TLS, where it is to have any.
     pub tls: Option<TlsAcceptor>,
-    /// Longest wait for its first octets, and for each request's head.
+    /// Longest wait for its first octets, for each request's head, and for the peer to take more of an answer.
     pub idle: Duration,
 }
 
@@ -105,7 +105,7 @@ async fn converse(stream: Box<dyn Connection>, door: Door, stopped: watch::Recei
             Some(tls) => Box::new(tls.accept(stream).await?),
             None => stream,
         };
-        Rewound::new(stream, PREFACE).await
+        Rewound::new(stream, PREFACE, idle).await
     });
     match opened.await {
         Ok(Ok((stream, true))) => converse_http2(stream, api, idle, stopped).await,
@@ -172,35 +172,43 @@ async fn converse_http2(stream: Rewound, api: Arc<Api>, idle: Duration, mut stop
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = pin!(connection);
     let mut before = usize::MAX;
-    loop {
+    let draining = loop {
         tokio::select! {
             biased;
             _ = connection.as_mut() => return,
-            _ = stopped.wait_for(|stopped| *stopped) => break,
+            _ = stopped.wait_for(|stopped| *stopped) => break true,
             () = sleep(idle) => {
                 let [all, now] = &*begun;
                 let all = all.load(Ordering::Relaxed);
                 if now.load(Ordering::Relaxed) == 0 && all == before {
-                    break;
+                    break false;
                 }
                 before = all;
             }
         }
-    }
+    };
     connection.as_mut().graceful_shutdown();
-    let _ = connection.await;
+    if draining {
+        let _ = connection.await;
+    } else {
+        // The peer may neither answer the farewell nor make room for answers.
+        let _ = timeout(idle, connection).await;
+    }
 }
 
-/// A connection whose first octets have been looked at.
+/// A connection whose first octets have been looked at, and whose peer must take what is written to it.
 struct Rewound {
     stream: Box<dyn Connection>,
     seen: Vec<u8>,
     given: usize,
+    patience: Duration,
+    /// Runs while the peer takes nothing.
+    stalled: Option<Pin<Box<Sleep>>>,
 }
 
 impl Rewound {
     /// Reads until it is known whether the peer begins with `expected`.
-    async fn new(mut stream: Box<dyn Connection>, expected: &[u8]) -> io::Result<(Self, bool)> {
+    async fn new(mut stream: Box<dyn Connection>, expected: &[u8], patience: Duration) -> io::Result<(Self, bool)> {
         let mut seen = Vec::new();
         while seen.len() < expected.len() && expected.starts_with(&seen) {
             let missing = expected.len() - seen.len();
@@ -210,7 +218,18 @@ impl Rewound {
             }
         }
         let begins = seen == expected;
-        Ok((Self { stream, seen, given: 0 }, begins))
+        Ok((Self { stream, seen, given: 0, patience, stalled: None }, begins))
+    }
+
+    /// What came of writing, unless the peer has taken nothing for too long.
+    fn in_time<T>(&mut self, written: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.stalled = None;
+            return written;
+        }
+        let patience = self.patience;
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(patience)));
+        stalled.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
     }
 }
 
@@ -230,7 +249,8 @@ impl AsyncRead for Rewound {
 
 impl AsyncWrite for Rewound {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.in_time(written, cx)
     }
 
     fn poll_write_vectored(
@@ -238,7 +258,8 @@ impl AsyncWrite for Rewound {
         cx: &mut Context<'_>,
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bytes)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bytes);
+        self.in_time(written, cx)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -246,10 +267,12 @@ impl AsyncWrite for Rewound {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
+        self.in_time(flushed, cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        let closed = Pin::new(&mut self.stream).poll_shutdown(cx);
+        self.in_time(closed, cx)
     }
 }

@@ -230,7 +230,7 @@ fn the_shipped_cases_hold_and_leave_nothing_out() {
     let cases = root.join("config/oip-v2.tests.toml").to_string_lossy().into_owned();
     let (code, text) = said(&gateway(mechanism.path(), &["test", &cases, "--config", &overlay]));
     assert_eq!(code, Some(0), "{text}");
-    assert!(text.contains("35 cases, all hold"), "{text}");
+    assert!(text.contains("37 cases, all hold"), "{text}");
     for own in ["routes.v2", "routes.grpc", "limits.v2"] {
         assert!(!text.contains(&format!("not exercised: {own}")), "{text}");
     }
@@ -266,7 +266,7 @@ async fn a_live_explanation_knows_what_is_used() {
                   [routes.known]\nlimits = [\"few\"]\n";
     let running = Gateway::builder().worker(&worker).policy(policy).start().await;
     let explain = || {
-        let admin = running.admin().to_string();
+        let admin = running.operator();
         let files = (0..3).flat_map(|index| ["--config".to_owned(), format!("{index}.toml")]);
         let output = Command::new(binary("gateway"))
             .current_dir(running.directory())
@@ -302,7 +302,7 @@ async fn what_a_caller_has_used_is_shown_and_forgotten() {
         }
         assert_eq!(running.client().get("/known").key("second").send().await.status, 200);
         let limits = |words: &[&str]| {
-            let admin = running.admin().to_string();
+            let admin = running.operator();
             let output = Command::new(binary("gateway")).arg("limits").args(words).args(["--admin", &admin]).output();
             said(&output.expect("it runs"))
         };

@@ -543,6 +543,51 @@ fn revoking(serials: &[&[u8]]) -> String {
 }
 
 #[tokio::test]
+async fn who_is_revoked_is_refused_on_a_connection_that_is_open() {
+    let worker = Recorder::start();
+    let [one, two] =
+        [0x21, 0x22].map(|serial| ca().issue(&["one"], move |params| params.serial_number = Some(vec![serial].into())));
+    for mode in ["required", "optional"] {
+        let gateway = asking(mode)
+            .worker(&worker)
+            .policy("[listener]\nclient_crl = \"clients.crl\"\n")
+            .file("clients.crl", revoking(&[]))
+            .start()
+            .await;
+        let clients = [gateway.client(), gateway.http2()];
+        let mut revoked = Vec::new();
+        let mut others = Vec::new();
+        for client in &clients {
+            revoked.push((client, client.presenting(&one).connect().await));
+            others.push((client, client.presenting(&two).connect().await));
+            if mode == "optional" {
+                others.push((client, client.connect().await));
+            }
+        }
+        for (client, connection) in revoked.iter_mut().chain(&mut others) {
+            assert_eq!(connection.send(client.get("/open")).await.status, 200);
+        }
+        replace(&gateway, "clients.crl", revoking(&[&[0x21]]));
+        gateway.log().event("client-ca-loaded").await;
+        for (client, connection) in &mut others {
+            assert_eq!(connection.send(client.get("/open")).await.status, 200);
+        }
+        let before = worker.seen().len();
+        for (client, mut connection) in revoked {
+            let answer = connection.send(client.get("/open")).await;
+            answer.assert_problem(401, "certificate-revoked");
+            assert!(!answer.header("www-authenticate").is_empty());
+            // And its connection ends.
+            harness::eventually("it is closed", async || {
+                connection.try_send(client.get("/open")).await.is_err().then_some(())
+            })
+            .await;
+        }
+        assert_eq!(worker.seen().len(), before);
+    }
+}
+
+#[tokio::test]
 async fn who_is_revoked_is_not_let_in_and_does_not_come_back_by_a_ticket() {
     let worker = Recorder::start();
     let one = ca().issue(&["one"], |params| params.serial_number = Some(vec![0x21].into()));

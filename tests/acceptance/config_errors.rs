@@ -1579,6 +1579,178 @@ certificate = "server.key"
 ];
 
 #[test]
+fn a_profile_that_would_not_be_kept_is_refused() {
+    assert_each(PROFILES);
+}
+
+const PROFILES: &[Case] = &[
+    (
+        "a protocol that nobody speaks",
+        r#"[pools.models]
+profile = "oip"
+"#,
+        r#"error: 1 mistake in the configuration
+
+  2.toml:2:1  pools.models.profile
+    is "oip", which is not one of its choices
+    help: write "plain", "predict", "oip-v2" or "openai"
+"#,
+    ),
+    (
+        "paths that are closed",
+        r#"[pools.v2]
+workers = ["http://127.0.0.1:9"]
+profile = "oip-v2"
+[routes.index]
+path = "/v2/repository/index"
+methods = ["POST"]
+pool = "v2"
+authorize = ["admin"]
+[routes.short]
+path = "/metrics"
+worker_path = "/v2/models/iris/stats"
+methods = ["GET"]
+pool = "v2"
+authorize = ["admin"]
+"#,
+        r#"error: 2 mistakes in the configuration
+
+  2.toml:5:1  routes.index.path
+    is "/v2/repository/index", which the pool's profile "oip-v2" does not know with POST, so that it stays closed
+    help: write opens = ["/v2/repository/index"] beside the role that may call it, or correct the path
+
+  2.toml:11:1  routes.short.worker_path
+    is "/v2/models/iris/stats", which the pool's profile "oip-v2" does not know with GET, so that it stays closed
+    help: write opens = ["/v2/models/iris/stats"] beside the role that may call it, or correct the path
+"#,
+    ),
+    (
+        "paths that are opened to too many",
+        r#"[pools.v2]
+workers = ["http://127.0.0.1:9"]
+profile = "oip-v2"
+[routes.anybody]
+path = "/v2/repository/index"
+methods = ["POST"]
+pool = "v2"
+opens = ["/v2/repository"]
+authenticate = "anonymous"
+authorize = "anonymous"
+[routes.proven]
+path = "/v2/repository/*"
+methods = ["POST"]
+pool = "v2"
+opens = ["/v2/repository"]
+authorize = "authenticated"
+[routes.tried]
+path = "/v2/models/{model}/config"
+methods = ["GET"]
+pool = "v2"
+opens = ["/v2/models"]
+authorize = ["admin"]
+danger_shadow = ["authorize"]
+"#,
+        r#"error: 3 mistakes in the configuration
+
+  2.toml:8:1  routes.anybody.opens
+    lets callers beyond predictions, and not only those with a role or right come here
+    help: write authorize = ["admin"], or rights with roles or scopes
+
+  2.toml:15:1  routes.proven.opens
+    lets callers beyond predictions, and not only those with a role or right come here
+    help: write authorize = ["admin"], or rights with roles or scopes
+
+  2.toml:21:1  routes.tried.opens
+    lets callers beyond predictions, while who may come here is only tried out
+    help: remove `danger_shadow`
+"#,
+    ),
+    (
+        "paths that nobody opens",
+        r#"[pools.v2]
+workers = ["http://127.0.0.1:9"]
+profile = "oip-v2"
+[routes.v2]
+path = "/v2/models/*"
+methods = ["POST"]
+pool = "v2"
+opens = ["/v2/repository", "/v2/models/", "/v2/models/*"]
+authorize = ["admin"]
+[routes.admin]
+opens = ["/models"]
+"#,
+        r#"error: 4 mistakes in the configuration
+
+  2.toml:11:1  routes.admin.opens
+    opens paths beyond a profile, and the pool has none, so that all paths of the route are open
+    help: remove it, or write `profile` in the pool's table
+
+  2.toml:8:10  routes.v2.opens.0
+    is "/v2/repository", which is a path that this route never reaches
+    help: remove it, or correct the route's path
+
+  2.toml:8:28  routes.v2.opens.1
+    is "/v2/models/", which is no path in its normal form
+    help: write a path of the worker such as "/v2/repository"
+
+  2.toml:8:43  routes.v2.opens.2
+    is "/v2/models/*", which is no path in its normal form
+    help: write a path of the worker such as "/v2/repository"
+"#,
+    ),
+    (
+        "a canary that speaks another protocol",
+        r#"[pools.v2]
+workers = ["http://127.0.0.1:9"]
+profile = "oip-v2"
+canary = { to = "models", weight = 5 }
+"#,
+        r#"error: 1 mistake in the configuration
+
+  2.toml:3:1  pools.v2.profile
+    is another one than that of "models", which answers in its place
+    help: write the same `profile` for both pools
+"#,
+    ),
+    (
+        "a model that is named too late, or never",
+        r#"[pools.llm]
+workers = ["http://127.0.0.1:9"]
+profile = "openai"
+[limits.at-once]
+in_flight = 2
+by = ["model"]
+[rights.small]
+roles = ["predictor"]
+models = ["small"]
+[routes.llm]
+path = "/v1/*"
+methods = ["POST"]
+pool = "llm"
+rights = ["small"]
+limits = ["at-once"]
+body = {}
+[routes.unread]
+path = "/v1/chat/completions"
+methods = ["POST"]
+pool = "llm"
+rights = ["small"]
+body = { format = "opaque", content_types = ["application/json"] }
+"#,
+        r#"error: 2 mistakes in the configuration
+
+  2.toml:15:1  routes.llm.limits
+    names "at-once", which counts requests in flight by model, which a body here names too late
+    help: count by "principal" or "route", or write model = "NAME"
+
+  2.toml:21:1  routes.unread.rights
+    names one that is for some models, and this route names none
+    help: write `model = "NAME"`, or {model} in the path
+"#,
+    ),
+];
+
+#[test]
 fn a_listener_that_could_not_serve_is_refused() {
     let ca = TestCa::shared();
     let old = ca.issue(&["old.test"], |params| params.not_after = rcgen::date_time_ymd(2020, 1, 1));
@@ -2366,7 +2538,7 @@ fn every_file_that_is_shipped_loads() {
     let laid_over = files.iter().flat_map(|file| ["--config", file]);
     let output = gateway(directory.path(), &std::iter::once("check").chain(laid_over).collect::<Vec<_>>());
     assert_eq!(String::from_utf8_lossy(&output.stderr), "");
-    let said = "The configuration is good: 23 routes, 3 pools, limits counted in memory.\n";
+    let said = "The configuration is good: 18 routes, 3 pools, limits counted in memory.\n";
     assert_eq!((String::from_utf8_lossy(&output.stdout).as_ref(), output.status.code()), (said, Some(0)));
 }
 

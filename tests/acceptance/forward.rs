@@ -60,6 +60,7 @@ async fn the_worker_gets_exactly_this_head_from_http_1_1() {
             "x-modelgate-roles: predictor,reader",
             "x-modelgate-route: predict",
             "x-modelgate-scheme: api_key",
+            "x-modelgate-timeout: 10000",
             "x-request-id: ID",
         ]
     );
@@ -95,6 +96,7 @@ async fn the_worker_gets_http_1_1_from_http_2() {
             "x-modelgate-roles: predictor,reader",
             "x-modelgate-route: predict",
             "x-modelgate-scheme: jwt",
+            "x-modelgate-timeout: 10000",
             "x-request-id: ID",
         ]
     );

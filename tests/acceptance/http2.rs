@@ -160,6 +160,8 @@ fn forwarded(seen: &Seen) -> Vec<String> {
     let mut ours: Vec<&str> = OURS.to_vec();
     for line in text.trim_end().split("\r\n") {
         let masked = match line.split_once(": ") {
+            // Where the body does not come bit by bit.
+            Some(("x-modelgate-timeout", "10000")) => continue,
             Some(("host", _)) => "host: WORKER",
             Some(("x-request-id", _)) => "x-request-id: ID",
             Some(("x-modelgate-route", "open" | "upload")) => "x-modelgate-route: ROUTE",

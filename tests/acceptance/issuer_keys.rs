@@ -134,9 +134,44 @@ async fn an_issuer_that_hangs_holds_up_nobody_else() {
         tokio::task::spawn_blocking(move || held.wait()).await.expect("it is met");
     };
     let (refused, ()) = tokio::join!(waits, others);
-    refused.assert_problem(401, "token-invalid");
+    // The key may be good: that the issuer does not answer is not the client's fault.
+    refused.assert_problem(503, "issuer-unavailable");
+    assert!(!refused.header("retry-after").is_empty());
+    let before = keys.asked();
+    for _ in 0..20 {
+        ask(&gateway, &stranger, &header).await.assert_problem(503, "issuer-unavailable");
+    }
+    // The gateway's own tries, one after a second and one two seconds later, and none for each who asks.
+    assert!(keys.asked() - before <= 4, "the issuer was asked {} times", keys.asked() - before);
+    // Whose key is known and who signed with another is told so.
+    ask(&gateway, &stranger, &json!({ "kid": "1" })).await.assert_problem(401, "token-invalid");
     // What failed takes nothing away.
     assert_eq!(ask(&gateway, &known, &json!({ "kid": "1" })).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_reload_has_keys_fetched_at_once_that_were_withdrawn() {
+    let (withdrawn, next) = (Signer::es256(), Signer::es256());
+    let worker = Recorder::start();
+    let keys = KeyServer::publishing(&[withdrawn.jwk("1")]);
+    let gateway = gateway(&worker, &keys).start().await;
+    gateway.log().event("issuer-keys").await;
+    assert_eq!(ask(&gateway, &withdrawn, &json!({ "kid": "1" })).await.status, 200);
+    keys.publish(&[next.jwk("2")]);
+    assert_eq!(ask(&gateway, &withdrawn, &json!({ "kid": "1" })).await.status, 200, "nobody has looked");
+    assert_eq!(gateway.operate("PUT", "/reload").await.status, 200);
+    harness::eventually("it is refused", async || {
+        (ask(&gateway, &withdrawn, &json!({ "kid": "1" })).await.status == 401).then_some(())
+    })
+    .await;
+    assert_eq!(ask(&gateway, &next, &json!({ "kid": "2" })).await.status, 200);
+    // However often it is asked.
+    let before = keys.asked();
+    for _ in 0..20 {
+        gateway.signal("HUP");
+        assert_eq!(gateway.operate("PUT", "/reload").await.status, 200);
+    }
+    assert!(keys.asked() - before <= 10, "{} fetches", keys.asked() - before);
 }
 
 #[tokio::test]

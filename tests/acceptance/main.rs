@@ -2,6 +2,7 @@
 #![expect(clippy::expect_used, clippy::indexing_slicing, reason = "a test that can't go on has failed")]
 
 mod admin;
+mod admin_access;
 mod answers;
 mod api_key;
 mod api_key_redis;
@@ -32,6 +33,7 @@ mod open_inference;
 
 mod pools;
 mod problems;
+mod profiles;
 mod quickstart;
 mod rate_limit;
 mod rbac;

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use harness::client::exchange;
-use harness::wire::plain;
 use harness::{Gateway, GatewayBuilder, Issued, Recorder, TestCa};
 use rcgen::{CertificateParams, DnType, SanType};
 use rustls::HandshakeKind;
@@ -223,12 +222,12 @@ async fn an_entry_that_is_removed_refuses_on_connections_that_are_open() {
     for client in [gateway.client().presenting(&issued), gateway.http2().presenting(&issued)] {
         let path = gateway.directory().join("3.toml");
         std::fs::write(&path, "[certificates.late]\nsan_dns = \"late.example.com\"\n").expect("it is there");
-        assert_eq!(plain(gateway.admin(), "PUT", "/reload").await.status, 200);
+        assert_eq!(gateway.operate("PUT", "/reload").await.status, 200);
         let mut connection = client.connect().await;
         assert_eq!(connection.send(client.get("/machines")).await.status, 200);
         let before = worker.seen().len();
         std::fs::write(&path, "").expect("it is there");
-        assert_eq!(plain(gateway.admin(), "PUT", "/reload").await.status, 200);
+        assert_eq!(gateway.operate("PUT", "/reload").await.status, 200);
         connection.send(client.get("/machines")).await.assert_problem(401, "certificate-unknown");
         assert_eq!(worker.seen().len(), before);
     }

@@ -51,8 +51,11 @@ async fn its_clients_can_read_why_they_were_refused() {
     let answer = ask("reader").send().await;
     answer.assert_problem(403, "role-missing");
     assert_eq!(answer.json()["error"], answer.json()["detail"]);
-    // Elsewhere a problem is a problem alone.
     let answer = gateway.client().get("/v2").send().await;
+    answer.assert_problem(401, "credential-missing");
+    assert_eq!(answer.json()["error"], answer.json()["detail"]);
+    // Elsewhere a problem is a problem alone.
+    let answer = gateway.client().get("/known").send().await;
     answer.assert_problem(401, "credential-missing");
     assert!(answer.json().get("error").is_none());
     worker.assert_untouched();

@@ -280,13 +280,22 @@ async fn every_reason_has_its_answer_and_its_record() {
     provoked.extend([
         "credentials-disagree",
         "answer-undeclared",
+        "input-refused",
+        "path-closed",
         "token-busy",
         "token-reused",
         "token-revoked",
         "client-gone",
         "internal",
     ]);
-    provoked.extend(["certificate-unknown", "certificate-expired", "token-binding", "proof-invalid", "proof-replayed"]);
+    provoked.extend([
+        "certificate-unknown",
+        "certificate-expired",
+        "certificate-revoked",
+        "token-binding",
+        "proof-invalid",
+        "proof-replayed",
+    ]);
     provoked.extend(["replay-unknown", "signature-malformed", "signature-invalid", "signer-ended", "body-digest"]);
     let all: BTreeSet<&str> = Reason::SLUGS.iter().copied().collect();
     assert_eq!(provoked, all, "a reason without a test");

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use harness::wire::plain;
 use harness::{Gateway, GatewayBuilder, Recorder, Reply, binary, eventually};
 use serde_json::json;
 
@@ -59,7 +58,7 @@ async fn whoever_asks_gets_the_new_policy_and_an_answer() {
     assert_eq!(served_by(&gateway).await, both("first"));
     overwrite(&gateway, &policy("second"), "watch = false");
     assert_eq!(served_by(&gateway).await, both("first"), "nobody has asked");
-    let answer = plain(gateway.admin(), "PUT", "/reload").await;
+    let answer = gateway.operate("PUT", "/reload").await;
     assert_eq!((answer.status, answer.json()), (200, json!({ "generation": 2, "needs_restart": [] })));
     // At once, on every thread.
     for _ in 0..8 {
@@ -75,14 +74,14 @@ async fn a_bad_file_changes_nothing_and_says_why() {
     let gateway = builder(&worker).start().await;
     for wrong in ["[routes.known\n", "[routes.known]\nlimits = [\"nowhere\"]\n", "[limits.first]\nquota = 0\n"] {
         overwrite(&gateway, wrong, "watch = false");
-        let answer = plain(gateway.admin(), "PUT", "/reload").await;
+        let answer = gateway.operate("PUT", "/reload").await;
         assert_eq!(answer.status, 422, "{wrong}");
         let mistakes = answer.json()["mistakes"].as_array().expect("mistakes").clone();
         assert!(mistakes.iter().all(|mistake| mistake["place"].as_str().is_some_and(|place| place.starts_with(FILE))));
         assert_eq!(served_by(&gateway).await, both("first"), "{wrong}");
     }
     std::fs::remove_file(gateway.directory().join(FILE)).expect("it is there");
-    assert_eq!(plain(gateway.admin(), "PUT", "/reload").await.status, 422);
+    assert_eq!(gateway.operate("PUT", "/reload").await.status, 422);
     assert_eq!(served_by(&gateway).await, both("first"), "a file that is gone is no empty policy");
     let told = eventually("each is told", async || {
         let told = gateway.log().matching(|line| line["event"] == "policy-kept").len();
@@ -99,7 +98,7 @@ async fn the_command_says_what_became_of_it() {
     let worker = echo();
     let gateway = builder(&worker).start().await;
     let reload = || {
-        let admin = gateway.admin().to_string();
+        let admin = gateway.operator();
         let output = Command::new(binary("gateway")).args(["reload", "--admin", &admin]).output().expect("it runs");
         let text = |octets: Vec<u8>| String::from_utf8(octets).expect("text");
         (output.status.code(), text(output.stdout), text(output.stderr))
@@ -167,12 +166,12 @@ async fn windows_connections_and_requests_outlive_a_policy() {
         ),
         "watch = false",
     );
-    assert_eq!(plain(gateway.admin(), "PUT", "/reload").await.status, 200);
+    assert_eq!(gateway.operate("PUT", "/reload").await.status, 200);
     kept.send(gateway.client().get("/known").key("reader")).await.assert_problem(403, "role-missing");
     gate.open();
     assert_eq!(waiting.await.expect("a request").status, 200);
     overwrite(&gateway, &known, "watch = false");
-    assert_eq!(plain(gateway.admin(), "PUT", "/reload").await.status, 200);
+    assert_eq!(gateway.operate("PUT", "/reload").await.status, 200);
     assert_eq!(kept.send(gateway.client().get("/known").key("reader")).await.status, 200, "the third");
     kept.send(gateway.client().get("/known").key("reader")).await.assert_problem(429, "limit-exceeded");
 }
@@ -205,7 +204,7 @@ async fn a_hundred_reloads_under_load_fail_no_request_and_mix_no_policies() {
             &if is_bad { "[routes.known]\nlimits = [".to_owned() } else { policy(&format!("p{turn}")) },
             "watch = false",
         );
-        let answer = plain(gateway.admin(), "PUT", "/reload").await;
+        let answer = gateway.operate("PUT", "/reload").await;
         assert_eq!(answer.status, if is_bad { 422 } else { 200 });
         tokio::time::sleep(Duration::from_millis(5)).await;
     }

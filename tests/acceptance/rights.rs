@@ -212,6 +212,34 @@ authorize = "authenticated"
 }
 
 #[tokio::test]
+async fn a_credentials_own_quota_holds_wherever_it_stands_in_the_list() {
+    let policy = r#"
+[limits.few]
+quota = 5
+window = "60s"
+by = ["principal"]
+store_lost = "deny"
+[api_keys.reader]
+principal = "user:alice"
+limits = { few = 1 }
+[routes.both]
+path = "/both"
+methods = ["GET"]
+pool = "models"
+authenticate = { all_of = ["jwt", "api_key"] }
+authorize = "authenticated"
+limits = ["few"]
+"#;
+    let worker = Recorder::start();
+    let gateway = Gateway::builder().worker(&worker).policy(policy).start().await;
+    let token = gateway.signer().token(&json!({}));
+    let get = || gateway.client().get("/both").key("reader").bearer(&token).send();
+    assert_eq!(get().await.status, 200);
+    get().await.assert_problem(429, "limit-exceeded");
+    assert_eq!(worker.seen().len(), 1);
+}
+
+#[tokio::test]
 async fn rules_that_are_only_tried_out_refuse_nobody_and_say_what_they_would_have_done() {
     let policy = r#"
 [routes.tried]

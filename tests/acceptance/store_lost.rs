@@ -258,3 +258,64 @@ async fn parallel_requests_share_a_new_connection_and_count_exactly() {
     assert!((1..=3).contains(&count(200)) && count(200) + count(429) == 30, "{} of {}", count(200), count(429));
     assert_eq!(world.worker.seen().len(), 1 + count(200));
 }
+
+/// A server that takes every log-in, and answers what is asked then without an end. Says how much was taken of it.
+fn endless() -> (std::net::SocketAddr, std::sync::mpsc::Receiver<usize>) {
+    use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+
+    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("there is a free port");
+    let address = listener.local_addr().expect("an address");
+    let (sender, receiver) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let sender = sender.clone();
+            std::thread::spawn(move || {
+                let mut writer = stream.try_clone().ok()?;
+                let mut reader = BufReader::new(stream);
+                let mut line = String::new();
+                loop {
+                    line.clear();
+                    reader.read_line(&mut line).ok().filter(|read| *read > 0)?;
+                    let mut command = Vec::new();
+                    for _ in 0..line.trim().strip_prefix('*')?.parse::<usize>().ok()? {
+                        line.clear();
+                        reader.read_line(&mut line).ok()?;
+                        let mut word = vec![0; line.trim().strip_prefix('$')?.parse::<usize>().ok()? + 2];
+                        reader.read_exact(&mut word).ok()?;
+                        command.push(String::from_utf8_lossy(&word).trim().to_ascii_uppercase());
+                    }
+                    if !command.iter().any(|word| matches!(word.as_str(), "EVALSHA" | "EVAL")) {
+                        writer.write_all(b"+OK\r\n").ok()?;
+                        continue;
+                    }
+                    writer.write_all(b"$2147483647\r\n").ok()?;
+                    let (part, mut taken) = (vec![b'x'; 1 << 20], 0);
+                    while taken < 256 << 20 && writer.write_all(&part).is_ok() {
+                        taken += part.len();
+                    }
+                    sender.send(taken).ok()?;
+                    return Some(());
+                }
+            });
+        }
+    });
+    (address, receiver)
+}
+
+#[tokio::test]
+async fn an_answer_without_an_end_fills_no_memory() {
+    let worker = Recorder::start();
+    let (address, taken) = endless();
+    let policy = format!(
+        "[store]\nkind = \"redis\"\nurl = \"redis://{address}\"\ntimeout = \"20s\"\n\
+         [limits.few]\nquota = 5\nwindow = \"60s\"\nby = [\"principal\"]\nstore_lost = \"deny\"\n\
+         [routes.known]\nlimits = [\"few\"]\n"
+    );
+    let gateway = Gateway::builder().worker(&worker).policy(policy).start().await;
+    gateway.client().get("/known").key("reader").send().await.assert_problem(503, "limit-store-lost");
+    let lost = gateway.log().event("store-lost").await;
+    assert!(lost["cause"].as_str().is_some_and(|cause| cause.contains("without an end")), "{lost}");
+    let taken = tokio::task::spawn_blocking(move || taken.recv()).await.expect("no panic").expect("it was asked");
+    assert!(taken < 64 << 20, "{taken} octets were taken");
+    worker.assert_untouched();
+}

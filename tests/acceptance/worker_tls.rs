@@ -10,6 +10,16 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{HandshakeKind, ServerConfig, ServerConnection, StreamOwned};
 
+use crate::admin::number;
+
+/// The certificate of an authority that vouches for nobody here.
+fn stranger() -> String {
+    let mut stranger = rcgen::CertificateParams::default();
+    stranger.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let key = rcgen::KeyPair::generate().expect("a key");
+    stranger.self_signed(&key).expect("a certificate").pem()
+}
+
 const ANSWER: &str =
     "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}";
 
@@ -28,6 +38,10 @@ struct TlsWorker {
 
 impl TlsWorker {
     fn start() -> Self {
+        Self::serving(serve)
+    }
+
+    fn serving(serve: fn(TcpStream, &Arc<ServerConfig>) -> Option<Shaken>) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("there is a free port");
         let port = listener.local_addr().expect("an address").port();
         let shaken = Arc::<Mutex<Vec<Shaken>>>::default();
@@ -81,6 +95,20 @@ fn serve(stream: TcpStream, config: &Arc<ServerConfig>) -> Option<Shaken> {
     Some(Shaken { kind: stream.conn.handshake_kind(), host, alpn: stream.conn.alpn_protocol().map(<[u8]>::to_vec) })
 }
 
+/// Answers on one connection for as long as requests come.
+fn serve_on(stream: TcpStream, config: &Arc<ServerConfig>) -> Option<Shaken> {
+    let mut stream = StreamOwned::new(ServerConnection::new(Arc::clone(config)).ok()?, stream);
+    let (mut request, mut piece) = (Vec::new(), [0; 4096]);
+    while let Some(count) = stream.read(&mut piece).ok().filter(|count| *count > 0) {
+        request.extend_from_slice(&piece[..count]);
+        if request.ends_with(b"\r\n\r\n") {
+            request.clear();
+            stream.write_all(ANSWER.replace("Connection: close\r\n", "").as_bytes()).ok()?;
+        }
+    }
+    None
+}
+
 const POOL: &str = "[listener]\nthreads = 1\n[pools.models]\nca = \"workers-ca.pem\"\n";
 
 #[tokio::test]
@@ -103,13 +131,25 @@ async fn a_worker_is_reached_over_tls_and_its_sessions_are_used_again() {
 }
 
 #[tokio::test]
+async fn a_kept_connection_serves_on_while_a_reload_trusts_the_same_authority_and_no_longer() {
+    let worker = TlsWorker::serving(serve_on);
+    let authority = &TestCa::shared().authority;
+    let gateway = Gateway::builder().worker(&worker).file("workers-ca.pem", authority).policy(POOL).start().await;
+    let connects = async || number(&gateway, "modelgate_upstream_connects_total").await.expect("it is counted");
+    for _ in 0..2 {
+        assert_eq!(gateway.client().get("/open").send().await.status, 200);
+        assert_eq!(connects().await, "1");
+        assert_eq!(gateway.operate("PUT", "/reload").await.status, 200);
+    }
+    std::fs::write(gateway.directory().join("workers-ca.pem"), stranger()).expect("it can be written");
+    assert_eq!(gateway.operate("PUT", "/reload").await.status, 200);
+    gateway.client().get("/open").send().await.assert_problem(503, "worker-unreachable");
+}
+
+#[tokio::test]
 async fn a_worker_that_the_authority_does_not_vouch_for_is_not_spoken_to() {
     let worker = TlsWorker::start();
-    let mut stranger = rcgen::CertificateParams::default();
-    stranger.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    let key = rcgen::KeyPair::generate().expect("a key");
-    let stranger = stranger.self_signed(&key).expect("a certificate").pem();
-    let gateway = Gateway::builder().worker(&worker).file("workers-ca.pem", stranger).policy(POOL).start().await;
+    let gateway = Gateway::builder().worker(&worker).file("workers-ca.pem", stranger()).policy(POOL).start().await;
     let answer = gateway.client().predict("predictor").send().await;
     answer.assert_problem(503, "worker-unreachable");
     let record = gateway.log().access(&answer.request_id()).await;

@@ -8,13 +8,15 @@ use std::sync::OnceLock;
 
 use serde_json::Value;
 use tempfile::TempDir;
+use tokio::net::UnixStream;
 
 use crate::binary;
 use crate::ca::TestCa;
-use crate::client::Client;
+use crate::client::{Answer, Client};
 use crate::identity::{self, Signer};
 use crate::process::{Exit, Log, Process};
 use crate::redis::Redis;
+use crate::wire::Wire;
 
 /// Something that a pool can send requests to.
 pub trait Upstream {
@@ -139,7 +141,7 @@ impl GatewayBuilder {
         });
         let mechanism = format!(
             "[listener]\naddress = \"127.0.0.1:0\"\ncertificate = \"server.pem\"\nprivate_key = {{ file = \"server.key\" }}\n\
-             threads = 2\n[admin]\naddress = \"127.0.0.1:0\"\n[pools.models]\nworkers = {workers:?}\n{store}"
+             threads = 2\n[admin]\naddress = \"127.0.0.1:0\"\nsocket = \"./admin.sock\"\n[pools.models]\nworkers = {workers:?}\n{store}"
         );
         let base = include_str!("base.toml").to_owned() + &self.signing.toml() + &identity::toml();
         let mut texts = vec![mechanism];
@@ -233,10 +235,34 @@ impl Gateway {
         self.address
     }
 
-    /// Where operators reach it.
+    /// Where anybody on the machine asks how it is.
     #[must_use]
     pub fn admin(&self) -> SocketAddr {
         self.admin
+    }
+
+    /// Where operators reach it, as commands take it.
+    #[must_use]
+    pub fn operator(&self) -> String {
+        format!("unix:{}", self.directory.path().join("admin.sock").display())
+    }
+
+    /// Asks it as operators do.
+    ///
+    /// # Panics
+    /// If it does not answer.
+    pub async fn operate(&self, method: &str, path: &str) -> Answer {
+        let mut wire = Wire::over(self.operator_stream().await);
+        wire.send(format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")).await;
+        wire.answer().await
+    }
+
+    /// A connection to where operators ask.
+    ///
+    /// # Panics
+    /// If nobody takes it.
+    pub async fn operator_stream(&self) -> UnixStream {
+        UnixStream::connect(self.directory.path().join("admin.sock")).await.expect("the socket is there")
     }
 
     /// Its working directory, with its files.

@@ -56,9 +56,13 @@ body = { format = "oip-v2", guard = "iris" }
 [routes.predict]
 path = "/predict"
 methods = ["POST"]
-pool = "v2"
+pool = "predict"
 authorize = ["predictor"]
 body = { guard = "iris" }
+[pools.predict]
+profile = "predict"
+[pools.chat]
+profile = "openai"
 [routes.chat]
 path = "/v1/chat/completions"
 methods = ["POST"]
@@ -92,7 +96,7 @@ class Gateway:
 
     def pools(self, rest, grpc, chat):
         """The one file that is changed when servers are swapped."""
-        pools = {"v2": rest, "v2-grpc": grpc or rest, "chat": chat}
+        pools = {"v2": rest, "v2-grpc": grpc or rest, "predict": rest, "chat": chat}
         self.write("pools.toml", "".join(f'[pools.{name}]\nworkers = ["{url}"]\n' for name, url in pools.items()))
 
     def start(self):

@@ -131,13 +131,19 @@ fn is_head_of(sent: &Message, message: &Message) {
         };
         assert_eq!(values, [value], "{name}");
     }
+    let told: Vec<&[u8]> = sent.values("x-modelgate-timeout").collect();
+    // Of a body that comes bit by bit nobody knows when it ends.
+    assert!(told == [b"3600000"] || route == "stream" && told.is_empty(), "{told:?}");
     let ids: Vec<&[u8]> = sent.values("x-request-id").collect();
     assert!(matches!(*ids, [id] if id.len() == 32 && id.iter().all(u8::is_ascii_hexdigit)), "{ids:?}");
 
     // All other fields are the client's, in their order, without those of its connection.
     let own = |name: &str| {
         ours.iter().any(|(known, _)| *known == name)
-            || matches!(name, "x-request-id" | "content-length" | "transfer-encoding" | "cookie")
+            || matches!(
+                name,
+                "x-request-id" | "x-modelgate-timeout" | "content-length" | "transfer-encoding" | "cookie"
+            )
     };
     let mut expected: Vec<_> =
         message.fields.iter().filter(|(name, _)| !own(name) && passes(name, message)).cloned().collect();

@@ -141,7 +141,7 @@ impl World {
             }),
             api_keys: ApiKeys::new(Arc::new(SharedApiKeys::new(Arc::clone(&store))), None),
             grants: Grants::new(Arc::new(SharedGrants::new(store))),
-            pools: pools.iter().map(|pool| Rc::new(Pool::new(pool, 0))).collect(),
+            pools: pools.iter().map(|pool| Rc::new(Pool::new(pool, 0, &[]))).collect(),
             log: BatchLog::new(log),
             metrics: Arc::new(metrics),
             thread: 0,

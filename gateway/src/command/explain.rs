@@ -2,7 +2,7 @@
 #![expect(clippy::print_stdout, reason = "printing is what commands are for")]
 
 use std::fmt::Write as _;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
@@ -14,6 +14,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
 use serde_json::{Map, Value, json};
 
 use super::Failure;
+use super::admin::Admin;
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -49,9 +50,8 @@ pub(crate) struct Options {
     /// Ask the running gateway how much of the limits is used.
     #[arg(long)]
     live: bool,
-    /// Where its admin listener is.
-    #[arg(long, default_value = "127.0.0.1:9443")]
-    admin: SocketAddr,
+    #[command(flatten)]
+    admin: Admin,
     /// For machines: a JSON object.
     #[arg(long)]
     json: bool,
@@ -87,7 +87,7 @@ pub(crate) fn run(options: &Options, files: &[ConfigFile]) -> Result<bool, Failu
         now: options.at.map_or_else(now, |at| at.0),
     };
     let mut explained = explain(&policy, &asked);
-    let full = if options.live { live(&mut explained, options.admin)? } else { None };
+    let full = if options.live { live(&mut explained, &options.admin)? } else { None };
     let passes = explained.refused.is_none() && full.is_none();
     if options.json {
         println!("{}", as_json(&explained, full.as_deref(), &places));
@@ -127,9 +127,9 @@ pub(super) fn request(line: &str) -> Option<(Method, Uri)> {
 }
 
 /// Adds how much of each limit is used; gives back one that has no room.
-fn live(explained: &mut Explained, admin: SocketAddr) -> Result<Option<String>, Failure> {
+fn live(explained: &mut Explained, admin: &Admin) -> Result<Option<String>, Failure> {
     let principal = explained.principal.clone().unwrap_or_default();
-    let (good, answer) = super::ask(admin, "GET", "/limits", None)?;
+    let (good, answer) = admin.ask("GET", "/limits", None)?;
     if !good {
         return Err(Failure::unavailable(format!("the gateway at {admin} does not tell: {answer}")));
     }

@@ -20,7 +20,7 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     let runtime = runtime.map_err(|error| Failure::unavailable(error.to_string()))?;
     let url = format!("http://{}/readyz", options.admin);
     let asked = runtime.block_on(async {
-        let answer = gateway::edge::fetch::plain_client(Duration::from_secs(3))?
+        let answer = gateway::edge::fetch::plain_client(Duration::from_secs(3), None)?
             .get(&url)
             .send()
             .await

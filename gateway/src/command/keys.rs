@@ -3,7 +3,6 @@
 //! A key is made here and shown here; the gateway gets its digest alone.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "printing is what commands are for")]
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use clap::Args;
@@ -12,14 +11,8 @@ use gateway::settings::Setting as _;
 use gateway::types::{Sha256, Timestamp};
 use serde_json::{Map, Value, json};
 
+use super::admin::Admin;
 use super::{Failure, random};
-
-#[derive(Args)]
-struct Admin {
-    /// Where the admin listener is.
-    #[arg(long, default_value = "127.0.0.1:9443")]
-    admin: SocketAddr,
-}
 
 #[derive(Args)]
 pub(crate) struct IssueOptions {
@@ -87,17 +80,6 @@ pub(crate) struct RevokeOptions {
     admin: Admin,
 }
 
-impl Admin {
-    fn ask(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Value, Failure> {
-        let (good, answer) = super::ask(self.admin, method, path, body)?;
-        if good {
-            return Ok(answer);
-        }
-        let reason = answer.get("error").and_then(Value::as_str).unwrap_or("it refuses");
-        Err(Failure::unavailable(format!("the gateway at {} says: {reason}", self.admin)))
-    }
-}
-
 /// An id that can stand in a path.
 fn id(id: &str) -> Result<&str, Failure> {
     if api_key::is_id(id) {
@@ -150,7 +132,7 @@ pub(crate) fn issue(options: &IssueOptions) -> Result<(), Failure> {
         "networks": options.networks,
         "limits": limits,
     });
-    options.admin.ask("PUT", &format!("/keys/{id}"), Some(&asked))?;
+    options.admin.ask_for("PUT", &format!("/keys/{id}"), Some(&asked))?;
     tell(id, &key, json!({}), options.json);
     Ok(())
 }
@@ -164,7 +146,7 @@ pub(crate) fn rotate(options: &RotateOptions) -> Result<(), Failure> {
     };
     let key = api_key::compose(id, random()?);
     let asked = json!({ "digest": Sha256::of(key.as_bytes()).to_string(), "overlap": overlap.as_secs() });
-    let answer = options.admin.ask("PUT", &format!("/keys/{id}/rotate"), Some(&asked))?;
+    let answer = options.admin.ask_for("PUT", &format!("/keys/{id}/rotate"), Some(&asked))?;
     let ends = answer.get("old_ends").and_then(Value::as_u64);
     tell(id, &key, json!({ "old_ends": ends }), options.json);
     if !options.json {
@@ -178,7 +160,7 @@ pub(crate) fn rotate(options: &RotateOptions) -> Result<(), Failure> {
 pub(crate) fn revoke(options: &RevokeOptions) -> Result<(), Failure> {
     let id = id(&options.id)?;
     let part = if options.old { "/old" } else { "" };
-    options.admin.ask("DELETE", &format!("/keys/{id}{part}"), None)?;
+    options.admin.ask_for("DELETE", &format!("/keys/{id}{part}"), None)?;
     let what = if options.old { "The old secret of" } else { "The key" };
     println!("{what} {id} has ended; every gateway refuses it within a second.");
     Ok(())
@@ -189,7 +171,7 @@ pub(crate) fn list(options: &ListOptions) -> Result<(), Failure> {
     let mut keys: Vec<Value> = Vec::new();
     let mut after = String::new();
     loop {
-        let mut page = options.admin.ask("GET", &format!("/keys?limit=1000&after={after}"), None)?;
+        let mut page = options.admin.ask_for("GET", &format!("/keys?limit=1000&after={after}"), None)?;
         if let Some(Value::Array(more)) = page.get_mut("keys").map(Value::take) {
             keys.extend(more);
         }

@@ -1,12 +1,11 @@
 //! `gateway limits`.
 #![expect(clippy::print_stdout, reason = "printing is what commands are for")]
 
-use std::net::SocketAddr;
-
 use clap::Args;
 use serde_json::Value;
 
 use super::Failure;
+use super::admin::Admin;
 
 #[derive(Args)]
 pub(crate) struct ShowOptions {
@@ -29,34 +28,18 @@ pub(crate) struct ResetOptions {
     admin: Admin,
 }
 
-#[derive(Args)]
-struct Admin {
-    /// Where the admin listener is.
-    #[arg(long, default_value = "127.0.0.1:9443")]
-    admin: SocketAddr,
-}
-
-impl Admin {
-    fn ask(&self, method: &str, principal: Option<&str>) -> Result<Value, Failure> {
-        let mut path = "/limits".to_owned();
-        if let Some(principal) = principal {
-            path.push('?');
-            path.push_str(
-                &form_urlencoded::Serializer::new(String::new()).append_pair("principal", principal).finish(),
-            );
-        }
-        let (good, answer) = super::ask(self.admin, method, &path, None)?;
-        if good {
-            return Ok(answer);
-        }
-        let reason = answer.get("error").and_then(Value::as_str).unwrap_or("it refuses");
-        Err(Failure::unavailable(format!("the gateway at {} says: {reason}", self.admin)))
+fn ask(admin: &Admin, method: &str, principal: Option<&str>) -> Result<Value, Failure> {
+    let mut path = "/limits".to_owned();
+    if let Some(principal) = principal {
+        path.push('?');
+        path.push_str(&form_urlencoded::Serializer::new(String::new()).append_pair("principal", principal).finish());
     }
+    admin.ask_for(method, &path, None)
 }
 
 /// `gateway limits show`.
 pub(crate) fn show(options: &ShowOptions) -> Result<(), Failure> {
-    let answer = options.admin.ask("GET", options.principal.as_deref())?;
+    let answer = ask(&options.admin, "GET", options.principal.as_deref())?;
     if options.json {
         println!("{answer}");
         return Ok(());
@@ -82,7 +65,7 @@ pub(crate) fn show(options: &ShowOptions) -> Result<(), Failure> {
 
 /// `gateway limits reset`.
 pub(crate) fn reset(options: &ResetOptions) -> Result<(), Failure> {
-    let answer = options.admin.ask("DELETE", Some(&options.principal))?;
+    let answer = ask(&options.admin, "DELETE", Some(&options.principal))?;
     let gone = answer.get("reset").and_then(Value::as_u64).unwrap_or(0);
     let unit = if gone == 1 { "window is" } else { "windows are" };
     println!("{gone} {unit} empty now. Other gateways may go on refusing for up to a minute.");

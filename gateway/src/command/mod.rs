@@ -5,6 +5,7 @@
     reason = "printing is what commands are for; the library never does"
 )]
 
+mod admin;
 pub(crate) mod client;
 pub(crate) mod explain;
 pub(crate) mod health;
@@ -67,37 +68,6 @@ fn table<const N: usize>(rows: &[[String; N]]) -> String {
         cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
     };
     rows.iter().map(line).collect::<Vec<_>>().join("\n")
-}
-
-/// Asks the admin listener of a running gateway; gives back whether it did what was asked, and what it says.
-fn ask(
-    admin: std::net::SocketAddr,
-    method: &str,
-    path: &str,
-    body: Option<&serde_json::Value>,
-) -> Result<(bool, serde_json::Value), Failure> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| Failure::unavailable(error.to_string()))?;
-    let asked = runtime.block_on(async {
-        let client = gateway::edge::fetch::plain_client(std::time::Duration::from_secs(30))?;
-        let method = method.parse().map_err(|_| "no such method".to_owned())?;
-        let request = client.request(method, format!("http://{admin}{path}"));
-        let request = match body {
-            Some(body) => request.header("Content-Type", "application/json").body(body.to_string()),
-            None => request,
-        };
-        let answer = request.send().await;
-        let answer = answer.map_err(|error| error.without_url().to_string())?;
-        let good = answer.status().is_success();
-        let body = answer.bytes().await.map_err(|error| error.without_url().to_string())?;
-        let value = serde_json::from_slice(&body).map_err(|error| format!("no JSON: {error}"))?;
-        Ok((good, value))
-    });
-    asked.map_err(|reason: String| {
-        Failure::unavailable(format!(
-            "the admin listener at {admin} can't be asked: {reason}\n  help: name another with --admin"
-        ))
-    })
 }
 
 /// Random bytes from the system.

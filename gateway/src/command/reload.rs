@@ -1,25 +1,26 @@
 //! `gateway reload`.
 #![expect(clippy::print_stdout, reason = "printing is what commands are for")]
 
-use std::net::SocketAddr;
-
 use clap::Args;
 use serde_json::Value;
 
 use super::Failure;
+use super::admin::{Admin, reason};
 use gateway::config::ConfigError;
 
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Where the admin listener is.
-    #[arg(long, default_value = "127.0.0.1:9443")]
-    admin: SocketAddr,
+    #[command(flatten)]
+    admin: Admin,
 }
 
 pub(crate) fn run(options: &Options) -> Result<(), Failure> {
-    let (good, mut answer) = super::ask(options.admin, "PUT", "/reload", None)?;
+    let (good, mut answer) = options.admin.ask("PUT", "/reload", None)?;
     if !good {
-        let mistakes = answer.get_mut("mistakes").map(Value::take).unwrap_or_default();
+        let Some(mistakes) = answer.get_mut("mistakes").map(Value::take) else {
+            let why = reason(&answer);
+            return Err(Failure::unavailable(format!("the gateway at {} says: {why}", options.admin)));
+        };
         let mistakes = ConfigError(serde_json::from_value(mistakes).unwrap_or_default());
         // EX_CONFIG
         return Err(Failure { message: format!("{mistakes}\n\n  The old policy goes on."), code: 78 });
@@ -30,6 +31,13 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     if !waiting.is_empty() {
         let names: Vec<&str> = waiting.iter().filter_map(Value::as_str).collect();
         println!("What was changed in [{}] waits for a restart.", names.join("], ["));
+    }
+    for pool in answer.get("swapped").and_then(Value::as_array).map_or(&[][..], Vec::as_slice) {
+        let pool = pool.as_str().unwrap_or_default();
+        println!(
+            "The pool {pool} keeps the workers that were swapped in: the files say of it what they said then.\n  \
+             A restart takes those that [pools.{pool}] names."
+        );
     }
     Ok(())
 }

@@ -4,6 +4,7 @@
 use gateway::config::{Config, ConfigFile};
 use gateway::policy::answer::declared::Declared;
 use gateway::policy::authorize::{Right, Who};
+use gateway::policy::profile::Profile;
 use gateway::policy::{Destination, Policy, Route};
 use serde_json::{Value, json};
 
@@ -31,8 +32,8 @@ pub(crate) fn run(files: &[ConfigFile], as_json: bool) -> Result<(), Failure> {
         if as_json {
             list.push(json!({
                 "methods": methods, "path": matched.path(), "hosts": hosts, "route": &*route.name,
-                "authenticate": route.authenticate.list(), "authorize": who, "limits": limits, "destination": to, "answers": answers,
-                "sealed": sealed,
+                "authenticate": route.authenticate.list(), "authorize": who, "limits": limits, "destination": to,
+                "profile": route.profile().name(), "opens": route.reach.opens(), "answers": answers, "sealed": sealed,
             }));
         }
         let limits = if limits.is_empty() { "none".into() } else { limits.join(", ") };
@@ -74,7 +75,14 @@ fn destination(policy: &Policy, route: &Route) -> String {
     match &route.destination {
         Destination::Pool(position) => {
             let pool = policy.pools.get(*position).map_or("", |pool| pool);
-            route.worker_path.as_ref().map_or_else(|| pool.to_owned(), |path| format!("{pool} as {path}"))
+            let mut to = route.worker_path.as_ref().map_or_else(|| pool.to_owned(), |path| format!("{pool} as {path}"));
+            if route.profile() != Profile::Plain {
+                to = format!("{to} ({})", route.profile().name());
+            }
+            if !route.reach.opens().is_empty() {
+                to = format!("{to}, opens {}", route.reach.opens().join(" "));
+            }
+            to
         }
         Destination::Own(_) | Destination::Fernet(_) => "the gateway itself".into(),
     }

@@ -48,7 +48,7 @@ pub(crate) struct Gateway {
     admin: Admin,
     follower: Follower,
     key_follower: api_keys::Follower,
-    admin_listener: std::net::TcpListener,
+    admin_listening: admin::Listening,
     certificate_check: Duration,
     watch: Option<Duration>,
     /// Those of SIGHUP, for the certificates and for the policy.
@@ -89,6 +89,17 @@ impl Gateway {
         // A runtime of its own for everything that is not a request: signals, admin, upkeep.
         let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
         let runtime = runtime.map_err(|error| Failure::unavailable(error.to_string()))?;
+        let socket = {
+            let _entered = runtime.enter();
+            super::admin::make_socket(&admin, admin_address.port())?
+        };
+        let socket = socket.unwrap_or_else(|why| {
+            let help = "set `socket` under [admin] to a path in a directory of this user's own";
+            log.event("admin-socket-missing", &[("cause", &why), ("help", help)]);
+            None
+        });
+        let socket_path = socket.as_ref().map_or_else(|| "off".into(), |(path, _)| path.display().to_string());
+        let admin_listening = admin.listen(admin_listener, socket);
         let admin = Admin {
             reloader: Rc::clone(&reloader),
             store: Arc::clone(&store),
@@ -116,7 +127,11 @@ impl Gateway {
                         Some(before) => before.counter.for_policy(thread, limits),
                         None => Counter::new(Arc::clone(&store), thread, limits, store_changes(log.clone())),
                     },
-                    pools: snapshot.pools.iter().map(|pool| Rc::new(Pool::new(pool, thread))).collect(),
+                    pools: snapshot
+                        .pools
+                        .iter()
+                        .map(|pool| Rc::new(Pool::new(pool, thread, before.map_or(&[], |before| &before.pools))))
+                        .collect(),
                     log: before.map_or_else(|| BatchLog::new(log.clone()), |before| before.log.clone()),
                     metrics: Arc::clone(&metrics),
                     thread,
@@ -147,6 +162,7 @@ impl Gateway {
             &[
                 ("address", &address.to_string()),
                 ("admin", &admin_address.to_string()),
+                ("admin_socket", &socket_path),
                 ("store", store_kind),
                 ("threads", &threads.to_string()),
                 ("version", env!("CARGO_PKG_VERSION")),
@@ -159,7 +175,7 @@ impl Gateway {
             admin,
             follower,
             key_follower,
-            admin_listener,
+            admin_listening,
             certificate_check,
             watch,
             hangups,
@@ -181,7 +197,7 @@ impl Gateway {
             admin,
             follower,
             key_follower,
-            admin_listener,
+            admin_listening,
             certificate_check,
             watch,
             hangups,
@@ -240,7 +256,7 @@ impl Gateway {
                 changes(&log, "revocations-known", "revocations-unknown"),
             ));
             tokio::task::spawn_local(key_follower.follow(takes, changes(&log, "api-keys-known", "api-keys-unknown")));
-            tokio::task::spawn_local(admin::serve(admin, admin_listener));
+            tokio::task::spawn_local(admin::serve(admin, admin_listening));
             let signal = tokio::select! {
                 _ = terminate.recv() => "SIGTERM",
                 _ = interrupt.recv() => "SIGINT",

@@ -1,5 +1,6 @@
 //! Asking others over HTTPS: no redirect, no proxy, bounded in size and time.
 
+use std::path::Path;
 use std::time::Duration;
 
 use http_body_util::BodyExt as _;
@@ -20,12 +21,16 @@ pub fn https_client(timeout: Duration, ca: Option<&[u8]>) -> Result<reqwest::Cli
     builder.build().map_err(|error| error.to_string())
 }
 
-/// A client for plain HTTP on this machine.
+/// A client for plain HTTP on this machine, over a socket where one is named.
 ///
 /// # Errors
 /// A reason.
-pub fn plain_client(timeout: Duration) -> Result<reqwest::Client, String> {
-    client(timeout).build().map_err(|error| error.to_string())
+pub fn plain_client(timeout: Duration, socket: Option<&Path>) -> Result<reqwest::Client, String> {
+    let mut builder = client(timeout);
+    if let Some(socket) = socket {
+        builder = builder.unix_socket(socket);
+    }
+    builder.build().map_err(|error| error.to_string())
 }
 
 fn client(timeout: Duration) -> reqwest::ClientBuilder {

@@ -28,6 +28,8 @@ const MOST_FRESH: Duration = Duration::from_hours(1);
 /// How soon after a failure: after the first, and at most.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_secs(10);
+/// How often, at most, reloads make the gateway fetch.
+const HURRIED: Duration = Duration::from_secs(1);
 /// How often, at most, requests make the gateway fetch.
 const ASKED: Duration = Duration::from_secs(10);
 /// For how long what the metadata says counts.
@@ -61,6 +63,8 @@ struct Plan {
     due: Instant,
     /// When requests may make the gateway fetch again.
     askable: Instant,
+    /// When a reload last made the gateway fetch.
+    hurried: Option<Instant>,
     /// Whether one has asked, and no fetch has begun since.
     asked: bool,
     /// When the last good set was fetched, and its digest.
@@ -94,6 +98,10 @@ impl Keys for KeyRing {
             let plan = found.plan();
             plan.asked || plan.askable <= Instant::now()
         })
+    }
+
+    fn is_failing(&self, issuer: usize) -> bool {
+        self.place(issuer).is_some_and(|found| found.plan().failures > 0)
     }
 }
 
@@ -129,7 +137,7 @@ impl KeyRing {
     }
 
     /// Waits for a fetch of the issuer's keys that begins after now, if there may be one. `false` where too many wait,
-    /// or nobody fetches.
+    /// or nobody fetches: then it is not known.
     pub async fn refetch(&self, issuer: usize) -> bool {
         let Some(found) = self.place(issuer) else { return true };
         let Some(_place) = Waiting::begin(&found.waiting) else { return false };
@@ -148,6 +156,22 @@ impl KeyRing {
         };
         // A fetch that has begun may have to end first.
         timeout(2 * TIMEOUT, fetched.changed()).await.is_ok()
+    }
+
+    /// Has all keys fetched soon, so that none serves on that was withdrawn.
+    pub fn hurry(&self) {
+        for (_, found) in &self.0 {
+            let mut plan = found.plan();
+            let now = Instant::now();
+            let soon = plan.hurried.map_or(now, |last| now.max(last + HURRIED));
+            if plan.due > soon {
+                plan.due = soon;
+                plan.hurried = Some(soon);
+                // A set that was found by old metadata may be elsewhere now.
+                plan.found = None;
+            }
+            found.wanted.notify_one();
+        }
     }
 
     /// Keeps the keys fresh for ever. `changed` is told the issuer and what became of a fetch that ended
@@ -180,7 +204,16 @@ impl Drop for Waiting<'_> {
 impl Default for IssuerKeys {
     fn default() -> Self {
         let now = Instant::now();
-        let plan = Plan { due: now, askable: now, asked: false, good: None, failures: 0, found: None, told: None };
+        let plan = Plan {
+            due: now,
+            askable: now,
+            asked: false,
+            hurried: None,
+            good: None,
+            failures: 0,
+            found: None,
+            told: None,
+        };
         Self {
             keys: ArcSwapOption::empty(),
             plan: Mutex::new(plan),

@@ -30,6 +30,8 @@ const LONGEST_FINISH: Duration = Duration::from_secs(2);
 const LONGEST_WAIT: Duration = Duration::from_millis(10);
 /// The longest path that is written, in bytes.
 const MOST_PATH: usize = 256;
+/// The longest name of a model that is written, in octets.
+const MOST_MODEL: usize = 128;
 
 /// How records look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,8 +91,11 @@ impl LogWriter {
     /// If no thread can be started.
     pub fn start(format: Format, sink: impl io::Write + Send + 'static) -> io::Result<Self> {
         let (sender, receiver) = sync_channel(MOST_WAITING);
-        let thread = std::thread::Builder::new().name("log".into()).spawn(move || write_all(&receiver, sink))?;
-        Ok(Self { thread: Some(thread), log: Log { format, sender, dropped: Arc::default() } })
+        let dropped = Arc::<AtomicU64>::default();
+        let count = Arc::clone(&dropped);
+        let write = move || write_all(&receiver, sink, &count);
+        let thread = std::thread::Builder::new().name("log".into()).spawn(write)?;
+        Ok(Self { thread: Some(thread), log: Log { format, sender, dropped } })
     }
 
     /// A handle to it.
@@ -119,13 +124,21 @@ impl LogWriter {
     }
 }
 
-fn write_all(receiver: &Receiver<Vec<u8>>, mut sink: impl io::Write) {
+fn write_all(receiver: &Receiver<Vec<u8>>, mut sink: impl io::Write, dropped: &AtomicU64) {
+    let mut torn = false;
     while let Ok(batch) = receiver.recv() {
         if batch.is_empty() {
             break;
         }
-        // A sink that fails (a full disk, a closed pipe) must not stop the gateway; the batch is lost.
-        let _ = sink.write_all(&batch).and_then(|()| sink.flush());
+        // What was begun in vain must not be the beginning of the next record.
+        let written = if torn { sink.write_all(b"\n") } else { Ok(()) };
+        let written = written.and_then(|()| sink.write_all(&batch)).and_then(|()| sink.flush());
+        torn = written.is_err();
+        if torn {
+            // A sink that fails (a full disk, a closed pipe) must not stop the gateway; the batch is lost.
+            let records = batch.iter().filter(|octet| **octet == b'\n').count();
+            dropped.fetch_add(u64::try_from(records).unwrap_or(u64::MAX), Ordering::Relaxed);
+        }
     }
 }
 
@@ -136,7 +149,7 @@ impl Log {
         }
     }
 
-    /// Records that were lost because the writer could not follow.
+    /// Records that were lost because the writer could not follow, or its sink took nothing.
     #[must_use]
     pub fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
@@ -291,6 +304,14 @@ pub struct Record<'a> {
     pub would_refuse: Option<&'a str>,
     /// Features with values that the model does not know.
     pub flagged: Option<&'a str>,
+    /// The model that its body names.
+    pub model: Option<&'a str>,
+}
+
+/// The beginning of a text that a client chose.
+fn begin(text: &str) -> &str {
+    let end = (0..=MOST_MODEL).rev().find(|end| text.is_char_boundary(*end));
+    text.get(..end.unwrap_or_default()).unwrap_or_default()
 }
 
 impl Record<'_> {
@@ -321,6 +342,7 @@ impl Record<'_> {
         line.optional("normalized", self.normalized);
         line.optional("would_refuse", self.would_refuse);
         line.optional("flagged", self.flagged);
+        line.optional("model", self.model.map(begin));
         if let Some(took) = self.worker_took {
             line.micros("worker_us", took);
         }
@@ -491,7 +513,44 @@ mod tests {
             normalized: None,
             would_refuse: None,
             flagged: None,
+            model: None,
         }
+    }
+
+    /// A disk that is full for a while, in the middle of a batch.
+    #[derive(Default)]
+    struct Disk {
+        written: Vec<u8>,
+        asked: usize,
+    }
+
+    impl io::Write for Disk {
+        fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
+            self.asked += 1;
+            let taken = match self.asked {
+                2 => 4,
+                3 | 4 => return Err(io::ErrorKind::StorageFull.into()),
+                _ => octets.len(),
+            };
+            self.written.extend_from_slice(&octets[..taken]);
+            Ok(taken)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn what_a_full_disk_loses_is_counted_and_tears_no_record_that_comes_later() {
+        let (mut disk, dropped) = (Disk::default(), AtomicU64::new(0));
+        let (sender, receiver) = sync_channel(MOST_WAITING);
+        for batch in ["first\n", "second\nthird\n", "fourth\n", "fifth\n", ""] {
+            sender.send(batch.into()).expect("there is room");
+        }
+        write_all(&receiver, &mut disk, &dropped);
+        assert_eq!(String::from_utf8_lossy(&disk.written), "first\nseco\nfifth\n");
+        assert_eq!(dropped.load(Ordering::Relaxed), 3);
     }
 
     #[test]

@@ -17,6 +17,7 @@ pub mod forwarded;
 pub mod json;
 pub mod limit;
 pub mod path;
+pub mod profile;
 pub mod route;
 pub mod sealed;
 pub mod shadow;
@@ -28,9 +29,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use figment::value::Value;
-use http::HeaderName;
+use http::{HeaderName, Method};
 
-use crate::settings::{Section, Setting};
+use crate::settings::{Named as _, Section, Setting};
 use crate::types::Name;
 
 use answer::declared::Declared;
@@ -41,9 +42,10 @@ use authorize::{Authorize, Rights, Vocabulary};
 use body::BodyRule;
 use cors::Cors;
 use forwarded::TrustedProxies;
-use limit::cost::Cost;
+use limit::cost::{self, Cost};
 use limit::scope::By;
 use limit::{Counts, Limit, Limits, RouteLimits};
+use profile::{Profile, Reach};
 use route::{RouteId, RouteTable};
 use sealed::{Sealed, Sealings};
 use shadow::Shadow;
@@ -81,6 +83,8 @@ pub struct Route {
     pub model: Model,
     /// And its version.
     pub version: Model,
+    /// Which of its worker's paths it opens.
+    pub reach: Reach,
     /// Which bodies it takes; none where absent.
     pub body: Option<BodyRule>,
     /// Whether it is gRPC: over HTTP/2 on both sides, with trailers, and refusals as gRPC says them.
@@ -106,6 +110,12 @@ pub enum Model {
     Named(Box<str>),
     /// In the path, at the segment with this number.
     Segment(usize),
+    /// In the path, where the protocol has the model.
+    Model(Profile),
+    /// In the path, where the protocol has the model's version.
+    Version(Profile),
+    /// In the path or else in the body, where the protocol has it.
+    InBody(Profile),
 }
 
 impl Model {
@@ -116,7 +126,39 @@ impl Model {
             Self::Unnamed => "",
             Self::Named(name) => name,
             Self::Segment(index) => path.split('/').nth(index + 1).unwrap_or_default(),
+            Self::Model(profile) | Self::InBody(profile) => profile.model(path).0,
+            Self::Version(profile) => profile.model(path).1,
         }
+    }
+
+    /// Whether the body has the name, for a request with this path.
+    #[must_use]
+    pub fn is_in_body(&self, path: &str) -> bool {
+        matches!(self, Self::InBody(_)) && self.of(path).is_empty()
+    }
+}
+
+impl Route {
+    /// The protocol of its workers.
+    #[must_use]
+    pub fn profile(&self) -> Profile {
+        self.reach.profile()
+    }
+
+    /// Whether a worker's refusal is held to the form of its protocol.
+    #[must_use]
+    pub fn shapes_refusals(&self, method: &Method) -> bool {
+        self.profile().has_errors() && !self.grpc && *method != Method::HEAD
+    }
+
+    /// What is to be known of a body that is read, for a request with this path: its rows, and the model that it names.
+    #[must_use]
+    pub fn read<'b>(&self, path: &str, body: &'b serde_json::Value) -> (u64, &'b str) {
+        let pointer = self.limits.rows_at.as_deref();
+        let seen = self.worker_path.as_deref().unwrap_or(path);
+        let rows = if pointer.is_none() { self.profile().rows(seen, body) } else { None };
+        let model = if self.model.is_in_body(path) { self.profile().model_of(body) } else { "" };
+        (rows.unwrap_or_else(|| cost::rows(body, pointer)), model)
     }
 }
 
@@ -200,9 +242,15 @@ impl Policy {
             let pool = root.section("pools").and_then(|pools| pools.section(name));
             pool.is_some_and(|pool| pool.word("protocol") == Some("http2"))
         };
+        // What is wrong there is said where the pools are read.
+        let profile = |name: &Name| {
+            let word = root.section("pools").and_then(|pools| pools.section(name))?.word("profile")?;
+            Profile::NAMES.iter().find(|(name, _)| *name == word).map(|(_, profile)| *profile)
+        };
         let parts = Parts {
             pools,
             http2: pools.iter().map(is_http2).collect(),
+            profiles: pools.iter().map(|name| profile(name).unwrap_or_default()).collect(),
             words: &vocabulary,
             rights: &rights,
             answers: &answers,
@@ -298,6 +346,8 @@ struct Parts<'a> {
     pools: &'a [Name],
     /// Which of them speak HTTP/2.
     http2: Vec<bool>,
+    /// What they speak.
+    profiles: Vec<Profile>,
     words: &'a Vocabulary,
     rights: &'a Rights,
     answers: &'a AnswerRules,
@@ -358,11 +408,13 @@ impl Parts<'_> {
             let reason = format!("names {:?}, which counts by {by}, and this route proves none", &*limit.name);
             section.mistake("limits", reason, "use a limit by \"address\" or \"route\"");
         }
+        let reach = Reach::compile(section, self.profile(destination.as_ref()));
+        let profile = reach.profile();
+        let grpc = self.grpc(section, destination.as_ref());
         let body = match destination {
             Some(Destination::Fernet(_)) => Some(BodyRule::small()),
-            _ => section.section("body").and_then(|body| BodyRule::compile(body, self.schemas, self.guards)),
+            _ => self.body(section, profile == Profile::Oip && !grpc && reach.opens().is_empty()),
         };
-        let grpc = self.grpc(section, destination.as_ref());
         let declared = self.declared(section, destination.as_ref(), body.as_ref());
         let sealed = self.sealed.reference(section, body.as_ref());
         if authenticate.as_ref().is_some_and(|it| it.takes(Accepted::Signature)) {
@@ -373,7 +425,8 @@ impl Parts<'_> {
                 section.mistake("authenticate", reason, "lower the body's `max` to 16MiB, or take other credentials");
             }
         }
-        let (model, version) = (named(section, "model"), named(section, "version"));
+        let reads = body.as_ref().is_some_and(BodyRule::is_json);
+        let [model, version] = ["model", "version"].map(|key| named(section, key, profile, reads));
         if authorize.as_ref().is_some_and(Authorize::needs_model) && matches!(model, Model::Unnamed) {
             let reason = "names one that is for some models, and this route names none";
             section.mistake("rights", reason, "write `model = \"NAME\"`, or {model} in the path");
@@ -381,6 +434,7 @@ impl Parts<'_> {
         for limit in &limits {
             check(section, limit, destination.as_ref(), body.as_ref(), &model);
         }
+        let waits = waits_for_model(&model, authorize.as_ref(), &limits);
         let mut rows = limits.iter().filter(|limit| matches!(limit.cost, Cost::Rows(_)));
         if let Some(first) = rows.next()
             && let Some(other) = rows.find(|limit| limit.cost != first.cost)
@@ -395,23 +449,28 @@ impl Parts<'_> {
             let reason = format!("stands beside the limit {:?}, which counts what the answer names", &*limit.name);
             section.mistake("answers", reason, "keep one of them: what is shaped may no longer name it");
         }
+        let websocket = self.websocket(section, destination.as_ref());
+        let answers = Answers::compile(section, self.answers, &self.words.roles);
+        let shadow = Shadow::compile(section);
+        check_opens(section, &reach, authorize.as_ref(), shadow);
         Some(Route {
             name: section.name(),
             grpc,
-            websocket: self.websocket(section, destination.as_ref()),
+            websocket,
             destination: destination?,
             worker_path: worker_path.map(Into::into),
             cors,
             authenticate: authenticate?,
             authorize: authorize?,
-            limits: RouteLimits::new(limits),
+            limits: RouteLimits::new(limits, waits),
             model,
             version,
             body,
             sealed,
             declared,
-            answers: Answers::compile(section, self.answers, &self.words.roles),
-            shadow: Shadow::compile(section),
+            answers,
+            reach,
+            shadow,
         })
     }
 
@@ -481,6 +540,19 @@ impl Parts<'_> {
             );
         }
         declared
+    }
+
+    fn body(&self, section: &Section<'_>, is_oip: bool) -> Option<BodyRule> {
+        BodyRule::compile(section.section("body")?, self.schemas, self.guards, is_oip)
+    }
+
+    /// What the workers of a destination speak.
+    fn profile(&self, destination: Option<&Destination>) -> Profile {
+        let found = match destination {
+            Some(Destination::Pool(position)) => self.profiles.get(*position).copied(),
+            Some(Destination::Own(_) | Destination::Fernet(_)) | None => None,
+        };
+        found.unwrap_or_default()
     }
 
     /// Reads `grpc`, and finds what does not go with it.
@@ -568,14 +640,58 @@ impl Parts<'_> {
     }
 }
 
-/// Reads `model` or `version`, or finds `{model}` or `{version}` in the path.
-fn named(section: &Section<'_>, key: &str) -> Model {
+/// Reads `model` or `version`, or finds `{model}` or `{version}` in the path, or knows where the protocol has it.
+fn named(section: &Section<'_>, key: &str, profile: Profile, reads: bool) -> Model {
     if let Some(name) = section.optional::<String>(key) {
         return Model::Named(name.into());
     }
     let is_it = |part: &str| part.strip_prefix('{').and_then(|part| part.strip_suffix('}')) == Some(key);
     let segment = section.word("path").and_then(|path| path.split('/').skip(1).position(is_it));
-    segment.map_or(Model::Unnamed, Model::Segment)
+    if let Some(segment) = segment {
+        return Model::Segment(segment);
+    }
+    let is_model = key == "model";
+    let target = section.word("worker_path").or_else(|| section.word("path")).unwrap_or_default();
+    let (model, version) = profile.model(target);
+    let name = if is_model { model } else { version };
+    if !target.contains(['{', '*']) && !name.is_empty() {
+        return Model::Named(name.into());
+    }
+    let is_open = section.word("worker_path").is_none() && target.contains(['{', '*']);
+    match profile {
+        Profile::Plain => Model::Unnamed,
+        _ if is_model && profile.names_in_body() => {
+            if reads {
+                Model::InBody(profile)
+            } else {
+                Model::Unnamed
+            }
+        }
+        _ if !is_open => Model::Unnamed,
+        _ if is_model => Model::Model(profile),
+        _ => Model::Version(profile),
+    }
+}
+
+/// Finds who must not be let beyond what a profile knows.
+fn check_opens(section: &Section<'_>, reach: &Reach, authorize: Option<&Authorize>, shadow: Shadow) {
+    if reach.opens().is_empty() {
+        return;
+    }
+    if authorize.is_some_and(|authorize| !authorize.asks_for_somebody()) {
+        let reason = "lets callers beyond predictions, and not only those with a role or right come here";
+        section.mistake("opens", reason, "write authorize = [\"admin\"], or rights with roles or scopes");
+    }
+    if shadow.authenticate || shadow.authorize {
+        let reason = "lets callers beyond predictions, while who may come here is only tried out";
+        section.mistake("opens", reason, "remove `danger_shadow`");
+    }
+}
+
+/// Whether what hangs on the model waits for the body that names it.
+fn waits_for_model(model: &Model, authorize: Option<&Authorize>, limits: &[Arc<Limit>]) -> bool {
+    matches!(model, Model::InBody(_))
+        && (authorize.is_some_and(Authorize::needs_model) || limits.iter().any(|limit| limit.scope.has(&By::Model)))
 }
 
 /// Finds what a limit counts and a route has not.
@@ -594,6 +710,9 @@ fn check(
         Some(("by user, and only a token request names one", "use a limit by \"principal\""))
     } else if scope.has(&By::Model) && matches!(model, Model::Unnamed) {
         Some(("by model, and this route names none", "write model = \"NAME\", or {model} in its path"))
+    } else if scope.has(&By::Model) && limit.in_flight && matches!(model, Model::InBody(_)) {
+        let what = "requests in flight by model, which a body here names too late";
+        Some((what, "count by \"principal\" or \"route\", or write model = \"NAME\""))
     } else if scope.has(&By::Pool) && is_own {
         Some(("by pool, and this route has none", "use a limit by \"route\""))
     } else if limit.counts == Counts::Failures && !has_form {

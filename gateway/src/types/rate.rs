@@ -22,6 +22,29 @@ impl Quotas {
         Self((!rates.is_empty()).then(|| rates.into()))
     }
 
+    /// These and those of another credential; of two for one limit, the smaller.
+    #[must_use]
+    pub fn and(&self, other: &Self) -> Self {
+        let (Some(mine), Some(theirs)) = (&self.0, &other.0) else {
+            return if self.0.is_some() { self.clone() } else { other.clone() };
+        };
+        let mut rates: Vec<(usize, Rate)> = mine.to_vec();
+        for (limit, rate) in theirs.iter() {
+            match rates.iter_mut().find(|(index, _)| index == limit) {
+                Some((_, mine)) if mine.quota <= rate.quota => {}
+                Some((_, mine)) => *mine = rate.clone(),
+                None => rates.push((*limit, rate.clone())),
+            }
+        }
+        Self::new(rates)
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_none()
+    }
+
     /// The rate of the limit at a position.
     #[must_use]
     pub fn of(&self, limit: usize) -> Option<&Rate> {

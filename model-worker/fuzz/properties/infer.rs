@@ -45,7 +45,9 @@ pub(crate) fn check(octets: &[u8]) {
     };
     let served = &served()[usize::from(choice & 1)];
     if choice & 2 != 0 {
-        if let Ok(request) = InferRequest::decode(body) {
+        if let Err(refusal) = grpc::size::check(body, 100, 4) {
+            refused(&refusal);
+        } else if let Ok(request) = InferRequest::decode(body) {
             match run(grpc::infer(served, &request, terms())) {
                 Ok(answer) => assert_eq!(answer.raw.is_empty(), request.raw.is_empty()),
                 Err(refusal) => refused(&refusal),

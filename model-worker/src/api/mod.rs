@@ -18,7 +18,7 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::header::{HeaderMap, HeaderValue};
 use hyper::{Request, StatusCode};
 use serde_json::json;
-use tokio::task::spawn_blocking;
+use tokio::task::{JoinError, spawn_blocking};
 use tokio::time::timeout;
 
 use self::reply::{Body, Reply, inflate};
@@ -122,8 +122,7 @@ impl Api {
     pub async fn reload(&self) {
         let _alone = self.reloading.lock().await;
         let (before, directory) = (self.snapshot(), self.directory.clone());
-        let changed = spawn_blocking(move || before.changed(&directory)).await;
-        let Ok(Some(after)) = changed else {
+        let Some(after) = self.seen(spawn_blocking(move || before.changed(&directory)).await) else {
             return;
         };
         let before =
@@ -139,6 +138,14 @@ impl Api {
         let refused =
             new.inspect(|refused| self.events.emit(&Event::ModelRefused { file: &refused.file, why: &refused.why }));
         self.totals.reloaded(refused.count());
+    }
+
+    /// What a look through the directory found. After one that broke off all goes on as it is, and the next tries again.
+    fn seen(&self, look: Result<Option<Catalog>, JoinError>) -> Option<Catalog> {
+        look.unwrap_or_else(|error| {
+            self.events.emit(&Event::ReloadFailed { cause: error.to_string() });
+            None
+        })
     }
 
     /// Answers one request. Never fails: what cannot be answered is refused.
@@ -265,7 +272,7 @@ impl Api {
         body: B,
     ) -> Result<Reply, Refusal> {
         use grpc::message::{Empty, InferRequest, ModelRequest, Yes};
-        use grpc::wire::{decode, encode};
+        use grpc::wire::{decode, encode, unframe};
         if !grpc::wire::is_call(headers) {
             return Err(Refusal::NotCalledJson);
         }
@@ -278,19 +285,25 @@ impl Api {
         let terms = self.terms(grpc::wire::patience(headers), Protocol::Grpc);
         let bytes = self.collect(body, most).await?;
         let terms = terms.from_now();
+        let message = || unframe(headers, &bytes, most);
         let find = || {
-            let ModelRequest { name, version } = decode(headers, &bytes, limit)?;
+            let ModelRequest { name, version } = decode(message()?)?;
             named(catalog, (&name, Some(version.as_str()).filter(|version| !version.is_empty())))
         };
         match call {
-            "ServerLive" => decode::<Empty>(headers, &bytes, limit).map(|_| encode(&Yes { yes: true })),
-            "ServerReady" => decode::<Empty>(headers, &bytes, limit).map(|_| encode(&Yes { yes: self.is_ready() })),
-            "ModelReady" => Ok(encode(&Yes { yes: find().is_ok() && self.is_ready() })),
+            "ServerLive" => message().and_then(decode::<Empty>).map(|_| encode(&Yes { yes: true })),
+            "ServerReady" => message().and_then(decode::<Empty>).map(|_| encode(&Yes { yes: self.is_ready() })),
+            "ModelReady" => match find().map(|_| self.is_ready()) {
+                Err(Refusal::NoSuchModel) => Ok(encode(&Yes { yes: false })),
+                found => found.map(|yes| encode(&Yes { yes })),
+            },
             "ServerMetadata" => Ok(encode(&grpc::server())),
             "ModelMetadata" => find().map(|served| encode(&grpc::model(catalog, served))),
             "RepositoryIndex" => Ok(encode(&grpc::index(catalog))),
             "ModelInfer" => {
-                let request: InferRequest = decode(headers, &bytes, limit)?;
+                let message = message()?;
+                grpc::size::check(&message, self.limits.max_rows, catalog.widest())?;
+                let request: InferRequest = decode(message)?;
                 let version = Some(request.model_version.as_str()).filter(|version| !version.is_empty());
                 let served = named(catalog, (&request.model_name, version))?;
                 Ok(encode(&grpc::infer(served, &request, terms).await?))
@@ -336,6 +349,10 @@ mod tests {
     use super::*;
 
     fn api(max_in_flight: u32) -> Api {
+        telling(max_in_flight, Box::new(std::io::sink()))
+    }
+
+    fn telling(max_in_flight: u32, sink: Box<dyn std::io::Write + Send>) -> Api {
         let limits = Limits {
             max_body: 64,
             max_rows: 2,
@@ -344,7 +361,7 @@ mod tests {
             strict_range: false,
             repository_control: false,
         };
-        let events = Arc::new(Events::new(Box::new(std::io::sink())));
+        let events = Arc::new(Events::new(sink));
         Api::new(Catalog::built_in().expect("loads"), PathBuf::new(), limits, None, events)
     }
 
@@ -363,6 +380,17 @@ mod tests {
         assert_eq!(status(&api, Method::GET, "/readyz", "").await, 503);
         assert_eq!(status(&api, Method::GET, "/healthz", "").await, 200);
         assert_eq!(status(&api, Method::POST, "/predict", r#"{"text":"good"}"#).await, 200);
+    }
+
+    #[tokio::test]
+    async fn a_look_that_broke_off_is_told() {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        let api = telling(1, Box::new(writer));
+        let broken = spawn_blocking(|| std::panic::resume_unwind(Box::new("broken"))).await;
+        assert!(api.seen(broken).is_none());
+        drop(api);
+        let told = std::io::read_to_string(reader).expect("a line");
+        assert!(told.starts_with("{\"event\":\"reload-failed\",\"cause\":\""), "{told}");
     }
 
     #[tokio::test]

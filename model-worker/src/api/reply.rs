@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use flate2::read::{MultiGzDecoder, ZlibDecoder};
+use flate2::bufread::{GzDecoder, ZlibDecoder};
 use hyper::body::{Frame, SizeHint};
 use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use hyper::{Response, StatusCode};
@@ -75,15 +75,48 @@ pub fn json(status: StatusCode, body: &impl Serialize) -> Reply {
 ///
 /// # Errors
 ///
-/// When the coding is neither gzip nor deflate, the body is not coded so, or it would have more than `limit` bytes.
+/// When the coding is neither gzip nor deflate, the body is not coded so, or it would have more than `limit` bytes. A
+/// gzip of several members (RFC 1952 §2.2) is refused: empty ones cost much more than their 20 octets, and no client sends
+/// any.
 pub fn inflate(coding: &str, body: &Bytes, limit: usize) -> Result<Bytes, Refusal> {
     let most = u64::try_from(limit).unwrap_or(u64::MAX).saturating_add(1);
     let mut bytes = Vec::new();
-    let read = match coding {
-        "gzip" => MultiGzDecoder::new(body.as_ref()).take(most).read_to_end(&mut bytes),
-        "deflate" => ZlibDecoder::new(body.as_ref()).take(most).read_to_end(&mut bytes),
+    let mut rest = body.as_ref();
+    let read = match coding.to_ascii_lowercase().as_str() {
+        "gzip" => GzDecoder::new(&mut rest).take(most).read_to_end(&mut bytes),
+        "deflate" => ZlibDecoder::new(&mut rest).take(most).read_to_end(&mut bytes),
         _ => return Err(Refusal::Encoded),
     };
-    read.map_err(|_| Refusal::Malformed(format!("the body is not {coding}")))?;
+    let malformed = |why: &str| Refusal::Malformed(format!("the body {why} {coding}"));
+    read.map_err(|_| malformed("is not"))?;
+    if bytes.len() <= limit && !rest.is_empty() {
+        return Err(malformed("goes on after its"));
+    }
     if bytes.len() > limit { Err(Refusal::BodyTooLarge(limit)) } else { Ok(bytes.into()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use flate2::Compression;
+    use flate2::write::GzEncoder;
+
+    use super::*;
+
+    #[test]
+    fn one_member_is_inflated_and_more_are_refused() {
+        let gzip = |text: &[u8]| {
+            let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+            encoder.write_all(text).and_then(|()| encoder.finish()).expect("compressed")
+        };
+        let of = |coding: &str, body: Vec<u8>| inflate(coding, &Bytes::from(body), 10);
+        assert_eq!(of("gzip", gzip(b"a")), Ok(Bytes::from_static(b"a")));
+        assert_eq!(of("GZIP", gzip(&[b'a'; 10])).map(|bytes| bytes.len()), Ok(10));
+        assert_eq!(of("gzip", gzip(&[b'a'; 11])), Err(Refusal::BodyTooLarge(10)));
+        for body in [gzip(b"").repeat(2), [gzip(b"a"), vec![0]].concat(), gzip(b"a")[..15].to_vec(), vec![]] {
+            assert!(matches!(of("gzip", body), Err(Refusal::Malformed(_))));
+        }
+        assert_eq!(of("br", vec![]), Err(Refusal::Encoded));
+    }
 }

@@ -129,23 +129,28 @@ pub(super) fn patience(headers: &HeaderMap) -> Option<Duration> {
 
 /// The coding of a body; `None` where it is not compressed.
 pub(super) fn coding(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
-    let Some(coding) = headers.get(CONTENT_ENCODING) else {
+    let mut codings = headers.get_all(CONTENT_ENCODING).iter();
+    let Some(coding) = codings.next() else {
         return Ok(None);
     };
-    match coding.to_str().map_err(|_| Refusal::Encoded)? {
-        "identity" => Ok(None),
-        coding @ ("gzip" | "deflate") => Ok(Some(coding)),
+    let coding = coding.to_str().map_err(|_| Refusal::Encoded)?;
+    let known = |name: &str| coding.eq_ignore_ascii_case(name);
+    match codings.next() {
+        None if known("identity") => Ok(None),
+        None if known("gzip") || known("deflate") => Ok(Some(coding)),
         _ => Err(Refusal::Encoded),
     }
 }
 
-/// How many octets of a body are JSON where others follow: `Inference-Header-Content-Length`.
+/// How many octets of a body are JSON where others follow: `Inference-Header-Content-Length`, once.
 pub(super) fn json_length(headers: &HeaderMap) -> Result<Option<usize>, Refusal> {
-    headers.get("inference-header-content-length").map_or(Ok(None), |value| {
-        let number = value.to_str().ok().and_then(|text| text.parse().ok());
-        let malformed = || Refusal::Malformed("Inference-Header-Content-Length is no number of octets".to_owned());
-        number.ok_or_else(malformed).map(Some)
-    })
+    let mut lengths = headers.get_all("inference-header-content-length").iter();
+    let Some(length) = lengths.next() else {
+        return Ok(None);
+    };
+    let number = length.to_str().ok().and_then(|text| text.parse().ok()).filter(|_| lengths.next().is_none());
+    let malformed = || Refusal::Malformed("Inference-Header-Content-Length is no number of octets".to_owned());
+    number.ok_or_else(malformed).map(Some)
 }
 
 /// A body may be called JSON, octets where it holds some, or nothing: some clients send no `Content-Type` at all.
@@ -230,5 +235,19 @@ mod tests {
         let brotli = HeaderMap::from_iter([(CONTENT_ENCODING, HeaderValue::from_static("br"))]);
         assert_eq!(coding(&brotli), Err(Refusal::Encoded));
         assert_eq!(coding(&HeaderMap::new()), Ok(None));
+    }
+
+    #[test]
+    fn what_is_said_twice_is_refused() {
+        let length = hyper::header::HeaderName::from_static("inference-header-content-length");
+        let mut headers = HeaderMap::from_iter([
+            (CONTENT_ENCODING, HeaderValue::from_static("GZip")),
+            (length.clone(), HeaderValue::from_static("5")),
+        ]);
+        assert_eq!((coding(&headers), json_length(&headers)), (Ok(Some("GZip")), Ok(Some(5))));
+        headers.append(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        headers.append(length, HeaderValue::from_static("5"));
+        assert_eq!(coding(&headers), Err(Refusal::Encoded));
+        assert!(json_length(&headers).is_err());
     }
 }

@@ -21,6 +21,7 @@ pub const MAX_BYTES: usize = 16 << 20;
 const MAGIC: &[u8; 4] = b"MWRK";
 const MAX_HEADER: usize = 1 << 20;
 const DIGEST: usize = 32;
+const NO_FILE: &str = "it is no regular file";
 
 /// Why bytes are no usable artifact.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -152,10 +153,13 @@ impl<'a> Reader<'a> {
 ///
 /// # Errors
 ///
-/// Exit code 66 when it is missing, 74 when reading fails midway.
+/// Exit code 66 when it is missing, 74 when reading fails midway or it is no regular file: a pipe's end may never come.
 pub fn read(path: &Path) -> Result<Vec<u8>, Failure> {
     use std::io::Read;
     let failure = |error: io::Error| Failure::reading(format!("cannot read the model {}", path.display()), &error);
+    if !std::fs::metadata(path).map_err(failure)?.is_file() {
+        return Err(failure(io::Error::other(NO_FILE)));
+    }
     let limit = u64::try_from(MAX_BYTES).unwrap_or(u64::MAX).saturating_add(1);
     let mut bytes = Vec::new();
     std::fs::File::open(path).map_err(failure)?.take(limit).read_to_end(&mut bytes).map_err(failure)?;
@@ -181,6 +185,10 @@ pub fn unusable(path: &Path, error: &ArtifactError) -> Failure {
 pub fn write(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let put = || -> io::Result<()> {
+        // A device or a pipe would be replaced.
+        if std::fs::metadata(path).is_ok_and(|there| !there.is_file()) {
+            return Err(io::Error::other(NO_FILE));
+        }
         let mut file = tempfile::Builder::new()
             .prefix(".model-")
             .permissions(std::fs::Permissions::from_mode(0o644))

@@ -15,14 +15,14 @@ use prost::Message;
 use super::support::{Worker, World};
 
 /// A message's answer: status, status text, the message's octets.
-type Answer = (String, String, Vec<u8>);
+pub(crate) type Answer = (String, String, Vec<u8>);
 
-fn framed(message: &[u8]) -> Vec<u8> {
+pub(crate) fn framed(message: &[u8]) -> Vec<u8> {
     let length = u32::try_from(message.len()).expect("small").to_be_bytes();
     [&[0][..], &length, message].concat()
 }
 
-fn call_with(worker: &Worker, name: &str, timeout: Option<&str>, body: Vec<u8>) -> Answer {
+pub(crate) fn call_with(worker: &Worker, name: &str, header: Option<(&str, &str)>, body: Vec<u8>) -> Answer {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
         let stream = tokio::net::TcpStream::connect(worker.address()).await.expect("a connection");
@@ -32,8 +32,8 @@ fn call_with(worker: &Worker, name: &str, timeout: Option<&str>, body: Vec<u8>) 
         let mut request = Request::post(format!("http://worker/inference.GRPCInferenceService/{name}"))
             .header("content-type", "application/grpc")
             .header("te", "trailers");
-        if let Some(timeout) = timeout {
-            request = request.header("grpc-timeout", timeout);
+        if let Some((name, value)) = header {
+            request = request.header(name, value);
         }
         let request = request.body(Full::new(Bytes::from(body))).expect("a request");
         let reply = sender.send_request(request).await.expect("an answer");
@@ -68,7 +68,7 @@ fn input(shape: &[i64], datatype: &str) -> Tensor {
     }
 }
 
-fn request(inputs: Vec<Tensor>, raw: Vec<Bytes>) -> InferRequest {
+pub(crate) fn request(inputs: Vec<Tensor>, raw: Vec<Bytes>) -> InferRequest {
     InferRequest { model_name: "iris".to_owned(), id: "abc".to_owned(), inputs, raw, ..InferRequest::default() }
 }
 
@@ -144,6 +144,6 @@ fn a_clients_fault_is_an_invalid_argument_with_its_place() {
     }
     let raw: Vec<u8> = [5.1_f32, 3.5, 1.4, 0.2].iter().flat_map(|number| number.to_le_bytes()).collect();
     let message = framed(&request(vec![input(&[1, 4], "FP32")], vec![raw.into()]).encode_to_vec());
-    assert_eq!(call_with(&worker, "ModelInfer", Some("1n"), message.clone()).0, "4");
-    assert_eq!(call_with(&worker, "ModelInfer", Some("10S"), message).0, "0");
+    assert_eq!(call_with(&worker, "ModelInfer", Some(("grpc-timeout", "1n")), message.clone()).0, "4");
+    assert_eq!(call_with(&worker, "ModelInfer", Some(("grpc-timeout", "10S")), message).0, "0");
 }

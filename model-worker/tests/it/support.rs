@@ -1,7 +1,10 @@
 //! One world per test: a directory with a small model, and a worker on a free port that dies with it.
 
+use std::fs::Permissions;
 use std::io::{BufRead, BufReader, Lines, Read, Write};
 use std::net::TcpStream;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, ExitStatus, Output, Stdio};
 
@@ -64,10 +67,31 @@ impl World {
     }
 
     pub(crate) fn serve_on(&self, listen: &str, settings: &str) -> Worker {
+        self.start(command(&[]), listen, settings)
+    }
+
+    /// A worker that may not read every file, as root may.
+    pub(crate) fn serve_as_nobody(&self, settings: &str) -> Worker {
+        let own = std::fs::metadata("/proc/self").expect("Linux's /proc").uid();
+        if own != 0 {
+            return self.serve(settings);
+        }
+        // The program too may lie where nobody else may look.
+        let program = self.root.path().join("program");
+        std::fs::copy(env!("CARGO_BIN_EXE_model-worker"), &program).expect("copied");
+        let all = Permissions::from_mode(0o755);
+        std::fs::set_permissions(self.root.path(), all).expect("permitted");
+        let mut command = Command::new(program);
+        command.env_clear().uid(65_534);
+        self.start(command, "127.0.0.1:0", settings)
+    }
+
+    fn start(&self, mut command: Command, listen: &str, settings: &str) -> Worker {
         let config = self.root.path().join("settings.toml");
         std::fs::write(&config, settings).expect("written");
         let models = text(self.root.path());
-        let mut child = command(&["serve", "--models", models, "--listen", listen, "--config", text(&config)])
+        let mut child = command
+            .args(["serve", "--models", models, "--listen", listen, "--config", text(&config)])
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -92,6 +116,13 @@ pub(crate) struct Worker {
 impl Worker {
     pub(crate) fn address(&self) -> &str {
         self.event["address"].as_str().expect("an address")
+    }
+
+    /// The most memory that it has had so far, in KiB.
+    pub(crate) fn peak(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("Linux's /proc");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a line");
+        line.trim().trim_end_matches(" kB").parse().expect("a number")
     }
 
     pub(crate) fn connect(&self) -> TcpStream {

@@ -53,6 +53,11 @@ fn each_mistake_is_named_with_its_place() {
             "issuers.corp.keys_kept",
             "is more than a week",
         ),
+        (
+            corp("algorithms = [\"ES256\"]\ndiscovery = true\nkeys_kept = \"1s\""),
+            "issuers.corp.keys_kept",
+            "can't be tried again",
+        ),
         (corp(&format!("{KEY}keys_kept = \"1h\"")), "issuers.corp.keys_kept", "is not a key that is known here"),
         (corp(&format!("{KEY}ca = \"corp.pem\"")), "issuers.corp.ca", "stands beside keys that nobody fetches"),
         (

@@ -383,6 +383,34 @@ async fn a_refresh_token_ends_at_its_time_however_often_it_is_used() {
 }
 
 #[tokio::test]
+async fn a_refresh_token_ends_with_its_users_password() {
+    const OTHER: &str =
+        "$argon2id$v=19$m=7168,t=1,p=1$AAAAAAAAAAAAAAAAAAAAAA$NLqTAJyfqOc9yxRuOqvDv+Js7TG3DcxtYS+LJ4W6P1s";
+    for changed in [format!("[users.alice]\ndigest = \"{OTHER}\"\n"), String::new()] {
+        let gateway = builder().policy("[reload]\nwatch = false\n").policy("").start().await;
+        let client = gateway.client();
+        let (access, token) = log_in(&client, "app").await;
+        let (_, other) = log_in(&client, "app").await;
+        assert_eq!(gateway.operate("PUT", "/reload").await.status, 200);
+        let token = text(&refresh(&client, "app", &token).await, "refresh_token");
+        // A reload that leaves the user alone ends nothing; now another password, or no user.
+        let directory = gateway.directory();
+        if changed.is_empty() {
+            let base = std::fs::read_to_string(directory.join("1.toml")).expect("it is there");
+            std::fs::write(directory.join("1.toml"), base.replace("[users.alice]", "[users.eve]")).expect("writable");
+        }
+        std::fs::write(directory.join("4.toml"), &changed).expect("it can be written");
+        assert_eq!(gateway.operate("PUT", "/reload").await.status, 200);
+        for token in [&token, &other] {
+            assert_eq!(introspect(&client, "app", token).await, serde_json::json!({ "active": false }));
+            assert_error(&refresh(&client, "app", token).await, 400, "invalid_grant");
+        }
+        // The access tokens of the family end with it.
+        client.get("/known").bearer(&access).send().await.assert_problem(401, "token-revoked");
+    }
+}
+
+#[tokio::test]
 async fn one_refresh_token_used_at_once_by_many_gives_one_answer_at_most() {
     let redis = harness::Redis::start().await;
     let gateway = builder().redis(&redis).start().await;

@@ -171,6 +171,33 @@ async fn refusals_are_statuses_of_grpc_with_the_reason_for_a_message() {
 }
 
 #[tokio::test]
+async fn a_call_that_no_route_is_for_is_unimplemented() {
+    let worker = StreamWorker::start().await;
+    let gateway = before(&worker).await;
+    for (path, media_type, status) in [
+        ("/grpc.health.v1.Health/Check", "application/grpc", Some("12")),
+        ("/grpc.health.v1.Health/Check", "application/grpc+proto", Some("12")),
+        // A route is there, and takes no POST.
+        ("/open", "application/grpc", Some("12")),
+        ("/grpc.health.v1.Health/Check", "application/grpc-web", None),
+        ("/grpc.health.v1.Health/Check", "application/json", None),
+    ] {
+        let mut send = connect(&gateway).await.ready().await.expect("room");
+        let request = Request::post(format!("https://localhost{path}")).header("content-type", media_type);
+        let (answer, _) = send.send_request(request.body(()).expect("a request"), true).expect("it is sent");
+        let answer = answer.await.expect("an answer");
+        let header = |name: &str| answer.headers().get(name).map(|value| value.to_str().expect("text"));
+        assert_eq!(header("grpc-status"), status, "{path} {media_type}");
+        assert_eq!(answer.status().as_u16(), if status.is_some() { 200 } else { 404 });
+        assert_eq!(answer.body().is_end_stream(), status.is_some(), "trailers alone");
+    }
+    // HTTP/1 is no gRPC.
+    let request = gateway.client().post("/grpc.health.v1.Health/Check").header("content-type", "application/grpc");
+    request.send().await.assert_problem(404, "not-found");
+    assert!(worker.seen().is_empty());
+}
+
+#[tokio::test]
 async fn over_http_1_there_is_no_grpc() {
     let worker = StreamWorker::start().await;
     let gateway = before(&worker).await;

@@ -191,7 +191,7 @@ async fn who_is_out_stays_out_when_the_policy_is_replaced() {
         ask(&gateway, 1).await;
     }
     until_event(&gateway, "worker-out", &bad).await;
-    assert_eq!(plain(gateway.admin(), "PUT", "/reload").await.status, 200);
+    assert_eq!(gateway.operate("PUT", "/reload").await.status, 200);
     let asked = count(&bad);
     assert_eq!(ask(&gateway, 20).await, [200; 20]);
     assert_eq!(count(&bad), asked);

@@ -48,6 +48,7 @@ impl Proxy {
             ("x-modelgate-roles", ""),
             ("x-modelgate-route", ""),
             ("x-modelgate-scheme", "anonymous"),
+            ("x-modelgate-timeout", "10000"),
             ("x-request-id", ""),
             ("content-type", "text/plain"),
         ];
@@ -326,7 +327,10 @@ fn message(seen: &Seen, mark: &str, ours: &[(&str, &str)]) -> String {
             Some(at) => {
                 lines.remove(at);
             }
-            None if *name != "content-type" && !lines.iter().any(|line| has_name(line, name)) => {
+            // Where the body does not come bit by bit the worker is told how long it is waited for.
+            None if !matches!(*name, "content-type" | "x-modelgate-timeout")
+                && !lines.iter().any(|line| has_name(line, name)) =>
+            {
                 missing = format!("without {name}: ");
             }
             None => {}

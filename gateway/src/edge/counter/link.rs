@@ -14,6 +14,7 @@
 //! made again: [`is_fatal`] tells the caller, who also bounds how long it waits for [`Link::call`].
 
 mod address;
+mod bounded;
 mod dial;
 mod settings;
 

@@ -6,6 +6,7 @@
 //! read is not taken for nothing: for how long nobody has known is told to the policy, which says what that means.
 //! Only the token endpoints wait for Redis. It holds no token, only digests, and all of it expires.
 
+mod moment;
 mod revoked;
 mod spent;
 
@@ -21,6 +22,7 @@ use crate::policy::authenticate::once::Once;
 use crate::policy::token::{Kept, MOST_LIFETIME};
 use crate::types::{RequestId, Sha256, Timestamp, TokenId};
 
+use moment::Moment;
 use revoked::Revoked;
 use spent::Spent;
 
@@ -98,7 +100,7 @@ impl SharedGrants {
 
     /// Forgets what has ended in this process.
     pub fn sweep(&self, now: Timestamp) {
-        self.revoked.sweep(now);
+        self.revoked.sweep(Moment::now(now));
         self.families().retain(|_, kept| kept.family.exp > now.secs());
     }
 
@@ -146,7 +148,7 @@ impl Grants {
     /// # Errors
     /// [`StoreLost`]; this gateway refuses it all the same.
     pub async fn revoke(&self, id: TokenId, until: Timestamp, now: Timestamp) -> Result<(), StoreLost> {
-        self.shared.revoked.add([(id, until)], now);
+        self.shared.revoked.add([(id, until)], Moment::now(now));
         if !self.shared.store.is_redis() {
             return Ok(());
         }
@@ -169,12 +171,12 @@ impl Grants {
             match self.call(&command).await {
                 Ok(answer) if !local => return Ok(answer == Value::Int(1)),
                 // What Redis does not know because it was away is known here.
-                Ok(answer) => return Ok(self.shared.spent.take(once, now)? && answer == Value::Int(1)),
+                Ok(answer) => return Ok(self.shared.spent.take(once, Moment::now(now))? && answer == Value::Int(1)),
                 Err(lost) if !local => return Err(lost),
                 Err(_) => {}
             }
         }
-        self.shared.spent.take(once, now)
+        self.shared.spent.take(once, Moment::now(now))
     }
 
     /// Keeps a new family.
@@ -310,7 +312,7 @@ impl Follower {
         loop {
             let begin = if self.last.is_empty() { "-".to_owned() } else { format!("({}", self.last) };
             let entries = entries(self.stream.page(&begin).await?).ok_or("the list has another form")?;
-            self.shared.revoked.add(entries.iter().map(|(_, id, until)| (*id, *until)), now);
+            self.shared.revoked.add(entries.iter().map(|(_, id, until)| (*id, *until)), Moment::now(now));
             if let Some((last, _, _)) = entries.last() {
                 self.last.clone_from(last);
             }

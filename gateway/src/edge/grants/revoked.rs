@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
+use super::moment::Moment;
 use crate::types::{Timestamp, TokenId};
 
 /// How many are added before all are copied: adding one costs this much at most, and then once in so many times all.
 const YOUNG: usize = 1024;
 
-type Ids = HashMap<TokenId, Timestamp>;
+type Ids = HashMap<TokenId, Moment>;
 
 #[derive(Clone, Default)]
 struct Generations {
@@ -30,10 +31,11 @@ impl Revoked {
     }
 
     /// Adds some; those that have ended anyway are passed over.
-    pub(super) fn add(&self, ids: impl IntoIterator<Item = (TokenId, Timestamp)>, now: Timestamp) {
+    pub(super) fn add(&self, ids: impl IntoIterator<Item = (TokenId, Timestamp)>, now: Moment) {
         let known = self.0.load();
         let is_new = |id: &TokenId| !known.young.contains_key(id) && !known.old.contains_key(id);
-        let new: Vec<_> = ids.into_iter().filter(|(id, until)| *until > now && is_new(id)).collect();
+        let new = ids.into_iter().filter(|(id, until)| *until > now.wall && is_new(id));
+        let new: Vec<_> = new.map(|(id, until)| (id, now.until(until))).collect();
         drop(known);
         if new.is_empty() {
             return;
@@ -51,10 +53,11 @@ impl Revoked {
     }
 
     /// Forgets what has ended.
-    pub(super) fn sweep(&self, now: Timestamp) {
+    pub(super) fn sweep(&self, now: Moment) {
         self.0.rcu(|known| {
-            let live =
-                |ids: &Ids| ids.iter().filter(|(_, until)| **until > now).map(|(id, until)| (*id, *until)).collect();
+            let live = |ids: &Ids| {
+                ids.iter().filter(|(_, until)| !until.is_over(now)).map(|(id, until)| (*id, *until)).collect()
+            };
             Generations { young: live(&known.young), old: Arc::new(live(&known.old)) }
         });
     }
@@ -68,13 +71,17 @@ mod tests {
     fn what_was_revoked_stays_so_until_it_ends() {
         let revoked = Revoked::default();
         let (id, at) = (|number: usize| TokenId::of_token(&number.to_string()), Timestamp::from_secs);
+        let now = Moment::at;
         for number in 0..3 * YOUNG {
-            revoked.add([(id(number), at(if number % 2 == 0 { 200 } else { 300 }))], at(100));
+            revoked.add([(id(number), at(if number % 2 == 0 { 200 } else { 300 }))], now(100));
         }
-        revoked.add([(id(9999), at(100))], at(100));
+        revoked.add([(id(9999), at(100))], now(100));
         assert!((0..3 * YOUNG).all(|number| revoked.has(id(number))));
         assert!(!revoked.has(id(9999)), "it had ended");
-        revoked.sweep(at(200));
+        // A clock that is set forward, and back, lets none come back.
+        revoked.sweep(Moment { wall: at(100_000), ..now(101) });
+        assert!((0..3 * YOUNG).all(|number| revoked.has(id(number))));
+        revoked.sweep(now(200));
         assert!((0..3 * YOUNG).all(|number| revoked.has(id(number)) == (number % 2 == 1)));
     }
 }

@@ -11,6 +11,7 @@ mod outgoing;
 mod peer;
 mod reload;
 mod resolver;
+mod shown;
 
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
@@ -18,7 +19,6 @@ use std::time::SystemTime;
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
 use rustls::crypto::CryptoProvider;
-use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoServerSessionStorage, ProducesTickets};
 use tokio_rustls::TlsAcceptor;
 
@@ -30,6 +30,7 @@ pub use outgoing::towards;
 pub use peer::certificate as client_certificate;
 pub use reload::Event;
 use resolver::Resolver;
+pub use shown::{Shown, Vouching};
 
 /// The one provider of cryptography.
 #[must_use]
@@ -50,6 +51,8 @@ pub struct Tls {
 struct Current {
     config: Arc<ServerConfig>,
     expiries: Vec<(Name, i64)>,
+    /// What checks the certificates of clients.
+    vouching: Option<Arc<Vouching>>,
 }
 
 impl std::fmt::Debug for Tls {
@@ -92,7 +95,7 @@ struct HeldTrust {
     ca: String,
     crl: Option<String>,
     trust: Trust,
-    verifier: Arc<dyn ClientCertVerifier>,
+    verifier: Arc<Vouching>,
     complaint: Option<String>,
 }
 
@@ -170,10 +173,11 @@ impl Tls {
         Some(Arc::new(Self { current: ArcSwap::from_pointee(current), held: Mutex::new(held) }))
     }
 
-    /// What accepts a connection now.
+    /// What accepts a connection now, and what it asks about the client's certificate.
     #[must_use]
-    pub fn acceptor(&self) -> TlsAcceptor {
-        TlsAcceptor::from(Arc::clone(&self.current.load().config))
+    pub fn acceptor(&self) -> (TlsAcceptor, Option<Arc<Vouching>>) {
+        let current = self.current.load();
+        (TlsAcceptor::from(Arc::clone(&current.config)), current.vouching.clone())
     }
 
     /// When each certificate expires, in seconds since 1970.
@@ -242,6 +246,7 @@ impl HeldTrust {
         let trust = Trust { ca, crl };
         let required = mode == ClientCertificates::Required;
         let verifier = trust.verifier(required, now).map_err(|wrong| wrong.note(section))?;
+        let verifier = Arc::new(Vouching(verifier));
         Ok(Some(Self { required, ca: file, crl: crl_file, trust, verifier, complaint: None }))
     }
 }
@@ -255,14 +260,15 @@ impl Wrong {
 impl Held {
     fn current(&self) -> Result<Current, rustls::Error> {
         let expiries = self.certificates.iter().map(|held| (Name::clone(&held.name), held.certificate.expires));
-        Ok(Current { config: Arc::new(self.config()?), expiries: expiries.collect() })
+        let vouching = self.clients.as_ref().map(|clients| Arc::clone(&clients.verifier));
+        Ok(Current { config: Arc::new(self.config()?), expiries: expiries.collect(), vouching })
     }
 
     fn config(&self) -> Result<ServerConfig, rustls::Error> {
         let builder = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?;
         let builder = match &self.clients {
-            Some(clients) => builder.with_client_cert_verifier(Arc::clone(&clients.verifier)),
+            Some(clients) => builder.with_client_cert_verifier(Arc::clone(&clients.verifier.0)),
             None => builder.with_no_client_auth(),
         };
         let certificates = self.certificates.iter().map(|held| &held.certificate);

@@ -1,16 +1,19 @@
 //! TLS towards servers of our own: workers and Redis.
 
+use rustls::client::WantsClientCert;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{ClientConfig, ConfigBuilder, RootCertStore};
 
 use super::provider;
 use crate::settings::Section;
+use crate::types::Sha256;
 
 /// Reads `ca`: who vouches for a server, and nobody else does; and `certificate` with `private_key`: what the server
-/// is shown of us, where it asks. What is wrong with them is a mistake; `remedy` says which `ca` is missing.
+/// is shown of us, where it asks; with a digest of all of it. What is wrong with them is a mistake; `remedy` says which
+/// `ca` is missing.
 #[must_use]
-pub fn towards(section: &Section<'_>, remedy: &str) -> Option<ClientConfig> {
+pub fn towards(section: &Section<'_>, remedy: &str) -> Option<(ClientConfig, Sha256)> {
     let shown = shown(section);
     let pem = section.file("ca", remedy)?;
     let mut roots = RootCertStore::empty();
@@ -25,19 +28,35 @@ pub fn towards(section: &Section<'_>, remedy: &str) -> Option<ClientConfig> {
     }
     let builder = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions().ok()?;
     let builder = builder.with_root_certificates(roots);
+    // Digests of one length each, so that no part can pass for another.
+    let mut digests = Sha256::of(&pem).as_bytes().to_vec();
     match shown? {
-        None => Some(builder.with_no_client_auth()),
-        Some((chain, key)) => match builder.with_client_auth_cert(chain, key) {
-            Ok(config) => Some(config),
-            Err(error) => {
-                section.mistake(
-                    "certificate",
-                    format!("can't be used with its key: {error}"),
-                    "name a certificate and the key that it was made for",
-                );
-                None
+        None => Some((builder.with_no_client_auth(), Sha256::of(&digests))),
+        Some((chain, key)) => {
+            for part in chain.iter().map(|certificate| &**certificate).chain([key.secret_der()]) {
+                digests.extend_from_slice(Sha256::of(part).as_bytes());
             }
-        },
+            with_client(builder, (chain, key), section).map(|config| (config, Sha256::of(&digests)))
+        }
+    }
+}
+
+/// With a certificate that we show.
+fn with_client(
+    builder: ConfigBuilder<ClientConfig, WantsClientCert>,
+    (chain, key): (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>),
+    section: &Section<'_>,
+) -> Option<ClientConfig> {
+    match builder.with_client_auth_cert(chain, key) {
+        Ok(config) => Some(config),
+        Err(error) => {
+            section.mistake(
+                "certificate",
+                format!("can't be used with its key: {error}"),
+                "name a certificate and the key that it was made for",
+            );
+            None
+        }
     }
 }
 

@@ -3,12 +3,12 @@
 //! Files are compared by what they hold, so that it does not matter how they were replaced. A file that is
 //! wrong, or does not yet fit the others, changes nothing: what was good stays, and why is told once.
 
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 use std::time::SystemTime;
 
 use super::certificate::{Certificate, date};
 use super::client::Trust;
-use super::{HeldCertificate, HeldTrust, Material, Part, Secret, Tls, Wrong, seconds, tickets};
+use super::{HeldCertificate, HeldTrust, Material, Part, Secret, Tls, Vouching, Wrong, seconds, tickets};
 use crate::settings::Files;
 
 /// What is to be told of one change.
@@ -158,7 +158,7 @@ impl HeldTrust {
                 Outcome::Same
             }
             Ok(Some((trust, verifier))) => {
-                (self.trust, self.verifier, self.complaint) = (trust, verifier, None);
+                (self.trust, self.verifier, self.complaint) = (trust, Arc::new(Vouching(verifier)), None);
                 events.push(Event { name: "client-ca-loaded", fields: vec![("file", self.ca.clone())] });
                 Outcome::New
             }

@@ -27,6 +27,8 @@ pub struct Told<'a> {
     pub route: &'a Name,
     /// Whether a number is looked for in the answer, which must then come without any coding.
     pub is_read_here: bool,
+    /// How long its answer is waited for, in milliseconds.
+    pub deadline: Option<&'a HeaderValue>,
     /// Whether the body is another than the client sent, so that the client's digests of it are no longer true.
     pub is_rewritten: bool,
 }
@@ -146,6 +148,9 @@ impl<'a> Forwarded<'a> {
         put("x-modelgate-roles", told.principal.roles_header.as_bytes());
         put("x-modelgate-scheme", told.principal.scheme.as_str().as_bytes());
         put("x-modelgate-route", told.route.as_bytes());
+        if let Some(deadline) = told.deadline {
+            put("x-modelgate-timeout", deadline.as_bytes());
+        }
         if let Some(assertion) = told.assertion {
             put("x-modelgate-assertion", assertion.as_bytes());
         }
@@ -280,6 +285,7 @@ mod tests {
             assertion: None,
             route: &route,
             is_read_here: false,
+            deadline: None,
             is_rewritten: pairs.iter().any(|(name, _)| *name == "x-rewritten"),
         };
         let mut out = Vec::new();

@@ -40,6 +40,24 @@ impl Lease {
         &mut self.link
     }
 
+    /// Reads an answer's body of known length, which is not longer than a buffer, to its end.
+    pub(super) async fn whole(&mut self, length: usize, pause: Duration, total: Duration) -> Result<Bytes, Fault> {
+        let mut there = 0;
+        let mut waits = Waits::new(pause, total);
+        let whole = poll_fn(|cx| {
+            let whole = self.link.poll_whole(cx, length);
+            if whole.is_ready() {
+                return whole;
+            }
+            if there < self.link.buffered() {
+                there = self.link.buffered();
+                waits.end();
+            }
+            waits.poll_over(cx).map(|()| Err(Fault::Slow))
+        });
+        whole.await
+    }
+
     /// Keeps the connection for the next request.
     pub(super) fn give_back(self) {
         // What comes after an answer's end was not asked for, and the next request must not get it.
@@ -205,21 +223,7 @@ impl WorkerBody {
         pause: Duration,
         total: Duration,
     ) -> Result<Self, Fault> {
-        let mut there = 0;
-        let mut waits = Waits::new(pause, total);
-        let whole = poll_fn(|cx| {
-            let link = lease.link();
-            let whole = link.poll_whole(cx, length);
-            if whole.is_ready() {
-                return whole;
-            }
-            if there < link.buffered() {
-                there = link.buffered();
-                waits.end();
-            }
-            waits.poll_over(cx).map(|()| Err(Fault::Slow))
-        });
-        let whole = match whole.await {
+        let whole = match lease.whole(length, pause, total).await {
             Ok(whole) => whole,
             Err(fault) => {
                 lease.worker().failed(&fault);

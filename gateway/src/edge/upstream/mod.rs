@@ -11,12 +11,14 @@ mod budget;
 mod canary;
 mod chunks;
 mod connect;
+mod disguise;
 mod headers;
 mod health;
 mod incoming;
 mod link;
 mod outgoing;
 mod over_http2;
+mod promote;
 mod ready;
 mod report;
 mod session;
@@ -38,10 +40,13 @@ use std::time::Instant;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Response, StatusCode};
 
+pub use disguise::in_form;
 pub use headers::{Forwarded, Told};
 pub use health::Probing;
 pub use incoming::WorkerBody;
 pub use outgoing::{ClientFault, ClientStream, Outgoing};
+pub use promote::Which;
+pub use report::Thresholds;
 pub use settings::PoolSettings;
 pub use shadow::Copied;
 pub use shown::render;
@@ -52,6 +57,7 @@ pub use tunnel::{Tunnel, websocket_key};
 use crate::deadline::Deadline;
 use crate::policy::authorize::Permit;
 use crate::policy::limit::Admission;
+use crate::policy::profile::Disguise;
 use crate::types::{Name, Principal};
 use balance::{Balance, Draw, Tried};
 use budget::Budget;
@@ -80,6 +86,8 @@ pub enum Fault {
     TooLarge,
     /// It answered 5xx, which is not passed on: 502.
     Failed(StatusCode),
+    /// It answered 500 to what is held to be a client's fault: 422.
+    Refused(Disguise),
     /// It says that it has too much to do: 503.
     Busy {
         /// Its `Retry-After` in seconds.
@@ -163,18 +171,31 @@ pub struct Answer {
 }
 
 impl Pool {
-    /// The way to a pool of the thread at this position.
+    /// The way to a pool of the thread at this position. What is unchanged since the policy before goes on: a worker's
+    /// connections and its places, and what copies hold.
     #[must_use]
-    pub fn new(settings: &PoolSettings, thread: usize) -> Self {
-        let workers = settings.workers.iter().map(|worker| Rc::new(Worker::new(settings, worker, thread)));
+    pub fn new(settings: &PoolSettings, thread: usize, before: &[Rc<Self>]) -> Self {
+        let before = before.iter().find(|pool| pool.settings.name == settings.name && pool.thread == thread);
+        let known = before.filter(|pool| settings.reaches_workers_as(&pool.settings));
+        let workers = settings.workers.iter().map(|worker| {
+            let next = Worker::new(settings, worker, thread);
+            let same = known.and_then(|pool| pool.workers.iter().find(|old| old.is_same(&next)));
+            same.map_or_else(|| Rc::new(next), Rc::clone)
+        });
         Self {
             workers: workers.collect(),
             draw: Draw::new(settings.workers.iter().map(|worker| worker.weight)),
             budget: Budget::new(settings.retries.0, settings.retries.1),
             settings: settings.clone(),
             thread,
-            room: Rc::default(),
+            room: before.map_or_else(Rc::default, |pool| Rc::clone(&pool.room)),
         }
+    }
+
+    /// How long an answer's head is waited for, as workers are told it (`X-Modelgate-Timeout`).
+    #[must_use]
+    pub fn deadline(&self) -> Option<&HeaderValue> {
+        self.settings.deadline.as_ref()
     }
 
     /// Which pool answers a request to the one at this position: itself, or its canary's while that has a worker.
@@ -186,8 +207,12 @@ impl Pool {
     ) -> usize {
         let Some(pool) = pools.get(position) else { return position };
         let Some(canary) = &pool.settings.canary else { return position };
-        let has_worker = |other: &Rc<Self>| other.workers.iter().any(|worker| !worker.is_out());
-        if !canary.decide(headers, principal, address) || !pools.get(canary.to).is_some_and(has_worker) {
+        // The last workers of a pool are never out, but there is another pool here.
+        let has_worker = |other: &Rc<Self>| other.workers.iter().any(|worker| !worker.is_failing());
+        if pool.settings.promoted.is_some()
+            || !canary.decide(headers, principal, address)
+            || !pools.get(canary.to).is_some_and(has_worker)
+        {
             return position;
         }
         pool.settings.standing.note(pool.thread, Noted::Canary);
@@ -220,6 +245,12 @@ impl Pool {
             return self.switched(call, head, lease);
         }
         let worker = Rc::clone(lease.worker());
+        if self.settings.profile.has_disguises() {
+            if head.status == StatusCode::INTERNAL_SERVER_ERROR {
+                return Err(Box::pin(self.unmask(call, head, &upload, lease)).await);
+            }
+            self.note_prediction(call, head.status, &worker);
+        }
         let mut response = Response::new(WorkerBody::Whole(None));
         *response.status_mut() = passes(head.status, &head.headers, &worker)?;
         *response.headers_mut() = head.headers;

@@ -22,6 +22,14 @@ pub enum Outgoing {
     Stream(ClientStream),
 }
 
+impl Outgoing {
+    /// Whether all of it is there.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        !matches!(self, Self::Stream(_))
+    }
+}
+
 impl fmt::Debug for Outgoing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Outgoing")

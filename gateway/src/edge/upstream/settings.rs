@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderValue;
 use rustls::ClientConfig;
 
 use super::address::{Address, is_private};
@@ -15,8 +16,9 @@ use super::shadow::Shadowing;
 use super::standing::{Known, Standing, Tell};
 use super::swap::SwapRule;
 use crate::edge::tls;
+use crate::policy::profile::Profile;
 use crate::settings::{ByteSize, Named, Row, Section};
-use crate::types::Name;
+use crate::types::{Name, Sha256};
 
 /// `[pools.NAME]`, compiled.
 #[derive(Clone, Debug)]
@@ -25,13 +27,22 @@ pub struct PoolSettings {
     pub(super) workers: Vec<WorkerSettings>,
     pub(super) balance: Balance,
     pub(super) protocol: Protocol,
+    pub(super) profile: Profile,
     pub(super) health: HealthRule,
     pub(super) standing: Arc<Standing>,
     pub(super) canary: Option<Arc<Canary>>,
     pub(super) shadow: Option<Shadowing>,
     pub(super) swap: Option<SwapRule>,
+    /// What the files say.
+    pub(super) written: Written,
+    /// The candidate whose workers were promoted, since when it has neither canary nor shadow.
+    pub(super) promoted: Option<Name>,
     pub(super) dial: Dial,
+    /// A digest of what TLS with the workers hangs on.
+    pub(super) trust: Option<Sha256>,
     pub(super) answer_timeout: Duration,
+    /// The same in milliseconds, where workers are told.
+    pub(super) deadline: Option<HeaderValue>,
     pub(super) body_timeout: Duration,
     pub(super) total_timeout: Duration,
     pub(super) idle_timeout: Duration,
@@ -46,6 +57,15 @@ pub struct PoolSettings {
     pub(super) max_head: usize,
     pub(super) max_answer: u64,
     pub(super) ready_path: Box<str>,
+}
+
+/// What the files say of a pool.
+#[derive(Clone, Debug)]
+pub(super) struct Written {
+    /// All of it.
+    pub(super) digest: Sha256,
+    /// Its workers, as the log names them.
+    pub(super) workers: Arc<[Name]>,
 }
 
 /// What workers are spoken to with.
@@ -121,6 +141,13 @@ impl PoolSettings {
         for (position, section) in root.sections("pools").into_iter().enumerate() {
             let canary = Canary::compile(&section, position, &pools).map(Arc::new);
             let shadow = Shadowing::compile(&section, position, &pools);
+            let profile = pools.get(position).map(|pool| pool.profile);
+            if let Some(to) = canary.as_ref().and_then(|canary| pools.get(canary.to))
+                && profile.is_some_and(|profile| profile != to.profile)
+            {
+                let reason = format!("is another one than that of {:?}, which answers in its place", &*to.name);
+                section.mistake("profile", reason, "write the same `profile` for both pools");
+            }
             if let Some(pool) = pools.get_mut(position) {
                 (pool.canary, pool.shadow) = (canary, shadow);
             }
@@ -146,24 +173,34 @@ impl PoolSettings {
         }
         let name = section.name();
         let protocol = section.or("protocol", Protocol::Http1);
+        let named = workers.iter().map(|worker| Name::clone(&worker.label));
+        let written = Written { digest: section.digest(), workers: named.collect() };
+        let answer_timeout = section.or("answer_timeout", seconds(10));
+        let deadline = section.or("tell_timeout", true).then(|| HeaderValue::from(millis(answer_timeout)));
+        let (tls, trust) = compile_tls(&section, &workers, protocol).unzip();
         let settings = Self {
             dial: Dial {
                 // Longer than a second, after which a lost SYN is sent again (RFC 6298 §2.1).
                 timeout: section.or("connect_timeout", seconds(3)),
-                tls: compile_tls(&section, &workers, protocol),
+                tls,
                 danger_plaintext,
             },
             workers,
             balance: section.or("balance", Balance::LeastRequests),
             protocol,
+            profile: section.or("profile", Profile::Plain),
             health: HealthRule::compile(&section, &ready_path),
             // Nobody counts before the policy is put in place.
             standing: Arc::new(Standing::new(Name::clone(&name), 0)),
             canary: None,
             shadow: None,
             swap: SwapRule::compile(&section),
+            written,
+            promoted: None,
             name,
-            answer_timeout: section.or("answer_timeout", seconds(10)),
+            trust,
+            answer_timeout,
+            deadline,
             body_timeout: section.or("body_timeout", seconds(10)),
             total_timeout: section.or("total_timeout", seconds(120)),
             idle_timeout: section.or("idle_timeout", seconds(30)),
@@ -197,13 +234,9 @@ impl PoolSettings {
     /// Joins pools that were just read with what is known of those that served before, for so many threads. Changes
     /// in a worker's standing are told from now on.
     pub fn adopt(pools: &mut [Self], before: &[Self], threads: usize, tell: &Tell) {
+        Self::keep_reports(pools, before);
         for pool in pools {
             let old = before.iter().find(|old| old.name == pool.name);
-            if let (Some(shadow), Some(old)) = (&mut pool.shadow, old.and_then(|old| old.shadow.as_ref()))
-                && shadow.name == old.name
-            {
-                shadow.report = Arc::clone(&old.report);
-            }
             pool.standing = match old {
                 Some(old) => Arc::clone(&old.standing),
                 None => Arc::new(Standing::new(Name::clone(&pool.name), threads)),
@@ -214,6 +247,17 @@ impl PoolSettings {
                 worker.known = known;
             }
         }
+    }
+
+    /// Whether connections that were made by another policy may serve under this one.
+    pub(super) fn reaches_workers_as(&self, other: &Self) -> bool {
+        let of = |it: &Self| (it.protocol, it.dial.danger_plaintext);
+        let same_tls = match (&self.trust, &other.trust) {
+            (None, None) => true,
+            (Some(one), Some(other)) => one.matches(other),
+            _ => false,
+        };
+        of(self) == of(other) && same_tls
     }
 
     /// Whether its workers speak HTTP/2.
@@ -269,7 +313,11 @@ fn compile_workers(section: &Section<'_>, danger_plaintext: bool) -> Vec<WorkerS
 
 /// Reads `ca`, which workers with TLS are checked against, and the certificate that they are shown. Sessions are
 /// resumed, by all threads together.
-fn compile_tls(section: &Section<'_>, workers: &[WorkerSettings], protocol: Protocol) -> Option<Arc<ClientConfig>> {
+fn compile_tls(
+    section: &Section<'_>,
+    workers: &[WorkerSettings],
+    protocol: Protocol,
+) -> Option<(Arc<ClientConfig>, Sha256)> {
     const KEYS: [&str; 3] = ["ca", "certificate", "private_key"];
     let wanted = workers.iter().any(|worker| matches!(worker.address, Address::Tcp { tls_name: Some(_), .. }));
     let written: Vec<&str> = KEYS.into_iter().filter(|key| section.has(key)).collect();
@@ -287,10 +335,14 @@ fn compile_tls(section: &Section<'_>, workers: &[WorkerSettings], protocol: Prot
             );
         }
     }
-    let mut config = config?;
+    let (mut config, trust) = config?;
     config.alpn_protocols = vec![match protocol {
         Protocol::Http1 => b"http/1.1".to_vec(),
         Protocol::Http2 => b"h2".to_vec(),
     }];
-    Some(Arc::new(config))
+    Some((Arc::new(config), trust))
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

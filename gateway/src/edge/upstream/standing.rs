@@ -3,8 +3,9 @@
 //!
 //! Two witnesses speak: probes, and requests that failed. Who is out gets no requests. A pool keeps a part of its
 //! workers whatever the witnesses say (`max_ejected`): where all seem to fail, the cause is seldom the workers, and
-//! an answer from a bad one is better than none. On a request's way only a flag is read; all else is behind a lock
-//! that is taken when something goes wrong.
+//! an answer from a bad one is better than none. Where there is a better one, in the pool that a canary is of, a
+//! worker that is kept so counts as failing. On a request's way only a flag is read; all else is behind a lock that
+//! is taken when something goes wrong.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -45,8 +46,12 @@ pub(super) enum Noted {
 pub(super) struct Known {
     label: Name,
     out: AtomicBool,
+    /// Whether it is out, or is to be and stays in because of `max_ejected`.
+    failing: AtomicBool,
     /// Requests that failed, one after the other.
     row: AtomicU32,
+    /// How many failures without a word are still held to be a client's doing.
+    credit: AtomicU32,
     pub(super) counts: Series<5>,
 }
 
@@ -58,12 +63,19 @@ impl fmt::Debug for Known {
 
 impl Known {
     pub(super) fn new(label: Name, threads: usize) -> Self {
-        Self { label, out: AtomicBool::new(false), row: AtomicU32::new(0), counts: Series::new(threads) }
+        let (out, failing) = (AtomicBool::new(false), AtomicBool::new(false));
+        let (row, credit) = (AtomicU32::new(0), AtomicU32::new(0));
+        Self { label, out, failing, row, credit, counts: Series::new(threads) }
     }
 
     /// Whether it gets no requests.
     pub(super) fn is_out(&self) -> bool {
         self.out.load(Ordering::Relaxed)
+    }
+
+    /// Whether the witnesses speak against it, in or out.
+    pub(super) fn is_failing(&self) -> bool {
+        self.failing.load(Ordering::Relaxed)
     }
 
     /// A request got its answer.
@@ -73,7 +85,25 @@ impl Known {
         }
         self.counts.count(thread, Counted::Answered as usize);
     }
+
+    /// Whether a good prediction would change what is thought of it.
+    pub(super) fn is_in_doubt(&self) -> bool {
+        self.credit.load(Ordering::Relaxed) != CREDIT
+    }
+
+    /// It gave a prediction.
+    pub(super) fn predicted(&self) {
+        self.credit.store(CREDIT, Ordering::Relaxed);
+    }
+
+    /// Whether a failure without a word is held to be a client's doing: so many in a row, while it predicts for others.
+    pub(super) fn believes(&self) -> bool {
+        self.credit.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
+    }
 }
+
+/// How many failures without a word in a row are held to be clients' doing, after a prediction.
+const CREDIT: u32 = 3;
 
 /// One worker and what the witnesses say.
 struct Member {
@@ -196,6 +226,7 @@ impl Standing {
         }
         for gone in before.values() {
             gone.known.out.store(false, Ordering::Relaxed);
+            gone.known.failing.store(false, Ordering::Relaxed);
         }
         for member in &mut inner.members {
             // A witness that is not asked any more says nothing.
@@ -333,6 +364,7 @@ impl Standing {
         for member in members.iter_mut() {
             let is_out = (1..=last).contains(&member.turn);
             let was_out = member.known.out.swap(is_out, Ordering::Relaxed);
+            member.known.failing.store(member.turn > 0, Ordering::Relaxed);
             let is_kept = member.turn > 0 && !is_out;
             let event = match (was_out, is_out) {
                 (false, true) => Some("worker-out"),

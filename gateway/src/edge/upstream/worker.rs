@@ -86,9 +86,26 @@ impl Worker {
         }
     }
 
+    /// Whether one that is made for another policy would do the same, so that it needs no other in its place.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        let of = |it: &Self| {
+            let age = (it.max_idle, it.max_age);
+            (it.weight, it.counts_errors, age, it.most, it.max_waiting)
+        };
+        self.label == other.label
+            && Arc::ptr_eq(&self.known, &other.known)
+            && Arc::ptr_eq(&self.standing, &other.standing)
+            && of(self) == of(other)
+    }
+
     /// Whether it gets no requests.
     pub(super) fn is_out(&self) -> bool {
         self.known.is_out()
+    }
+
+    /// Whether it is to get no requests, and gets them only where its pool has no better one.
+    pub(super) fn is_failing(&self) -> bool {
+        self.known.is_failing()
     }
 
     /// Requests that it has, and that wait for it.
@@ -119,7 +136,7 @@ impl Worker {
                 self.known.counts.count(self.thread, Counted::Errors as usize);
                 return self.answered();
             }
-            Fault::TooLarge => return self.answered(),
+            Fault::TooLarge | Fault::Refused(_) => return self.answered(),
             Fault::Busy { .. } | Fault::Full | Fault::Client(_) => return,
         };
         self.standing.failed(&self.known, self.thread, cause);
@@ -128,6 +145,21 @@ impl Worker {
     /// A request was answered with 503.
     pub(super) fn was_busy(&self) {
         self.known.counts.count(self.thread, Counted::Busy as usize);
+    }
+
+    /// Whether a good prediction would change what is thought of it.
+    pub(super) fn is_in_doubt(&self) -> bool {
+        self.known.is_in_doubt()
+    }
+
+    /// It gave a prediction.
+    pub(super) fn predicted(&self) {
+        self.known.predicted();
+    }
+
+    /// Whether a failure without a word is held to be a client's doing.
+    pub(super) fn is_believed(&self) -> bool {
+        self.known.believes()
     }
 
     pub(super) fn note(&self, what: Noted) {

@@ -290,7 +290,7 @@ impl Authenticator {
         }
     }
 
-    /// Judges what is shown; all of it must name one principal, and the first says what it may do.
+    /// Judges what is shown; all of it must name one principal. The first says what it may do, and each how much of it.
     fn prove<'f>(
         &self,
         shown: impl Iterator<Item = Result<Shown<'f>, Refusal>>,
@@ -303,8 +303,12 @@ impl Authenticator {
         let mut once = Vec::new();
         for shown in shown {
             let principal = self.judge(shown?, facts, words, known, &mut once)?;
-            match &proven {
+            match &mut proven {
                 Some(first) if first.id != principal.id => return Err(Refusal::Disagree.into()),
+                Some(first) if !principal.quotas.is_empty() => {
+                    let quotas = first.quotas.and(&principal.quotas);
+                    *first = Arc::new(Principal { quotas, ..Principal::clone(first) });
+                }
                 Some(_) => {}
                 None => proven = Some(principal),
             }

@@ -35,6 +35,7 @@ const MOST_COMPONENTS: usize = 32;
 const MOST_NONCE: usize = 256;
 
 /// What a signature is verified with.
+#[derive(Clone)]
 enum Key {
     Hmac(Box<hmac::Key>),
     Ed25519(DecodingKey),
@@ -115,8 +116,9 @@ impl Signer {
 #[derive(Debug)]
 pub struct Signers {
     signers: HashMap<Box<str>, Signer>,
-    /// What an unknown id is verified with, so that it costs what a known one does.
-    nobody: Key,
+    /// What unknown ids are verified with, each always with the same, so that they cost what known ones do, of whichever
+    /// kind those are.
+    nobodies: Box<[Key]>,
 }
 
 impl Signers {
@@ -124,6 +126,7 @@ impl Signers {
     #[must_use]
     pub fn compile(root: &Section<'_>, words: &Vocabulary) -> Self {
         let mut signers = HashMap::new();
+        let mut nobodies = Vec::new();
         for section in root.sections("signing_keys") {
             let id = section.name();
             let is_id =
@@ -150,9 +153,10 @@ impl Signers {
             let principal =
                 words.principal(Scheme::Signature, &format!("signer:{id}"), held, scopes, ClaimSet::default());
             let (Some(key), Some(_), Some(principal)) = (key, owner, principal) else { continue };
+            nobodies.push(key.clone());
             signers.insert(Box::from(&*id), Signer { key, not_before, expires, principal: Arc::new(principal) });
         }
-        Self { signers, nobody: Key::hmac(&[0; 32]) }
+        Self { signers, nobodies: nobodies.into() }
     }
 
     /// Whether there is none.
@@ -184,8 +188,13 @@ impl Signers {
         }
         let base = shown.base(facts, proofs)?;
         let signer = self.signers.get(&*shown.key_id);
-        let key = signer.map_or(&self.nobody, |signer| &signer.key);
-        let holds = key.verifies(base.as_bytes(), &shown.signature);
+        let nobody = || {
+            let pick = u32::from_le_bytes(Sha256::of(shown.key_id.as_bytes()).prefix()) as usize;
+            self.nobodies.get(pick % self.nobodies.len().max(1))
+        };
+        // Whatever a key verifies that stands in for an unknown id, the id stands for nobody.
+        let key = signer.map(|signer| &signer.key).or_else(nobody);
+        let holds = key.is_some_and(|key| key.verifies(base.as_bytes(), &shown.signature));
         let signer = signer.filter(|_| holds).ok_or(Refusal::Invalid("no known key has made it over this request"))?;
         if shown.algorithm.as_deref().is_some_and(|named| named != signer.key.algorithm()) {
             return Err(Refusal::Invalid("`alg` is not its key's"));

@@ -71,6 +71,8 @@ impl Vocabulary {
 pub struct Asked<'a> {
     /// The model; empty where none is named.
     pub model: &'a str,
+    /// Whether the body names the model and was not read: whether rights are for it is decided again when it was.
+    pub unread: bool,
     /// Its version; empty where none is named.
     pub version: &'a str,
     /// The facts of the request.
@@ -156,6 +158,12 @@ impl Authorize {
     #[must_use]
     pub fn is_open(&self) -> bool {
         self.0.iter().any(|right| right.is_open())
+    }
+
+    /// Whether everybody who may call it has a role, a scope or a claim that not all have.
+    #[must_use]
+    pub fn asks_for_somebody(&self) -> bool {
+        self.0.iter().all(|right| matches!(right.who, Who::AnyOf(_)) || right.needs_credential())
     }
 
     /// Whether it hangs on the model that is asked for.
@@ -340,7 +348,7 @@ mod tests {
         let (host, path, query, address) = ("", "/", None, IpAddr::from([192, 0, 2, 1]));
         let facts =
             Facts { method, host, path, sent_path: path, query, headers: &headers, certificate: None, address, now };
-        rule.decide(who, &Asked { model, version, facts: &facts }).map(|permit| permit.right().cloned())
+        rule.decide(who, &Asked { model, unread: false, version, facts: &facts }).map(|permit| permit.right().cloned())
     }
 
     #[test]

@@ -167,7 +167,8 @@ impl Right {
         if self.methods.as_ref().is_some_and(|methods| !methods.contains(asked.facts.method)) {
             return Err(Refusal::Reach);
         }
-        if self.models.as_ref().is_some_and(|models| !models.iter().any(|it| it.takes(asked.model, asked.version))) {
+        let is_for = |models: &[ModelPattern]| models.iter().any(|it| it.takes(asked.model, asked.version));
+        if self.models.as_ref().is_some_and(|models| !asked.unread && !is_for(models)) {
             return Err(Refusal::Reach);
         }
         if !principal.scopes.includes(self.scopes) {

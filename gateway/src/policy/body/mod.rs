@@ -127,10 +127,11 @@ pub struct BodyRule {
 }
 
 impl BodyRule {
-    /// Reads `[routes.NAME.body]`.
+    /// Reads `[routes.NAME.body]`. Where the pool speaks the Open Inference Protocol, so does a body of which nobody says
+    /// otherwise.
     #[must_use]
-    pub fn compile(section: Section<'_>, schemas: &Schemas, guards: &Guards) -> Option<Self> {
-        let format = section.or("format", Format::Json);
+    pub fn compile(section: Section<'_>, schemas: &Schemas, guards: &Guards, is_oip: bool) -> Option<Self> {
+        let format = section.or("format", if is_oip { Format::Oip } else { Format::Json });
         let mut content_types = media_types(&section);
         if content_types.is_empty() {
             match format {
@@ -429,7 +430,7 @@ mod tests {
         let (rule, mistakes) = with_section(POLICY, |root| {
             let schemas = Schemas::compile(root);
             let both = ["body", "clean"]
-                .map(|key| root.section(key).and_then(|s| BodyRule::compile(s, &schemas, &Guards::default())));
+                .map(|key| root.section(key).and_then(|s| BodyRule::compile(s, &schemas, &Guards::default(), false)));
             let [body, clean] = both;
             if key == "body" { body } else { clean }
         });

@@ -492,10 +492,10 @@ pub struct RouteLimits {
 }
 
 impl RouteLimits {
-    /// Sorts a route's limits.
+    /// Sorts a route's limits; `waits` says that something else of them is known with the body alone.
     #[must_use]
-    pub fn new(limits: Vec<Arc<Limit>>) -> Self {
-        let needs_body = limits.iter().any(|limit| !limit.cost.is_known_early() || limit.scope.has(&By::User));
+    pub fn new(limits: Vec<Arc<Limit>>, waits: bool) -> Self {
+        let needs_body = waits || limits.iter().any(|limit| !limit.cost.is_known_early() || limit.scope.has(&By::User));
         let rows_at = limits.iter().find_map(|limit| match &limit.cost {
             Cost::Rows(at) => at.clone(),
             Cost::Requests | Cost::Bytes | Cost::Answer(_) => None,

@@ -293,10 +293,17 @@ impl TokenIssuer {
         client.may(GrantType::RefreshToken).then(|| Family {
             client: client.name.to_string(),
             user: user.to_owned(),
+            password: self.users.password_mark(user).unwrap_or_default(),
             scope: scope.to_owned(),
             iat: now.secs(),
             exp: now.secs().saturating_add(self.refresh_lifetime.as_secs()),
         })
+    }
+
+    /// Whether the user of a family is still there, with the password that it began with.
+    #[must_use]
+    pub fn stands(&self, family: &Family) -> bool {
+        self.users.password_mark(&family.user).is_some_and(|mark| mark == family.password)
     }
 
     /// Whether a family's newest token gives this client a new one, and for which scopes.
@@ -310,8 +317,7 @@ impl TokenIssuer {
         asked: Option<&str>,
         now: Timestamp,
     ) -> Result<String, Refusal> {
-        let user_is_known = self.users.roles(&family.user).is_some();
-        if family.client != *client.name || family.exp <= now.secs() || !user_is_known {
+        if family.client != *client.name || family.exp <= now.secs() || !self.stands(family) {
             return Err(Refusal::Refresh);
         }
         // What the client may no longer have is not given again.
@@ -532,7 +538,7 @@ pub fn describe(claims: &Map<String, Value>) -> Value {
 /// What introspection says of a good refresh token.
 #[must_use]
 pub fn describe_refresh(family: &Family) -> Value {
-    let Family { client, user, scope, iat, exp } = family;
+    let Family { client, user, scope, iat, exp, password: _ } = family;
     let mut said = json!({
         "active": true, "client_id": client, "username": user, "sub": user, "iat": iat, "exp": exp
     });

@@ -90,6 +90,9 @@ pub struct Family {
     pub client: String,
     /// The user who agreed.
     pub user: String,
+    /// What tells whether the user's password is still the one that it began with; empty where that was not kept.
+    #[serde(default)]
+    pub password: String,
     /// The scopes that were given.
     pub scope: String,
     /// When it began, in seconds since the epoch.
@@ -155,7 +158,14 @@ mod tests {
 
     #[test]
     fn what_is_kept_can_be_read() {
-        let family = Family { client: "app".into(), user: "alice".into(), scope: "a b".into(), iat: 1, exp: 2 };
+        let family = Family {
+            client: "app".into(),
+            user: "alice".into(),
+            password: "p".into(),
+            scope: "a b".into(),
+            iat: 1,
+            exp: 2,
+        };
         let kept = Kept { newest: Sha256::of(b"x"), family };
         let read = Kept::from_bytes(&kept.to_bytes()).expect("our own form");
         assert!(read.newest.matches(&kept.newest));

@@ -1,6 +1,7 @@
 //! The Open Inference Protocol over gRPC: the same questions and answers as over REST, on the same listener.
 
 pub mod message;
+pub mod size;
 pub mod wire;
 
 use std::borrow::Cow;

@@ -9,13 +9,10 @@ use bytes::Bytes;
 use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use hyper::{HeaderMap as Trailers, Response};
 use prost::Message;
-use prost::encoding::{DecodeContext, decode_key, skip_field};
 
 use super::super::reply::{Body, Reply, inflate};
 use crate::problem::Refusal;
 
-/// The most fields at the top of a message.
-const MOST_FIELDS: usize = 4096;
 /// The largest body of a call that carries no rows.
 pub const MOST_ASKED: usize = 4 << 10;
 const CONTENT: HeaderValue = HeaderValue::from_static("application/grpc");
@@ -65,12 +62,12 @@ pub fn patience(headers: &HeaderMap) -> Option<Duration> {
     }
 }
 
-/// The message in a request's body.
+/// The octets of the message in a request's body, as they were before they were compressed.
 ///
 /// # Errors
 ///
 /// When the body is not one frame with one message.
-pub fn decode<M: Message + Default>(headers: &HeaderMap, body: &Bytes, limit: usize) -> Result<M, Refusal> {
+pub fn unframe(headers: &HeaderMap, body: &Bytes, limit: usize) -> Result<Bytes, Refusal> {
     let malformed = |why: &str| Refusal::Malformed(why.to_owned());
     let (head, _) = body.split_first_chunk::<5>().ok_or_else(|| malformed("there is no message"))?;
     let [flag, length @ ..] = *head;
@@ -78,35 +75,24 @@ pub fn decode<M: Message + Default>(headers: &HeaderMap, body: &Bytes, limit: us
     if u32::try_from(message.len()) != Ok(u32::from_be_bytes(length)) {
         return Err(malformed("the message is not as long as its frame says"));
     }
-    let message = match flag {
-        0 => message,
+    match flag {
+        0 => Ok(message),
         1 => {
             let coding = headers.get("grpc-encoding").and_then(|coding| coding.to_str().ok()).unwrap_or_default();
-            inflate(coding, &message, limit)?
+            inflate(coding, &message, limit)
         }
-        _ => return Err(malformed("the frame's flag is neither 0 nor 1")),
-    };
-    if !has_few_fields(message.clone()) {
-        return Err(malformed("the message has more inputs and outputs than any model takes"));
+        _ => Err(malformed("the frame's flag is neither 0 nor 1")),
     }
-    // prost's words name fields, never values.
-    M::decode(message).map_err(|error| malformed(&error.to_string()))
 }
 
-/// Whether a message has no more than [`MOST_FIELDS`] at its top: an empty tensor is two octets there, and hundreds once
-/// it is decoded. What is no message is left to the decoder.
-fn has_few_fields(mut message: Bytes) -> bool {
-    for _ in 0..MOST_FIELDS {
-        if message.is_empty() {
-            return true;
-        }
-        let skipped = decode_key(&mut message)
-            .and_then(|(tag, kind)| skip_field(kind, tag, &mut message, DecodeContext::default()));
-        if skipped.is_err() {
-            return true;
-        }
-    }
-    message.is_empty()
+/// The message that the octets are.
+///
+/// # Errors
+///
+/// When they are none.
+pub fn decode<M: Message + Default>(message: Bytes) -> Result<M, Refusal> {
+    // prost's words name fields, never values.
+    M::decode(message).map_err(|error| Refusal::Malformed(error.to_string()))
 }
 
 /// The answer that holds `message`.
@@ -128,8 +114,12 @@ pub fn encode(message: &impl Message) -> Reply {
 /// The answer that refuses: headers alone.
 #[must_use]
 pub fn refuse(refusal: &Refusal) -> Reply {
+    let line = match refusal {
+        Refusal::Malformed(why) => format!("The message cannot be read: {why}."),
+        other => other.line(),
+    };
     let mut text = String::new();
-    for byte in refusal.line().bytes() {
+    for byte in line.bytes() {
         let _ = match byte {
             b' '..=b'$' | b'&'..=b'~' => write!(text, "{}", char::from(byte)),
             _ => write!(text, "%{byte:02X}"),
@@ -156,7 +146,8 @@ mod tests {
         let mut bytes = vec![0, 0, 0, 0, 6];
         bytes.extend(message.encode_to_vec());
         let headers = HeaderMap::new();
-        let decode = |bytes: &[u8]| decode::<ModelRequest>(&headers, &Bytes::copy_from_slice(bytes), 1000);
+        let decode =
+            |bytes: &[u8]| unframe(&headers, &Bytes::copy_from_slice(bytes), 1000).and_then(decode::<ModelRequest>);
         assert_eq!(decode(&bytes), Ok(message));
         for (at, byte) in [(0, 2), (0, 1), (4, 5), (4, 7), (6, 200)] {
             let mut other = bytes.clone();

@@ -150,9 +150,12 @@ pub fn unusual(scored: &Scored<'_>) -> Option<(String, usize)> {
         return None;
     }
     let card = scored.served.model.card();
-    let named = |index: usize| scored.unusual.iter().any(|(_, feature)| *feature == index);
+    let mut named = vec![false; card.features.len()];
+    for (_, feature) in &scored.unusual {
+        named.iter_mut().skip(*feature).take(1).for_each(|named| *named = true);
+    }
     let features: Vec<&str> =
-        card.features.iter().enumerate().filter(|(i, _)| named(*i)).map(|(_, f)| f.name.as_str()).collect();
+        card.features.iter().zip(named).filter(|(_, named)| *named).map(|(feature, _)| feature.name.as_str()).collect();
     let mut rows: Vec<usize> = scored.unusual.iter().map(|(row, _)| *row).collect();
     rows.dedup();
     Some((features.join(","), rows.len()))

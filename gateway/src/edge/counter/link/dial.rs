@@ -13,6 +13,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 
 use super::address::Place;
+use super::bounded::Bounded;
 use super::lock;
 use super::settings::{Dial, Login};
 
@@ -106,7 +107,8 @@ impl Dial {
         let nobody = RedisConnectionInfo::default().set_skip_set_lib_name();
         // Whoever waits for an answer bounds that.
         let config = AsyncConnectionConfig::new().set_response_timeout(None);
-        let (connection, driver) = MultiplexedConnection::new_with_config(&nobody, stream, config).await?;
+        let (connection, driver) =
+            MultiplexedConnection::new_with_config(&nobody, Bounded::new(stream), config).await?;
         let driver = Driver(tokio::spawn(driver).abort_handle());
         Ok(Node { place: place.clone(), connection, _driver: driver })
     }

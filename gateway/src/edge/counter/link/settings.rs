@@ -129,7 +129,7 @@ impl Tls {
             parsed
         });
         let remedy = "name the PEM file of the authority that vouches for Redis: ca = \"redis-ca.pem\"";
-        let config = tls::towards(section, remedy)?;
+        let (config, _) = tls::towards(section, remedy)?;
         Some(Self { config: Arc::new(config), server_name })
     }
 }

@@ -17,6 +17,8 @@ use crate::types::RoleSet;
 /// For how long the last good keys serve by default, and at most.
 const KEPT: Duration = Duration::from_hours(24);
 const MOST_KEPT: Duration = Duration::from_hours(7 * 24);
+/// And at least: a fetch that fails is tried again after a second.
+const LEAST_KEPT: Duration = Duration::from_secs(3);
 /// For how long an answer about a token counts by default, and at most.
 const CACHED: Duration = Duration::from_mins(1);
 const MOST_CACHED: Duration = Duration::from_mins(5);
@@ -114,6 +116,10 @@ fn compile_keys(section: &Section<'_>, iss: Option<&str>, algorithms: &[JwtAlgor
         if kept > MOST_KEPT {
             let reason = "is more than a week, for which a key that was withdrawn would still work";
             section.mistake("keys_kept", reason, "write at most \"7d\"");
+        }
+        if kept < LEAST_KEPT {
+            let reason = format!("is {kept:?}, in which a fetch that fails can't be tried again");
+            section.mistake("keys_kept", reason, "write at least \"3s\", and hours where nothing speaks against it");
         }
         kept
     };

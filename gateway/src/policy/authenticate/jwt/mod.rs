@@ -232,6 +232,8 @@ impl Issuers {
             let is_new = kid.is_some() && !candidates.iter().any(|key| key.kid.as_deref() == kid);
             return Err(match issuer.keys {
                 KeySource::Published(_) if is_new && keys.may_refetch(position) => Unproven::Keys(position),
+                // It may be good, and that is not its bearer's fault.
+                KeySource::Published(_) if is_new && keys.is_failing(position) => Refusal::NoKeys.into(),
                 _ if is_new => Refusal::UnknownKey.into(),
                 _ => Refusal::Signature.into(),
             });
@@ -289,7 +291,7 @@ pub enum Refusal {
     Algorithm,
     /// No issuer that is trusted.
     Issuer,
-    /// The issuer's keys were not to be had so far.
+    /// The issuer's keys were not to be had so far, or not now, where it may have others.
     NoKeys,
     /// Not signed by one of the issuer's keys.
     Signature,

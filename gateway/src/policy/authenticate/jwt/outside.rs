@@ -14,6 +14,8 @@ pub trait Keys {
     fn of(&self, issuer: usize) -> Option<Arc<Vec<VerifyKey>>>;
     /// Whether the issuer may be asked now for a key that is not among them.
     fn may_refetch(&self, issuer: usize) -> bool;
+    /// Whether the last time that its keys were fetched they could not be had, so that there may be others.
+    fn is_failing(&self, issuer: usize) -> bool;
 }
 
 /// What issuers said of tokens; `edge::introspection` asks them.
