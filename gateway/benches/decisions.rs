@@ -27,6 +27,7 @@ use gateway::policy::authenticate::jwt::{self, Introspections, Proven, Revocatio
 use gateway::policy::authenticate::seen::SeenTokens;
 use gateway::policy::authenticate::{Known, api_key};
 use gateway::policy::authorize::Asked;
+use gateway::policy::body::Active;
 use gateway::policy::facts::Facts;
 use gateway::policy::limit::cost::Size;
 use gateway::policy::limit::scope::Subject;
@@ -521,10 +522,12 @@ fn body(bencher: Bencher<'_, '_>, path: &str) {
     let text = r#"{"text":"Wer reitet so spät durch Nacht und Wind? Es ist der Vater mit seinem K"}"#;
     let body = if path == "/text" { text } else { FLOWER };
     assert!(
-        rule.decide(&headers, body.as_bytes()).is_ok_and(|checked| checked.into_rewritten().is_none()),
+        rule.decide(&headers, body.as_bytes(), Active::Unasked).is_ok_and(|checked| checked.into_rewritten().is_none()),
         "it is taken as it is"
     );
-    bencher.bench(|| rule.decide_head(&headers).is_ok() && rule.decide(&headers, black_box(body.as_bytes())).is_ok());
+    bencher.bench(|| {
+        rule.decide_head(&headers).is_ok() && rule.decide(&headers, black_box(body.as_bytes()), Active::Unasked).is_ok()
+    });
 }
 
 #[divan::bench]
@@ -580,6 +583,7 @@ fn headers_forwarded(bencher: Bencher<'_, '_>) {
         is_read_here: false,
         deadline: None,
         is_rewritten: false,
+        json: None,
     };
     let mut out = Vec::with_capacity(2048);
     bencher.bench_local(|| {

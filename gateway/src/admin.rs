@@ -37,7 +37,7 @@ use crate::edge::counter::SharedStore;
 use crate::edge::log::Log;
 use crate::edge::metrics::Metrics;
 use crate::edge::tls::Tls;
-use crate::edge::upstream;
+use crate::edge::upstream::{self, Complaint};
 use crate::reload::{Reloaded, Reloader};
 use crate::settings::Section;
 use crate::types::Timestamp;
@@ -206,6 +206,7 @@ fn metrics(admin: &Admin) -> String {
         admin.api_keys.render(&mut text);
     }
     upstream::render(&admin.reloader.now().pools, &mut text);
+    admin.reloader.now().cards.render(&mut text);
     text
 }
 
@@ -360,6 +361,15 @@ async fn readiness(admin: &Admin) -> (bool, Value) {
             None => pool.probe().await,
         };
         note(format!("pool {}", pool.name()), found);
+    }
+    let complaints = snapshot.cards.complaints();
+    for Complaint { guard, pool, why, .. } in complaints.iter().filter(|complaint| complaint.is_closed) {
+        let why = if why.is_empty() { "no worker that is in has told it" } else { &**why };
+        note(format!("guard {guard} of pool {pool}"), Err(format!("closed, because its card is not known: {why}")));
+    }
+    for Complaint { guard, pool, why, .. } in complaints.iter().filter(|complaint| !complaint.is_closed) {
+        // It goes on by the last good card, so it is said and does not count.
+        checks.insert(format!("guard {guard} of pool {pool}"), format!("goes by what was told before: {why}").into());
     }
     let issuers = snapshot.policy.authenticator.issuers();
     for issuer in snapshot.keys.missing(issuers) {

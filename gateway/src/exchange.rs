@@ -22,7 +22,7 @@ use crate::edge::introspection::Introspector;
 use crate::edge::keys::KeyRing;
 use crate::edge::log::{BatchLog, Record};
 use crate::edge::metrics::{Metrics, RouteSeries};
-use crate::edge::upstream::{Copied, Pool, PoolSettings, WorkerBody};
+use crate::edge::upstream::{ActiveCard, Cards, Copied, Pool, PoolSettings, WorkerBody};
 use crate::policy::Policy;
 use crate::policy::answer::declared::{Wanted, too_long};
 use crate::policy::assertion::Assertions;
@@ -49,6 +49,8 @@ pub struct Snapshot {
     pub body_pace: Pace,
     /// The ways to the workers, in the policy's order.
     pub pools: Vec<PoolSettings>,
+    /// What workers tell of their models, for guards.
+    pub cards: Cards,
     /// Where its routes' requests are counted.
     pub routes: RouteSeries,
     /// Which policy it is since the start.
@@ -172,6 +174,8 @@ pub struct Exchange {
     pub(crate) most_out: Option<usize>,
     /// The limits that are only tried out and would have refused.
     pub(crate) would_refuse: Option<String>,
+    /// The card that the body is held against, where workers tell it, or why there is none.
+    pub(crate) card: Option<Result<Arc<ActiveCard>, &'static str>>,
     /// Features with values that the model does not know.
     pub(crate) flagged: Option<String>,
     pub(crate) normalized: Option<String>,
@@ -179,6 +183,8 @@ pub struct Exchange {
     pub(crate) is_resealed: bool,
     /// The model that its body names.
     pub(crate) model: Option<Box<str>>,
+    /// How much of a body that was changed is JSON.
+    pub(crate) json: Option<usize>,
     pub(crate) status: u16,
     pub(crate) reason: Option<Reason>,
     pub(crate) cause: Option<String>,
@@ -226,10 +232,12 @@ impl Exchange {
             wanted: None,
             most_out: None,
             would_refuse: None,
+            card: None,
             flagged: None,
             normalized: None,
             is_resealed: false,
             model: None,
+            json: None,
             // What stands in the record if the client leaves before there is an answer (nginx's number).
             status: 499,
             reason: None,

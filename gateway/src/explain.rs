@@ -17,7 +17,7 @@ use crate::policy::authenticate::jwt::{self, Introspections, Keys, Proven, Revoc
 use crate::policy::authenticate::seen::SeenTokens;
 use crate::policy::authenticate::{self, Accepted, Authenticate, Known, Undecided, certificate};
 use crate::policy::authorize::{self, Permit};
-use crate::policy::body;
+use crate::policy::body::{self, Active};
 use crate::policy::facts::Facts;
 use crate::policy::fernet::Direction;
 use crate::policy::limit::cost::Size;
@@ -427,7 +427,8 @@ fn judge(route: &Route, asked: &Asked, path: &str, out: &mut Explained) -> Resul
     let judged = rule.decide_head(&headers).and_then(|()| {
         let opened = sealed.map(|sealed| sealed.open_request(body, rule.depth(), asked.now)).transpose()?;
         let opened = opened.unwrap_or_default();
-        let checked = rule.decide_and_look(&headers, opened.body.as_deref().unwrap_or(body), look);
+        let read = opened.body.as_deref().unwrap_or(body);
+        let checked = rule.decide_and_look(&headers, read, Active::Unasked, look);
         checked.map(|checked| (checked, opened.count())).map_err(|refusal| opened.redact(refusal))
     });
     let (checked, opened) = match judged {
@@ -443,6 +444,14 @@ fn judge(route: &Route, asked: &Asked, path: &str, out: &mut Explained) -> Resul
     }
     if let Some(names) = checked.flagged() {
         out.note("body", format!("outside what the model knows: {names}"), &["routes", name, "body", "guard"]);
+    }
+    if let Some(asked) = rule.asked() {
+        let said = format!(
+            "guard {}: not looked at; its card is what the workers answer at {}, which a running gateway alone knows (GET \
+             /pools on its admin listener)",
+            asked.guard, asked.path
+        );
+        out.note("guard", said, &["guards", &asked.guard, "card_path"]);
     }
     let cleaned =
         checked.into_rewritten().map_or_else(String::new, |rewritten| format!(", cleaned: {}", rewritten.note));

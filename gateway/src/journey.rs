@@ -34,7 +34,7 @@ use crate::fernet_endpoint;
 use crate::head;
 use crate::policy::authenticate::{self, Accepted, signature};
 use crate::policy::authorize::{self, Asked, Permit};
-use crate::policy::body::{self, BodyRule};
+use crate::policy::body::{self, Active, BodyRule};
 use crate::policy::cors::{self, Earned};
 use crate::policy::facts::Facts;
 use crate::policy::limit::cost::Size;
@@ -196,6 +196,7 @@ async fn travel(
             fernet_endpoint::answer(policy, *direction, outgoing, now).map(Answer::Own)
         }
         Destination::Pool(position) => {
+            exchange.card = route.card.map(|at| core.snapshot.cards.of(at, route, &path));
             let (outgoing, size) = match read_body(exchange, route, arrived, body).await {
                 Ok(read) => read,
                 Err(stop) => return Err(asking.refused(exchange, early.as_ref(), stop).await),
@@ -284,7 +285,11 @@ async fn forward(
     let core = Rc::clone(&exchange.core);
     let policy = &core.snapshot.policy;
     let Cleared { route, principal, path, permit, admission, switch } = cleared;
-    let position = Pool::answering(&core.pools, position, (&arrived.headers, principal, &exchange.client.text));
+    // What was held against cards goes to workers of those cards alone.
+    let held = exchange.card.take().and_then(Result::ok);
+    let open = |pool| held.as_ref().map_or(u64::MAX, |card| card.workers(pool));
+    let asked = (&arrived.headers, principal, &*exchange.client.text);
+    let position = Pool::answering(&core.pools, position, asked, open);
     exchange.pool = Some(position);
     let pool = core.pools.get(position).ok_or(Stop::Internal("a route without a pool"))?;
     let now = timestamp(exchange.began);
@@ -304,6 +309,7 @@ async fn forward(
         is_rewritten: exchange.normalized.is_some() || exchange.is_resealed,
         // Of a body that comes bit by bit nobody knows when it ends, and the worker's time begins with the head.
         deadline: pool.deadline().filter(|_| outgoing.is_whole()),
+        json: exchange.json,
     };
     let call = Call {
         method: &arrived.method,
@@ -312,6 +318,7 @@ async fn forward(
         headers: Forwarded::new(&arrived.headers, told).ok_or(Stop::Head(HeadFault::Connection))?,
         trailers: route.grpc,
         websocket: None,
+        workers: open(position),
     };
     if let Some(switch) = switch.filter(|_| route.websocket)
         && let Some(key) = websocket_key(&arrived.headers)
@@ -631,7 +638,13 @@ fn judge(
         }
         wanted = declared.map(|declared| Box::new(declared.wanted(body, size.rows)));
     };
-    let rewritten = match rule.decide_and_look(&arrived.headers, &whole, look) {
+    let card = exchange.card.clone();
+    let active = match &card {
+        Some(Ok(active)) => Active::Card(&active.card),
+        Some(Err(why)) => Active::Unknown(why),
+        None => Active::Unknown("nobody asks for it"),
+    };
+    let rewritten = match rule.decide_and_look(&arrived.headers, &whole, active, look) {
         Ok(checked) => {
             exchange.model = named;
             exchange.flagged = checked.flagged().map(str::to_owned);
@@ -647,6 +660,7 @@ fn judge(
     let body = match rewritten {
         Some(rewritten) => {
             exchange.normalized = Some(rewritten.note);
+            exchange.json = Some(rewritten.json);
             rewritten.body.into()
         }
         None => whole,

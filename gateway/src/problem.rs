@@ -102,6 +102,7 @@ reasons! {
     BodyEncoding 415 "body-encoding" "The body has a coding that is not taken here";
     BodyMalformed 400 "body-malformed" "The body can't be read in one way only";
     BodyInvalid 422 "body-invalid" "The body is not what is taken here";
+    CardUnknown 503 "card-unknown" "What the model takes is not known just now";
     TargetTooLong 414 "target-too-long" "The request target is too long";
     HeadTooLarge 431 "head-too-large" "The request's head is too large";
     BodyFraming 400 "body-framing" "The body's framing is broken";
@@ -160,6 +161,7 @@ impl Reason {
                 | Self::WorkerFailed
                 | Self::WorkerSlow
                 | Self::AnswerUndeclared
+                | Self::CardUnknown
         )
     }
 
@@ -691,6 +693,12 @@ fn refused_body(refusal: body::Refusal) -> Problem {
             "errors",
             json!([{ "pointer": malformed.pointer, "code": malformed.code, "detail": malformed.detail }]),
         ),
+        R::CardUnknown(cause) => Problem::new(
+            Reason::CardUnknown,
+            "The model has not said which values it takes, and values that can't be checked are not taken. Try again shortly.",
+        )
+        .header(header::RETRY_AFTER, "1")
+        .cause(cause),
         R::Invalid { faults } => {
             let count = faults.len();
             let unit = if count == 1 { "fault" } else { "faults" };

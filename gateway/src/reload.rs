@@ -4,6 +4,7 @@
 //! metrics and to whoever asked. Otherwise every thread begins its next request with the new one; what has begun ends
 //! with the old one, so no request meets both. Ports, threads, the log and the store stay as they were at the start.
 
+mod cards;
 mod swap;
 
 use std::cell::RefCell;
@@ -22,7 +23,7 @@ use crate::edge::introspection::Introspector;
 use crate::edge::keys::{KeyRing, Outcome};
 use crate::edge::log::Log;
 use crate::edge::metrics::Metrics;
-use crate::edge::upstream::{PoolSettings, Tell};
+use crate::edge::upstream::{Cards, PoolSettings, Tell};
 use crate::exchange::Snapshot;
 use crate::policy::Policy;
 use crate::settings::Mistake;
@@ -98,6 +99,8 @@ pub struct Reloader {
     /// The last swap of each pool.
     swaps: RefCell<BTreeMap<Box<str>, Swap>>,
     refreshing: RefCell<Option<JoinHandle<()>>>,
+    /// Who asks workers for cards.
+    following: RefCell<Option<JoinHandle<()>>>,
 }
 
 impl std::fmt::Debug for Reloader {
@@ -142,6 +145,7 @@ impl Reloader {
             turn: Mutex::default(),
             swaps: RefCell::default(),
             refreshing: RefCell::default(),
+            following: RefCell::default(),
         }
     }
 
@@ -197,7 +201,8 @@ impl Reloader {
             Err(mistakes) => return self.keep(why, mistakes),
         };
         let swapped = PoolSettings::keep_swapped(&mut loaded.pools, &self.now().pools);
-        let failures = self.test(&loaded.pools).await;
+        let mut failures = self.test(&loaded.pools).await;
+        failures.extend(self.test_cards(&mut loaded).await);
         if !failures.is_empty() {
             return self.keep(why, failures);
         }
@@ -223,6 +228,7 @@ impl Reloader {
         self.store.forget_refusals();
         self.snapshots.send_replace(Arc::clone(&next));
         self.refresh_keys();
+        self.follow_cards();
         let begun = Instant::now();
         while next.adopted.load(Ordering::Acquire) < self.threads && begun.elapsed() < ADOPTION {
             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -302,12 +308,14 @@ fn snapshot(
         keys = keys.keeping(issuers, &before.keys, before.policy.authenticator.issuers());
     }
     let introspector = Introspector::new(issuers);
+    let cards = Cards::new(&policy.cards, &pools, before.map(|before| &before.cards));
     Snapshot {
         routes: metrics.routes(policy.routes.iter().map(|route| &*route.name)),
         keys,
         introspector,
         hsts,
         body_pace,
+        cards,
         pools,
         generation: before.map_or(1, |before| before.generation + 1),
         adopted: AtomicUsize::new(0),

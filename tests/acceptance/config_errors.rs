@@ -816,6 +816,47 @@ fn anonymous_is_written_out_on_both_sides_or_not_at_all() {
 
 const CONTRADICTIONS: &[Case] = &[
     (
+        "cards that workers tell",
+        r#"[guards.a]
+card = "card.json"
+card_path = "/v2/models/iris"
+interval = "10ms"
+[guards.b]
+card_path = "v2/models/iris"
+[guards.c]
+card_path = "/v2/models/{model}"
+[guards.d]
+card = "bad.json"
+interval = "5s"
+"#,
+        r#"error: 6 mistakes in the configuration
+
+  2.toml:2:1  guards.a.card
+    stands beside `card_path`, which asks the workers for it
+    help: keep one of them
+
+  2.toml:4:1  guards.a.interval
+    is out of bounds
+    help: write a time from "100ms" to "1h"
+
+  2.toml:6:1  guards.b.card_path
+    is not a path
+    help: write the path of the model's metadata, such as "/v2/models/iris"
+
+  2.toml:8:1  guards.c.card_path
+    has a part in braces, and a guard has the card of one model
+    help: write the path of the model's metadata, such as "/v2/models/iris"
+
+  2.toml:11:1  guards.d.interval
+    stands beside a card that nobody is asked for
+    help: remove it, or write `card_path`
+
+  2.toml:10:1  guards.d.card
+    is not JSON: expected value at line 1 column 9
+    help: save what GET /v2/models/NAME of the worker answers
+"#,
+    ),
+    (
         "guards",
         r#"[guards.a]
 card = "2.toml"
@@ -840,7 +881,7 @@ schema = "iris"
 
   2.toml:4:9  guards.b.card
     is missing
-    help: name a file with the model's card, as its worker shows it
+    help: name a file with the model's card, or the path where its workers tell it: card_path = "/v2/models/NAME"
 
   2.toml:5:1  guards.b.outside_training
     is "maybe", which is not one of its choices

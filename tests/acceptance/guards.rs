@@ -147,6 +147,32 @@ async fn tensors_as_octets_are_read_as_the_worker_reads_them() {
         seen.body.starts_with(head.as_bytes()) && seen.body.ends_with(&octets([5.1, 3.5, 1.4, 2.5])[..]),
         "the largest seen"
     );
+    // Where the JSON is another, its length is another too, with octets behind it and without.
+    let told = |seen: &harness::Seen| {
+        let length = seen.header("inference-header-content-length").expect("it is said");
+        length.parse::<usize>().expect("a number")
+    };
+    let in_json =
+        json!({ "inputs": [{ "name": "x", "datatype": "FP32", "shape": [1, 4], "data": [5.1, 3.5, 1.4, 99] }] });
+    let text = format!(" {in_json} ");
+    let request = gateway.client().post("/clip").key("predictor").header("content-type", "application/octet-stream");
+    let request = request.header("inference-header-content-length", &text.len().to_string()).body(text);
+    assert_eq!(request.send().await.status, 200);
+    let seen = worker.seen().pop().expect("it came");
+    assert_eq!(told(&seen), seen.body.len());
+    assert_eq!(seen.json()["inputs"][0]["data"][3], 2.5);
+    let both = json!({ "inputs": [
+        { "name": "x", "datatype": "FP32", "shape": [1, 4], "parameters": { "binary_data_size": 16 } },
+        { "name": "petal_width", "datatype": "FP32", "shape": [1], "data": [99] },
+    ] });
+    let text = both.to_string();
+    let request = gateway.client().post("/clip").key("predictor").header("content-type", "application/octet-stream");
+    let request = request.header("inference-header-content-length", &text.len().to_string());
+    assert_eq!(request.body([text.as_bytes(), &good].concat()).send().await.status, 200);
+    let seen = worker.seen().pop().expect("it came");
+    let (head, tail) = seen.body.split_at(told(&seen));
+    let head: Value = serde_json::from_slice(head).expect("JSON");
+    assert_eq!((&head["inputs"][1]["data"][0], tail), (&json!(2.5), &good[..]));
     // Triton's client sends JSON without saying so.
     let plain = json!({ "inputs": [{ "name": "x", "datatype": "BYTES", "shape": [1], "data": ["a"] }] }).to_string();
     assert_eq!(gateway.client().post("/any").key("predictor").body(plain).send().await.status, 200);

@@ -9,6 +9,7 @@ mod api_key_redis;
 mod ask;
 mod assertion;
 mod bodies;
+mod cards;
 mod certificates;
 mod config_errors;
 mod conformance;

@@ -111,6 +111,7 @@ fn provocations(gateway: &Gateway) -> Vec<(&'static str, u16, String)> {
                 "",
             ),
         ),
+        ("card-unknown", 503, request("POST", "/untold", &format!("{reader}Content-Type: application/json\r\n"), "{}")),
         (
             "limit-too-small",
             413,
@@ -236,6 +237,9 @@ async fn every_reason_has_its_answer_and_its_record() {
          [limits.rows]\nquota = 2\ncost = \"rows\"\nwindow = \"1h\"\nby = [\"address\"]\nstore_lost = \"local\"\n\
          [routes.dear]\npath = \"/dear\"\nmethods = [\"POST\"]\npool = \"models\"\nlimits = [\"rows\"]\n\
          authorize = [\"reader\"]\n[routes.dear.body]\n\
+         [guards.untold]\ncard_path = \"/v2/models/iris\"\n\
+         [routes.untold]\npath = \"/untold\"\nmethods = [\"POST\"]\npool = \"streams\"\nlimits = [\"wide\"]\n\
+         authorize = [\"reader\"]\nbody = {{ guard = \"untold\" }}\n\
          [pools.streams]\nworkers = [\"http://127.0.0.1:9\"]\nprotocol = \"http2\"\n\
          [routes.grpc]\npath = \"/grpc\"\nmethods = [\"POST\"]\npool = \"streams\"\nlimits = [\"wide\"]\n\
          authorize = [\"reader\"]\ngrpc = true\n\

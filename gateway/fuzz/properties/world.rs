@@ -21,7 +21,7 @@ use gateway::edge::introspection::Introspector;
 use gateway::edge::keys::KeyRing;
 use gateway::edge::log::{BatchLog, Format, LogWriter};
 use gateway::edge::metrics::Metrics;
-use gateway::edge::upstream::{Pool, PoolSettings};
+use gateway::edge::upstream::{Cards, Pool, PoolSettings};
 use gateway::exchange::{Core, PasswordRoom, Snapshot};
 use gateway::journey;
 use gateway::policy::Policy;
@@ -129,6 +129,7 @@ impl World {
         let core = Rc::new(Core {
             counter: Counter::new(Arc::clone(&store), 0, &policy.limits, |_| ()),
             snapshot: Arc::new(Snapshot {
+                cards: Cards::default(),
                 routes: metrics.routes(policy.routes.iter().map(|route| &*route.name)),
                 pools: Vec::new(),
                 generation: 1,

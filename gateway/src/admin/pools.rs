@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::Admin;
-use crate::edge::upstream::{Thresholds, Which};
+use crate::edge::upstream::{PoolSettings, Thresholds, Which};
 use crate::policy::json;
 use crate::reload::{NOTE, Swap, Unswapped};
 
@@ -36,7 +36,14 @@ where
     };
     match (pool, parts.as_slice()) {
         (None, _) if is_read => {
-            let pools: Map<_, _> = snapshot.pools.iter().map(|pool| (pool.name().to_string(), pool.show())).collect();
+            let show = |(position, pool): (usize, &PoolSettings)| {
+                let mut shown = pool.show();
+                if let (Value::Object(members), guards @ [_, ..]) = (&mut shown, &*snapshot.cards.show(position)) {
+                    members.insert("guards".into(), guards.into());
+                }
+                (pool.name().to_string(), shown)
+            };
+            let pools: Map<_, _> = snapshot.pools.iter().enumerate().map(show).collect();
             (StatusCode::OK, Value::Object(pools))
         }
         (Some(pool), [_, "compare"]) if is_read => match pool.compare() {

@@ -118,6 +118,7 @@ impl Gateway {
         if reloader.now().policy.authenticator.api_keys().in_redis().is_some() {
             let _ = runtime.block_on(key_follower.look());
         }
+        runtime.block_on(reloader.first_cards());
         let core = {
             let (log, stopping) = (log.clone(), stopped.clone());
             move |thread, snapshot: Arc<Snapshot>, before: Option<&Core>| {
@@ -213,6 +214,7 @@ impl Gateway {
             let used_keys = admin.api_keys.clone();
             let (reloader, store) = (Rc::clone(&admin.reloader), Arc::clone(&admin.store));
             reloader.refresh_keys();
+            reloader.follow_cards();
             let sweep = async move {
                 let mut clock = tokio::time::interval(Duration::from_secs(1));
                 loop {

@@ -87,6 +87,8 @@ pub struct Route {
     pub reach: Reach,
     /// Which bodies it takes; none where absent.
     pub body: Option<BodyRule>,
+    /// The position of the card that its guard is told by workers, where it is.
+    pub card: Option<usize>,
     /// Whether it is gRPC: over HTTP/2 on both sides, with trailers, and refusals as gRPC says them.
     pub grpc: bool,
     /// Whether clients may ask for a WebSocket.
@@ -162,6 +164,15 @@ impl Route {
     }
 }
 
+/// A card that workers are asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CardOf {
+    /// By which guard, and where.
+    pub asked: body::Asked,
+    /// The position of the pool whose workers are asked.
+    pub pool: usize,
+}
+
 /// What the gateway shows of itself as an issuer of tokens.
 #[derive(Clone, Debug, Default)]
 pub struct Documents {
@@ -196,6 +207,8 @@ pub struct Policy {
     pub limits: Box<[Arc<Limit>]>,
     /// The pools' names.
     pub pools: Box<[Name]>,
+    /// The cards that workers are asked for.
+    pub cards: Box<[CardOf]>,
 }
 
 impl Policy {
@@ -268,7 +281,7 @@ impl Policy {
         };
         let mut own_paths: Vec<(Endpoint, String)> = Vec::new();
         let mut table = RouteTable::default();
-        let mut routes = Vec::new();
+        let (mut routes, mut cards) = (Vec::new(), Vec::new());
         for section in root.sections("routes") {
             let id = RouteId::new(routes.len());
             let matched = route::Match::compile(&section, default_hosts.as_deref());
@@ -278,7 +291,8 @@ impl Policy {
             {
                 own_paths.push((*endpoint, path.to_owned()));
             }
-            if let (Some(matched), Some(route)) = (matched, route) {
+            if let (Some(matched), Some(mut route)) = (matched, route) {
+                route.card = card(&route, &mut cards);
                 table.add(&section, matched, id);
                 routes.push(route);
             }
@@ -308,6 +322,7 @@ impl Policy {
             trusted_proxies,
             limits,
             pools,
+            cards: cards.into(),
         })
     }
 
@@ -468,6 +483,7 @@ impl Parts<'_> {
             body,
             sealed,
             declared,
+            card: None,
             answers,
             reach,
             shadow,
@@ -638,6 +654,17 @@ impl Parts<'_> {
             section.mistake("path", "is not where clients of this issuer look for its metadata", remedy);
         }
     }
+}
+
+/// The position of the card that a route's guard is told by workers, which is added where it is the first to want it.
+fn card(route: &Route, cards: &mut Vec<CardOf>) -> Option<usize> {
+    let Destination::Pool(pool) = route.destination else { return None };
+    let wanted = CardOf { asked: route.body.as_ref()?.asked()?.clone(), pool };
+    let found = cards.iter().position(|card| *card == wanted);
+    if found.is_none() {
+        cards.push(wanted);
+    }
+    found.or(Some(cards.len() - 1))
 }
 
 /// Reads `model` or `version`, or finds `{model}` or `{version}` in the path, or knows where the protocol has it.

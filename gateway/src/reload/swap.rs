@@ -136,7 +136,12 @@ impl Reloader {
             return Err(Unswapped::Closed);
         }
         let next = next?;
-        if let Err(failures) = next.test(&[]).await {
+        // Its card is known before it serves, and comes into place with it.
+        let tested = match next.test(&[]).await {
+            Ok(_) => self.learn(&next).await,
+            Err(failures) => Err(failures),
+        };
+        if let Err(failures) = tested {
             for failure in &failures {
                 self.log.security("pool-swap-refused", &[("pool", name), ("cause", failure)]);
             }
@@ -210,6 +215,7 @@ impl Reloader {
                 if before.probe().await.is_err() {
                     return self.end(&name, &workers, Stage::Stuck, Some(cause));
                 }
+                self.learn_again(&before).await;
                 let _turn = self.turn.lock().await;
                 if !is_ours(self) {
                     return self.end(&name, &workers, Stage::Overtaken, None);

@@ -4,6 +4,7 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::uri::Authority;
 
 use super::canary::caller;
+use crate::policy::body::JSON_LENGTH;
 use crate::types::{Name, Principal, RequestId};
 
 /// What a worker is told about a request, by us alone.
@@ -31,6 +32,8 @@ pub struct Told<'a> {
     pub deadline: Option<&'a HeaderValue>,
     /// Whether the body is another than the client sent, so that the client's digests of it are no longer true.
     pub is_rewritten: bool,
+    /// How much of such a body is JSON, where octets may follow it.
+    pub json: Option<usize>,
 }
 
 /// A request's headers as the worker gets them: without what is hop-by-hop, spoofed or secret, and with
@@ -61,6 +64,7 @@ impl<'a> Forwarded<'a> {
         }
         let relied_on = |name: &HeaderName| {
             name == told.credential
+                || *name == JSON_LENGTH
                 || matches!(
                     *name,
                     header::CONTENT_TYPE | header::COOKIE | header::CONTENT_LENGTH | header::TRANSFER_ENCODING
@@ -127,7 +131,11 @@ impl<'a> Forwarded<'a> {
             if told.is_rewritten && DIGESTS.contains(&text) {
                 continue;
             }
-            if *name == header::COOKIE {
+            if *name == JSON_LENGTH
+                && let Some(length) = told.json
+            {
+                put(text, length.to_string().as_bytes());
+            } else if *name == header::COOKIE {
                 cookies += 1;
                 if cookies > 1 {
                     continue;
@@ -287,6 +295,7 @@ mod tests {
             is_read_here: false,
             deadline: None,
             is_rewritten: pairs.iter().any(|(name, _)| *name == "x-rewritten"),
+            json: pairs.iter().any(|(name, _)| *name == "x-rewritten").then_some(41),
         };
         let mut out = Vec::new();
         Forwarded::new(&headers, told)?.write(&mut out);
@@ -316,14 +325,31 @@ mod tests {
 
     #[test]
     fn connection_can_not_take_away_what_we_rely_on() {
-        for name in ["Authorization", "x-api-key", "Host", "content-type", "Cookie", "X-Modelgate-Principal", "TE, a b"]
-        {
+        for name in [
+            "Authorization",
+            "x-api-key",
+            "Host",
+            "content-type",
+            "Cookie",
+            "X-Modelgate-Principal",
+            "Inference-Header-Content-Length",
+            "TE, a b",
+        ] {
             assert_eq!(
                 forwarded(&[("connection", Box::leak(format!("close, {name}").into_boxed_str()))]),
                 None,
                 "{name}"
             );
         }
+    }
+
+    #[test]
+    fn a_body_that_was_rewritten_comes_with_its_own_length_of_json() {
+        let name = "inference-header-content-length";
+        assert_eq!(forwarded(&[(name, "7")]), Some(vec![format!("{name}: 7")]));
+        let passed = forwarded(&[(name, "7"), ("x-rewritten", "yes")]).expect("they pass");
+        assert_eq!(passed, [format!("{name}: 41"), "x-rewritten: yes".to_owned()]);
+        assert_eq!(forwarded(&[("x-rewritten", "yes")]), Some(vec!["x-rewritten: yes".to_owned()]), "nobody asked");
     }
 
     #[test]

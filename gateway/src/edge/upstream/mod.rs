@@ -9,6 +9,8 @@ mod address;
 mod balance;
 mod budget;
 mod canary;
+mod card;
+mod cards;
 mod chunks;
 mod connect;
 mod disguise;
@@ -40,6 +42,8 @@ use std::time::Instant;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Response, StatusCode};
 
+pub use card::Shown;
+pub use cards::{ActiveCard, Cards, Complaint};
 pub use disguise::in_form;
 pub use headers::{Forwarded, Told};
 pub use health::Probing;
@@ -131,6 +135,8 @@ pub struct Call<'a> {
     pub trailers: bool,
     /// The key of a client that asks for a WebSocket.
     pub websocket: Option<&'a HeaderValue>,
+    /// The workers that may get it: a bit for each, by position.
+    pub workers: u64,
 }
 
 impl Call<'_> {
@@ -198,17 +204,22 @@ impl Pool {
         self.settings.deadline.as_ref()
     }
 
-    /// Which pool answers a request to the one at this position: itself, or its canary's while that has a worker.
+    /// Which pool answers a request to the one at this position: itself, or its canary's while that has a worker. `open` says
+    /// which workers of a pool may get it.
     #[must_use]
     pub fn answering(
         pools: &[Rc<Self>],
         position: usize,
         (headers, principal, address): (&HeaderMap, &Principal, &str),
+        open: impl Fn(usize) -> u64,
     ) -> usize {
         let Some(pool) = pools.get(position) else { return position };
         let Some(canary) = &pool.settings.canary else { return position };
+        let open = open(canary.to);
         // The last workers of a pool are never out, but there is another pool here.
-        let has_worker = |other: &Rc<Self>| other.workers.iter().any(|worker| !worker.is_failing());
+        let has_worker = |other: &Rc<Self>| {
+            other.workers.iter().enumerate().any(|(at, worker)| !worker.is_failing() && has(open, at))
+        };
         if pool.settings.promoted.is_some()
             || !canary.decide(headers, principal, address)
             || !pools.get(canary.to).is_some_and(has_worker)
@@ -290,9 +301,11 @@ impl Pool {
     /// The worker for a request, among those that are in and were not tried.
     fn pick(&self, call: &Call<'_>, tried: Tried) -> Option<usize> {
         if let [only] = &*self.workers {
-            return (!tried.has(0) && !only.is_out()).then_some(0);
+            return (!tried.has(0) && !only.is_out() && has(call.workers, 0)).then_some(0);
         }
-        let is_open = |at: usize| !tried.has(at) && self.workers.get(at).is_some_and(|worker| !worker.is_out());
+        let is_open = |at: usize| {
+            !tried.has(at) && has(call.workers, at) && self.workers.get(at).is_some_and(|worker| !worker.is_out())
+        };
         let load = |at: usize| self.workers.get(at).map_or((0, 1), |worker| (worker.load(), worker.weight as usize));
         match self.settings.balance {
             Balance::Hash => {
@@ -426,6 +439,11 @@ struct Tries {
     failure: Option<Fault>,
     /// Whether a worker was asked already.
     is_retry: bool,
+}
+
+/// Whether a worker is among some.
+fn has(workers: u64, at: usize) -> bool {
+    workers >> at & 1 == 1
 }
 
 /// The status of an answer that reaches the client.

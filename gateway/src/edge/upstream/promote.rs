@@ -59,7 +59,7 @@ impl PoolSettings {
         }
         let workers = candidate.workers.iter().map(|worker| {
             let known = Arc::new(Known::new(Name::clone(&worker.label), 0));
-            WorkerSettings { known, ..worker.clone() }
+            WorkerSettings { known, cards: Arc::default(), ..worker.clone() }
         });
         Ok(Self { workers: workers.collect(), promoted: Some(Name::clone(&candidate.name)), ..self.clone() })
     }

@@ -10,6 +10,7 @@ use rustls::ClientConfig;
 use super::address::{Address, is_private};
 use super::balance::{Balance, Tried};
 use super::canary::Canary;
+use super::card::ToldCards;
 use super::connect::Dial;
 use super::health::HealthRule;
 use super::shadow::Shadowing;
@@ -90,6 +91,8 @@ pub(super) struct WorkerSettings {
     pub(super) label: Name,
     pub(super) weight: u32,
     pub(super) known: Arc<Known>,
+    /// What it told of its models.
+    pub(super) cards: Arc<ToldCards>,
 }
 
 impl WorkerSettings {
@@ -124,7 +127,7 @@ impl WorkerSettings {
             return Err((format!("is one more than {}", Tried::MOST), "make a second pool"));
         }
         let known = Arc::new(Known::new(Name::clone(&label), 0));
-        Ok(Self { address, label, weight, known })
+        Ok(Self { address, label, weight, known, cards: Arc::default() })
     }
 }
 
@@ -234,6 +237,7 @@ impl PoolSettings {
     /// Joins pools that were just read with what is known of those that served before, for so many threads. Changes
     /// in a worker's standing are told from now on.
     pub fn adopt(pools: &mut [Self], before: &[Self], threads: usize, tell: &Tell) {
+        Self::keep_cards(pools, before);
         Self::keep_reports(pools, before);
         for pool in pools {
             let old = before.iter().find(|old| old.name == pool.name);

@@ -217,6 +217,7 @@ impl Copied {
             headers: Forwarded::ready(&self.headers, &self.caller),
             trailers: false,
             websocket: None,
+            workers: u64::MAX,
         };
         let began = Instant::now();
         let Ok(answer) = self.to.send(&call, Outgoing::Whole(Some(self.body.clone())), &|| {}).await else {

@@ -29,6 +29,7 @@ impl PoolSettings {
                 "answered": answered,
                 "failed": failed,
                 "ejected": ejected,
+                "cards": worker.show_cards(),
             })
         });
         let named = || self.named_workers().iter().map(|worker| &**worker).collect::<Vec<_>>();

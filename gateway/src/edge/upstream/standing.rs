@@ -13,6 +13,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use tokio::sync::watch;
+
 use super::health::HealthRule;
 use crate::series::Series;
 use crate::types::Name;
@@ -53,6 +55,8 @@ pub(super) struct Known {
     /// How many failures without a word are still held to be a client's doing.
     credit: AtomicU32,
     pub(super) counts: Series<5>,
+    /// Wakes who wants to know that it is to be out, or no longer.
+    trouble: watch::Sender<()>,
 }
 
 impl fmt::Debug for Known {
@@ -65,7 +69,12 @@ impl Known {
     pub(super) fn new(label: Name, threads: usize) -> Self {
         let (out, failing) = (AtomicBool::new(false), AtomicBool::new(false));
         let (row, credit) = (AtomicU32::new(0), AtomicU32::new(0));
-        Self { label, out, failing, row, credit, counts: Series::new(threads) }
+        Self { label, out, failing, row, credit, counts: Series::new(threads), trouble: watch::channel(()).0 }
+    }
+
+    /// Wakes when it is to be out, or no longer.
+    pub(super) fn trouble(&self) -> watch::Receiver<()> {
+        self.trouble.subscribe()
     }
 
     /// Whether it gets no requests.
@@ -347,7 +356,11 @@ impl Standing {
     /// Puts the workers out that are to be, as many as may, those first that were to be first; and tells of changes.
     fn settle(&self, inner: &mut Inner) {
         let Inner { rule, members, tell, turns } = inner;
+        let mut stirred = Vec::new();
         for member in members.iter_mut() {
+            if member.cause().is_some() == (member.turn == 0) {
+                stirred.push(Arc::clone(&member.known));
+            }
             match (member.cause().is_some(), member.turn) {
                 (false, _) => member.turn = 0,
                 (true, 0) => {
@@ -379,6 +392,9 @@ impl Standing {
             fields.extend(member.cause().map(|cause| ("cause", cause)));
             fields.extend(seconds.as_deref().map(|seconds| ("seconds", seconds)));
             tell(event, &fields);
+        }
+        for known in stirred {
+            known.trouble.send_replace(());
         }
     }
 

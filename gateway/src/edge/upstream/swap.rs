@@ -129,6 +129,7 @@ impl Golden {
             headers: Forwarded::ready(&headers, "golden"),
             trailers: false,
             websocket: None,
+            workers: u64::MAX,
         };
         let body = self.body.clone().map_or(Outgoing::Empty, |body| Outgoing::Whole(Some(body)));
         let answer = pool.send(&call, body, &|| {}).await.map_err(|fault| format!("{fault:?}"))?;
@@ -229,16 +230,7 @@ impl PoolSettings {
         if let Err(reason) = ask_ready(self, worker, &self.ready_path, self.dial.timeout * 2).await {
             return vec![format!("{} is not ready: {reason}", worker.label)];
         }
-        // Nobody else learns what the worker does now.
-        let known = Arc::new(Known::new(Name::clone(&worker.label), 0));
-        let alone = Self {
-            workers: vec![WorkerSettings { known, ..worker.clone() }],
-            standing: Arc::new(Standing::new(Name::clone(&self.name), 0)),
-            canary: None,
-            shadow: None,
-            ..self.clone()
-        };
-        let pool = Pool::new(&alone, 0, &[]);
+        let pool = self.alone(worker);
         let mut failures = Vec::new();
         for (position, golden) in rule.golden.iter().enumerate() {
             if let Err(reason) = golden.ask(&pool).await {
@@ -248,6 +240,19 @@ impl PoolSettings {
             }
         }
         failures
+    }
+
+    /// The way to one worker, by itself: nobody else learns what it does there.
+    pub(super) fn alone(&self, worker: &WorkerSettings) -> Pool {
+        let known = Arc::new(Known::new(Name::clone(&worker.label), 0));
+        let alone = Self {
+            workers: vec![WorkerSettings { known, ..worker.clone() }],
+            standing: Arc::new(Standing::new(Name::clone(&self.name), 0)),
+            canary: None,
+            shadow: None,
+            ..self.clone()
+        };
+        Pool::new(&alone, 0, &[])
     }
 
     /// What became so far of the requests of those of its workers that are among these.

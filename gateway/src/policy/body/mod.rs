@@ -4,13 +4,14 @@
 //! is listed with its JSON pointer. Never changes a body except where the route asks for clean text,
 //! and then says what was changed.
 
+mod card;
 mod clean;
 mod fault;
 mod guard;
+mod note;
 pub(super) mod oip;
 
 use std::collections::HashMap;
-use std::fmt::Write as _;
 use std::sync::Arc;
 
 use http::{HeaderMap, header};
@@ -21,11 +22,14 @@ use super::json;
 use crate::settings::{ByteSize, Named, Section};
 use crate::types::Name;
 
+pub use card::Card;
 use clean::CleanText;
 pub use fault::Fault;
-use fault::{MOST_FAULTS, faults};
-pub use guard::Guards;
-use guard::{Found, Guard};
+use fault::faults;
+pub use guard::{Active, Asked, Guards};
+use guard::{Found, Guard, Held};
+use note::Note;
+pub use oip::JSON_LENGTH;
 
 /// The schemas of `[schemas.NAME]`, compiled once and shared.
 #[derive(Debug, Default)]
@@ -226,6 +230,12 @@ impl BodyRule {
         self.format == Format::Oip
     }
 
+    /// Where its guard's card is asked for, if workers tell it.
+    #[must_use]
+    pub fn asked(&self) -> Option<&Asked> {
+        self.guard.as_deref()?.asked()
+    }
+
     /// Whether the body must be there whole before it can be judged.
     #[must_use]
     pub fn needs_whole(&self) -> bool {
@@ -262,12 +272,12 @@ impl BodyRule {
         Ok(())
     }
 
-    /// Judges a whole body.
+    /// Judges a whole body. `active` is the card that workers tell, for a guard that goes by it.
     ///
     /// # Errors
-    /// [`Refusal::Malformed`] or [`Refusal::Invalid`].
-    pub fn decide(&self, headers: &HeaderMap, bytes: &[u8]) -> Result<Checked, Refusal> {
-        self.decide_and_look(headers, bytes, |_| ())
+    /// [`Refusal::Malformed`], [`Refusal::Invalid`] or [`Refusal::CardUnknown`].
+    pub fn decide(&self, headers: &HeaderMap, bytes: &[u8], active: Active<'_>) -> Result<Checked, Refusal> {
+        self.decide_and_look(headers, bytes, active, |_| ())
     }
 
     /// Judges a whole body, and lets somebody look at what is good JSON.
@@ -278,13 +288,16 @@ impl BodyRule {
         &self,
         headers: &HeaderMap,
         bytes: &[u8],
+        active: Active<'_>,
         look: impl FnOnce(&Value),
     ) -> Result<Checked, Refusal> {
         if self.format == Format::Opaque {
             return Ok(Checked::default());
         }
+        let guard = self.guard.as_deref().map(|guard| guard.with(active)).transpose().map_err(Refusal::CardUnknown)?;
+        let guard = guard.flatten();
         if self.format == Format::Oip {
-            return self.decide_oip(headers, bytes, look);
+            return self.decide_oip(headers, bytes, guard, look);
         }
         let mut value = json::parse(bytes, self.depth).map_err(Refusal::Malformed)?;
         let mut changes = Vec::new();
@@ -297,30 +310,42 @@ impl BodyRule {
             return Err(Refusal::Invalid { faults: faults(schema, &value) });
         }
         let mut found = Found::default();
-        if let Some(guard) = &self.guard {
+        for change in changes {
+            found.changed.add(|| change.to_string());
+        }
+        if let Some(guard) = guard {
             guard.rows(&mut value, &mut found);
         }
         look(&value);
-        let changes = changes.iter().map(ToString::to_string).collect();
-        Checked::of(changes, found, || serde_json::to_vec(&value).unwrap_or_default())
+        Checked::of(found, || {
+            let body = serde_json::to_vec(&value).unwrap_or_default();
+            (body.len(), body)
+        })
     }
 
     /// Judges a request of the Open Inference Protocol.
-    fn decide_oip(&self, headers: &HeaderMap, bytes: &[u8], look: impl FnOnce(&Value)) -> Result<Checked, Refusal> {
+    fn decide_oip(
+        &self,
+        headers: &HeaderMap,
+        bytes: &[u8],
+        guard: Option<Held<'_>>,
+        look: impl FnOnce(&Value),
+    ) -> Result<Checked, Refusal> {
         let length =
             oip::json_length(headers, bytes.len()).map_err(|fault| Refusal::Invalid { faults: vec![*fault] })?;
         let (text, tail) = bytes.split_at(length);
         let mut value = json::parse(text, self.depth).map_err(Refusal::Malformed)?;
         let tensors = oip::read(&value, tail).map_err(|faults| Refusal::Invalid { faults })?;
         look(&value);
-        let Some(guard) = &self.guard else { return Ok(Checked::default()) };
+        let Some(guard) = guard else { return Ok(Checked::default()) };
         let (mut tail, mut found) = (tail.to_vec(), Found::default());
         guard.tensors(&mut value, &mut tail, &tensors, &mut found);
-        Checked::of(Vec::new(), found, || {
-            // Where octets follow, the header says how long the JSON is, so it keeps its length, and its numbers are octets.
-            let mut body = if tail.is_empty() { serde_json::to_vec(&value).unwrap_or_default() } else { text.to_vec() };
+        let is_rewritten = found.is_rewritten;
+        Checked::of(found, || {
+            let mut body = if is_rewritten { serde_json::to_vec(&value).unwrap_or_default() } else { text.to_vec() };
+            let length = body.len();
             body.append(&mut tail);
-            body
+            (length, body)
         })
     }
 }
@@ -337,30 +362,33 @@ pub struct Checked {
 pub struct Rewritten {
     /// The new body.
     pub body: Vec<u8>,
+    /// How much of it is JSON, for the header that says so.
+    pub json: usize,
     /// What was changed, for the client and the log: `"/text";nfc;controls=2;cut=15` (RFC 9651 list).
     pub note: String,
 }
 
 impl Checked {
-    /// What was found, where that is no reason to refuse; `body` writes what was changed.
-    fn of(mut changes: Vec<String>, found: Found, body: impl FnOnce() -> Vec<u8>) -> Result<Self, Refusal> {
+    /// What was found, where that is no reason to refuse; `body` writes what was changed, and how much of it is JSON.
+    fn of(found: Found, body: impl FnOnce() -> (usize, Vec<u8>)) -> Result<Self, Refusal> {
         if !found.faults.is_empty() {
             return Err(Refusal::Invalid { faults: found.faults });
         }
-        changes.extend(found.clipped.iter().map(|pointer| format!("{pointer:?};clipped")));
-        let flagged = (!found.flagged.is_empty()).then(|| found.flagged.into_iter().collect::<Vec<_>>().join(", "));
-        if changes.is_empty() {
+        let flagged = (!found.flagged.is_empty()).then(|| {
+            let mut names = Note::default();
+            for name in &found.flagged {
+                names.add(|| note::token(name));
+            }
+            names.finish()
+        });
+        if found.changed.is_empty() {
             return Ok(Self { rewritten: None, flagged });
         }
-        let mut note = String::new();
-        for (index, change) in changes.iter().take(MOST_FAULTS).enumerate() {
-            let separator = if index == 0 { "" } else { ", " };
-            let _ = write!(note, "{separator}{change}");
-        }
-        Ok(Self { rewritten: Some(Rewritten { body: body(), note }), flagged })
+        let (json, body) = body();
+        Ok(Self { rewritten: Some(Rewritten { body, json, note: found.changed.finish() }), flagged })
     }
 
-    /// The features with values outside what the model knows, separated by commas.
+    /// The features with values outside what the model knows (RFC 9651 list).
     #[must_use]
     pub fn flagged(&self) -> Option<&str> {
         self.flagged.as_deref()
@@ -392,6 +420,8 @@ pub enum Refusal {
     },
     /// Not JSON that can be read in one way only.
     Malformed(json::Malformed),
+    /// The model's card is not known, so nothing can be held against it. Why, for the log.
+    CardUnknown(&'static str),
     /// Not what the schema describes.
     Invalid {
         /// Each fault, up to a bound.
@@ -441,7 +471,7 @@ mod tests {
     #[test]
     fn every_fault_is_listed_with_its_place() {
         let refusal = rule("body")
-            .decide(&HeaderMap::new(), br#"{"sepal_length":31,"petal_width":"x","extra":1}"#)
+            .decide(&HeaderMap::new(), br#"{"sepal_length":31,"petal_width":"x","extra":1}"#, Active::Unasked)
             .expect_err("three faults");
         let Refusal::Invalid { mut faults } = refusal else { unreachable!("{refusal:?}") };
         faults.sort_by(|a, b| a.pointer.cmp(&b.pointer));
@@ -454,7 +484,7 @@ mod tests {
     #[test]
     fn a_good_body_is_not_touched() {
         let checked = rule("body")
-            .decide(&HeaderMap::new(), br#"{ "sepal_length": 5.1, "petal_width": 0.2 }"#)
+            .decide(&HeaderMap::new(), br#"{ "sepal_length": 5.1, "petal_width": 0.2 }"#, Active::Unasked)
             .expect("it is right");
         assert!(checked.into_rewritten().is_none());
     }
@@ -463,7 +493,7 @@ mod tests {
     fn text_is_cleaned_where_asked_and_it_is_said() {
         let body = "{\"text\":\"e\\u0301\\u0000abcdefg\",\"rows\":[{\"text\":\"ok\"},{\"text\":\"a\\u0007\"}]}";
         let rewritten = rule("clean")
-            .decide(&HeaderMap::new(), body.as_bytes())
+            .decide(&HeaderMap::new(), body.as_bytes(), Active::Unasked)
             .expect("it is right")
             .into_rewritten()
             .expect("it was changed");

@@ -6,12 +6,12 @@
 //! as the shape says, in JSON or as octets, and no octet belongs to nobody.
 
 use http::{HeaderMap, HeaderName, header};
-use serde_json::{Map, Value};
+use serde_json::{Map, Number, Value};
 
 use super::fault::{Fault, MOST_FAULTS};
 
 /// How many octets of the body are JSON, where tensors follow it.
-pub(in crate::policy) static JSON_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
+pub static JSON_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
 /// The most inputs or outputs of one request.
 const MOST_TENSORS: usize = 256;
 
@@ -86,17 +86,46 @@ impl Datatype {
         }
     }
 
-    /// Puts a number in the place of some octets: the nearest to it that the type has, towards zero.
-    pub(super) fn write(self, value: f64, raw: &mut [u8]) {
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "that is what the type holds")]
-        let bits = match self {
+    /// The smallest and the largest value of the type in a range, where one is.
+    pub(super) fn inside(self, (low, high): (f64, f64)) -> Option<(f64, f64)> {
+        #[expect(clippy::cast_possible_truncation, reason = "that is what the type holds")]
+        let (low, high) = match self {
             Self::Float(4) => {
-                let single = value as f32;
-                // Rounding must not lead back outside.
-                let single = if value > 0.0 && f64::from(single) > value { single.next_down() } else { single };
-                let single = if value < 0.0 && f64::from(single) <= value { single.next_up() } else { single };
-                u64::from(single.to_bits())
+                let (single_low, single_high) = (low as f32, high as f32);
+                let low = if f64::from(single_low) < low { single_low.next_up() } else { single_low };
+                let high = if f64::from(single_high) > high { single_high.next_down() } else { single_high };
+                (f64::from(low), f64::from(high))
             }
+            Self::Float(_) => (low, high),
+            Self::Signed(width) => {
+                // -2^(bits - 1) up to the number below 2^(bits - 1), which a double may not hold itself.
+                let end = 2_f64.powi(i32::try_from(8 * width).unwrap_or(64) - 1);
+                (low.ceil().max(-end), high.floor().min((end - 1.0).min(end.next_down())))
+            }
+            Self::Unsigned(width) => {
+                let end = 2_f64.powi(i32::try_from(8 * width).unwrap_or(64));
+                (low.ceil().max(0.0), high.floor().min((end - 1.0).min(end.next_down())))
+            }
+            Self::Bool | Self::Bytes => return None,
+        };
+        (low.is_finite() && high.is_finite() && low <= high).then_some((low, high))
+    }
+
+    /// The number as JSON has it, where the type has whole numbers alone.
+    pub(super) fn whole(self, value: f64) -> Option<Number> {
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is inside the type")]
+        match self {
+            Self::Unsigned(_) => Some((value as u64).into()),
+            Self::Signed(_) => Some((value as i64).into()),
+            Self::Bool | Self::Float(_) | Self::Bytes => None,
+        }
+    }
+
+    /// Puts a number of the type in the place of some octets.
+    pub(super) fn write(self, value: f64, raw: &mut [u8]) {
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is inside the type")]
+        let bits = match self {
+            Self::Float(4) => u64::from((value as f32).to_bits()),
             Self::Float(_) => value.to_bits(),
             Self::Signed(_) => (value as i64).cast_unsigned(),
             Self::Unsigned(_) | Self::Bool | Self::Bytes => value as u64,
@@ -351,6 +380,24 @@ mod tests {
         match read(body, tail) {
             Ok(_) => Vec::new(),
             Err(faults) => faults.into_iter().map(|fault| format!("{} {}", fault.pointer, fault.code)).collect(),
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn what_is_inside_is_inside_in_the_type(low in -1e4_f64..1e4, size in 0.0_f64..1e3, power in -12_i32..40, at in 0_usize..10) {
+            let datatype = Datatype::NAMES[[1, 2, 3, 4, 5, 6, 7, 8, 10, 11][at]].1;
+            let (low, high) = (low * 10_f64.powi(power), (low + size) * 10_f64.powi(power));
+            let Some((least, most)) = datatype.inside((low, high)) else { return Ok(()) };
+            for value in [least, most] {
+                let mut raw = vec![0; datatype.width().unwrap_or(0)];
+                datatype.write(value, &mut raw);
+                let read = datatype.read(&raw);
+                proptest::prop_assert!((low..=high).contains(&read), "{datatype:?}: {read} is not from {low} to {high}");
+                if let Some(whole) = datatype.whole(value) {
+                    proptest::prop_assert!(datatype.holds(&Value::Number(whole)), "{datatype:?} has no {value}");
+                }
+            }
         }
     }
 
