@@ -479,9 +479,9 @@ impl Parts<'_> {
             model,
             version,
             body,
-            card: None,
             sealed,
             declared,
+            card: None,
             answers,
             reach,
             shadow,
@@ -529,19 +529,6 @@ impl Parts<'_> {
         }
     }
 
-    fn body(&self, section: &Section<'_>, is_oip: bool) -> Option<BodyRule> {
-        BodyRule::compile(section.section("body")?, self.schemas, self.guards, is_oip)
-    }
-
-    /// What the workers of a destination speak.
-    fn profile(&self, destination: Option<&Destination>) -> Profile {
-        let found = match destination {
-            Some(Destination::Pool(position)) => self.profiles.get(*position).copied(),
-            Some(Destination::Own(_) | Destination::Fernet(_)) | None => None,
-        };
-        found.unwrap_or_default()
-    }
-
     /// Reads `[routes.NAME.answer]`, and finds what does not go with it.
     fn declared(
         &self,
@@ -567,6 +554,19 @@ impl Parts<'_> {
             );
         }
         declared
+    }
+
+    fn body(&self, section: &Section<'_>, is_oip: bool) -> Option<BodyRule> {
+        BodyRule::compile(section.section("body")?, self.schemas, self.guards, is_oip)
+    }
+
+    /// What the workers of a destination speak.
+    fn profile(&self, destination: Option<&Destination>) -> Profile {
+        let found = match destination {
+            Some(Destination::Pool(position)) => self.profiles.get(*position).copied(),
+            Some(Destination::Own(_) | Destination::Fernet(_)) | None => None,
+        };
+        found.unwrap_or_default()
     }
 
     /// Reads `grpc`, and finds what does not go with it.
