@@ -235,7 +235,7 @@ async fn answer(asked: &Asked, way: Way, request: Request<Incoming>) -> Result<R
             (status, JSON, body.to_string())
         }
         _ if pools_path.is_some() => {
-            let (status, body) = pools::answer(admin, pools_path.unwrap_or_default(), request).await;
+            let (status, body) = Box::pin(pools::answer(admin, pools_path.unwrap_or_default(), request)).await;
             (status, JSON, body.to_string())
         }
         "/limits" if is_read || request.method() == Method::DELETE => {
@@ -246,8 +246,11 @@ async fn answer(asked: &Asked, way: Way, request: Request<Incoming>) -> Result<R
             let all = Rc::clone(&admin.reloader);
             let reloaded = to_the_end(async move { all.reload("the admin listener was asked").await });
             let (status, body) = match reloaded.await {
-                Reloaded::Replaced { generation, needs_restart } => {
-                    (StatusCode::OK, json!({ "generation": generation, "needs_restart": needs_restart }))
+                Reloaded::Replaced { generation, needs_restart, swapped } => {
+                    let swapped: Vec<&str> = swapped.iter().map(|pool| &**pool).collect();
+                    let answer =
+                        json!({ "generation": generation, "needs_restart": needs_restart, "swapped": swapped });
+                    (StatusCode::OK, answer)
                 }
                 Reloaded::Kept(mistakes) => (StatusCode::UNPROCESSABLE_ENTITY, json!({ "mistakes": mistakes })),
             };

@@ -125,6 +125,8 @@ enum PoolCommand {
     Compare(command::pool::CompareOptions),
     /// Put other workers in, which are tested first and watched afterwards; exit code 1 if they are not good.
     Swap(command::pool::SwapOptions),
+    /// Put the workers of a pool's canary or shadow in the place of its own, after the same tests.
+    Promote(command::pool::PromoteOptions),
 }
 
 #[derive(Subcommand)]
@@ -169,6 +171,7 @@ fn run(command: Command) -> Result<(), command::Failure> {
         Command::Limits(LimitsCommand::Reset(options)) => command::limits::reset(&options),
         Command::Pool(PoolCommand::Compare(options)) => command::pool::compare(&options),
         Command::Pool(PoolCommand::Swap(options)) => command::pool::swap(&options),
+        Command::Pool(PoolCommand::Promote(options)) => command::pool::promote(&options),
         Command::Reload(options) => command::reload::run(&options),
         Command::Health(options) => command::health::run(&options),
         Command::Routes { files, json } => command::routes::run(&files.into_config(), json),

@@ -28,7 +28,7 @@ use crate::policy::Policy;
 use crate::settings::Mistake;
 use crate::types::Name;
 
-pub use swap::{Stage, Swap, Unswapped};
+pub use swap::{NOTE, Stage, Swap, Unswapped};
 
 /// How long every thread has to take a new policy.
 const ADOPTION: Duration = Duration::from_secs(5);
@@ -74,6 +74,8 @@ pub enum Reloaded {
         generation: u64,
         /// Tables that were changed and wait for a restart.
         needs_restart: Vec<&'static str>,
+        /// Pools whose workers were swapped and stay, because the files say of them what they said then.
+        swapped: Vec<Name>,
     },
     /// The old one goes on.
     Kept(Vec<Mistake>),
@@ -190,10 +192,11 @@ impl Reloader {
                 remedy: "restart the gateway, and report this".into(),
             }]
         };
-        let loaded = match loaded.unwrap_or_else(|error| Err(broken(error))) {
+        let mut loaded = match loaded.unwrap_or_else(|error| Err(broken(error))) {
             Ok(loaded) => loaded,
             Err(mistakes) => return self.keep(why, mistakes),
         };
+        let swapped = PoolSettings::keep_swapped(&mut loaded.pools, &self.now().pools);
         let failures = self.test(&loaded.pools).await;
         if !failures.is_empty() {
             return self.keep(why, failures);
@@ -209,7 +212,8 @@ impl Reloader {
         let (number, restart) = (generation.to_string(), needs_restart.join(", "));
         let fields = [("why", why), ("generation", number.as_str()), ("needs_restart", restart.as_str())];
         self.log.event("policy-replaced", fields.get(..if restart.is_empty() { 2 } else { 3 }).unwrap_or_default());
-        Reloaded::Replaced { generation, needs_restart }
+        self.tell_kept(&swapped);
+        Reloaded::Replaced { generation, needs_restart, swapped }
     }
 
     /// Puts a snapshot in place, and comes back when every thread serves by it. Gives back its number.

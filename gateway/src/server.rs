@@ -440,7 +440,9 @@ impl Thread {
     /// Passes octets between a client and a worker, both of which have switched protocols.
     async fn tunnel(&self, tunnelling: Tunnelling, stream: &mut Client, early: &[u8]) {
         let Tunnelling { tunnel, id, places } = tunnelling;
-        let ended = tunnel.run(stream, early).await;
+        let mut stop = self.stop.clone();
+        let stopped = async move { drop(stop.wait_for(|stop| *stop).await) };
+        let ended = tunnel.run(stream, early, stopped).await;
         drop(places);
         let (to_worker, to_client) = (ended.to_worker.to_string(), ended.to_client.to_string());
         let fields =

@@ -5,15 +5,17 @@ mod canary;
 mod grpc;
 mod health;
 mod http2;
+mod promote;
 mod room;
 mod shadow;
 mod streams;
 mod swap;
 
 use std::collections::BTreeSet;
+use std::process::Command;
 
 use harness::wire::plain;
-use harness::{Gateway, Recorder, Upstream as _};
+use harness::{Gateway, Recorder, Upstream as _, binary};
 use serde_json::Value;
 
 /// One serving thread, so that all requests are seen by the same pool.
@@ -33,6 +35,18 @@ async fn ask(gateway: &Gateway, count: usize) -> Vec<u16> {
         statuses.push(connection.send(gateway.client().get("/open")).await.status);
     }
     statuses
+}
+
+/// A command of the gateway's program that asks a running one: its exit code, what it said, what it complained of.
+fn run_at(admin: &str, words: &[&str]) -> (Option<i32>, String, String) {
+    let mut command = Command::new(binary("gateway"));
+    let output = command.args(words).args(["--admin", admin]).output().expect("it runs");
+    let text = |octets: Vec<u8>| String::from_utf8(octets).expect("text");
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+fn run(gateway: &Gateway, words: &[&str]) -> (Option<i32>, String, String) {
+    run_at(&gateway.operator(), words)
 }
 
 /// How many requests a worker got, besides probes.

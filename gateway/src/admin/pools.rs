@@ -8,8 +8,9 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::Admin;
+use crate::edge::upstream::{Thresholds, Which};
 use crate::policy::json;
-use crate::reload::{Swap, Unswapped};
+use crate::reload::{NOTE, Swap, Unswapped};
 
 type Answer = (StatusCode, Value);
 
@@ -49,15 +50,15 @@ where
             Some(swap) => (StatusCode::OK, show(&swap)),
             None => refused(StatusCode::NOT_FOUND, "its workers were not swapped since the start"),
         },
-        (Some(pool), [_, "workers"]) if *request.method() == Method::PUT => {
-            let name = pool.name().to_string();
-            swap(admin, &name, request).await
+        (Some(pool), [_, what @ ("workers" | "promotion")]) if *request.method() == Method::PUT => {
+            let (name, is_promotion) = (pool.name().to_string(), *what == "promotion");
+            change(admin, &name, is_promotion, request).await
         }
-        (_, [_, "workers"]) => refused(StatusCode::METHOD_NOT_ALLOWED, "only PUT is taken here"),
+        (_, [_, "workers" | "promotion"]) => refused(StatusCode::METHOD_NOT_ALLOWED, "only PUT is taken here"),
         (_, [] | [_, "compare" | "swap"]) => refused(StatusCode::METHOD_NOT_ALLOWED, "only GET is taken here"),
         _ => refused(
             StatusCode::NOT_FOUND,
-            "there are /pools, /pools/NAME/compare, /pools/NAME/swap and PUT /pools/NAME/workers",
+            "there are /pools, /pools/NAME/compare, /pools/NAME/swap, and to PUT /pools/NAME/workers and /pools/NAME/promotion",
         ),
     }
 }
@@ -65,12 +66,29 @@ where
 /// What is asked for in a swap.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Asked {
+struct Swapping {
     workers: Vec<String>,
 }
 
+/// What is asked for in a promotion.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Promoting {
+    /// Whose candidate, where there are two.
+    #[serde(default)]
+    from: Option<Which>,
+    /// What its copies must have shown; nothing, if it is not there.
+    #[serde(default)]
+    require: Option<Thresholds>,
+}
+
+enum Asked {
+    Swap(Swapping),
+    Promotion(Promoting),
+}
+
 /// Puts other workers into a pool.
-async fn swap<B>(admin: &Admin, name: &str, request: Request<B>) -> Answer
+async fn change<B>(admin: &Admin, name: &str, is_promotion: bool, request: Request<B>) -> Answer
 where
     B: http_body::Body<Data = bytes::Bytes>,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -80,15 +98,28 @@ where
     let Ok(body) = body.map(http_body_util::Collected::to_bytes) else {
         return refused(StatusCode::PAYLOAD_TOO_LARGE, format!("send at most {MOST_BYTES} octets"));
     };
-    let asked = json::parse(&body, 4).ok().and_then(|value| serde_json::from_value::<Asked>(value).ok());
-    let Some(Asked { workers }) = asked else {
-        return refused(StatusCode::BAD_REQUEST, "send JSON such as {\"workers\": [\"http://127.0.0.1:9002\"]}");
+    let value = json::parse(&body, 4).ok();
+    let (asked, example) = if is_promotion {
+        let asked = value.and_then(|value| serde_json::from_value(value).ok());
+        (asked.map(Asked::Promotion), "{\"from\": \"shadow\", \"require\": {\"compared\": 100, \"agreement\": 99}}")
+    } else {
+        let asked = value.and_then(|value| serde_json::from_value(value).ok());
+        (asked.map(Asked::Swap), "{\"workers\": [\"http://127.0.0.1:9002\"]}")
+    };
+    let Some(asked) = asked else {
+        return refused(StatusCode::BAD_REQUEST, format!("send JSON such as {example}"));
     };
     let listed = |status, why: &str, failures: Vec<String>| {
         (status, json!({ "error": format!("{why}: {}", failures.join("; ")), "failures": failures }))
     };
     let (reloader, pool) = (Rc::clone(&admin.reloader), name.to_owned());
-    match super::to_the_end(async move { reloader.swap(&pool, &workers).await }).await {
+    let changed = super::to_the_end(async move {
+        match asked {
+            Asked::Swap(asked) => reloader.swap(&pool, &asked.workers).await,
+            Asked::Promotion(asked) => reloader.promote(&pool, asked.from, asked.require.as_ref()).await,
+        }
+    });
+    match changed.await {
         Ok(swap) => (StatusCode::OK, show(&swap)),
         Err(Unswapped::Unknown) => refused(StatusCode::NOT_FOUND, format!("there is no pool {name:?}")),
         Err(Unswapped::Closed) => refused(
@@ -99,6 +130,10 @@ where
         ),
         Err(Unswapped::Overtaken) => {
             refused(StatusCode::CONFLICT, "the pool was changed while the new workers were tested; ask again")
+        }
+        Err(Unswapped::NoCandidate(why)) => refused(StatusCode::CONFLICT, why),
+        Err(Unswapped::Unmet(unmet)) => {
+            listed(StatusCode::CONFLICT, "the candidate has not shown what is asked for", unmet)
         }
         Err(Unswapped::Malformed(mistakes)) => listed(StatusCode::BAD_REQUEST, "these can't be workers", mistakes),
         Err(Unswapped::Failed(failures)) => {
@@ -115,11 +150,12 @@ fn show(swap: &Swap) -> Value {
         "workers": names(&swap.workers),
         "before": names(&swap.before),
         "watch_seconds": swap.watch.as_secs_f64(),
-        "note": "the configuration on disk still rules: its next reload puts the workers in that it names",
+        "promoted": swap.promoted.as_deref(),
+        "note": NOTE,
     })
 }
 
 /// The methods of a path.
 pub(super) fn allow(path: &str) -> &'static str {
-    if path.ends_with("/workers") { "PUT" } else { "GET, HEAD" }
+    if path.ends_with("/workers") || path.ends_with("/promotion") { "PUT" } else { "GET, HEAD" }
 }

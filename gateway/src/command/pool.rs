@@ -18,6 +18,50 @@ pub(crate) struct CompareOptions {
     /// For machines: the JSON that the gateway gave.
     #[arg(long)]
     json: bool,
+    /// Put the workers of the other pool in the place of this one's if its copies have shown what is asked for below.
+    #[arg(long, conflicts_with = "json")]
+    promote: bool,
+    #[command(flatten)]
+    wanted: Wanted,
+    /// After a promotion, wait until the new workers have been watched for long enough, or were rolled back.
+    #[arg(long, requires = "promote")]
+    wait: bool,
+}
+
+#[derive(Args)]
+struct Wanted {
+    /// Answers that were compared, at least.
+    #[arg(long, value_name = "N", default_value_t = 100, requires = "promote")]
+    min_compared: u64,
+    /// How many in a hundred labels are the same, and statuses, at least.
+    #[arg(long, value_name = "PERCENT", default_value_t = 99.0, requires = "promote")]
+    min_agreement: f64,
+    /// How many in a hundred copies failed, at most.
+    #[arg(long, value_name = "PERCENT", default_value_t = 1.0, requires = "promote")]
+    max_failed: f64,
+    /// The largest difference of a probability, at most; any, if nothing is said.
+    #[arg(long, value_name = "DIFFERENCE", requires = "promote")]
+    max_distance: Option<f64>,
+    /// The time within which 95 of 100 answers begin, at most so many times the live workers'; any, if nothing is said.
+    #[arg(long, value_name = "TIMES", requires = "promote")]
+    max_slowdown: Option<f64>,
+}
+
+#[derive(Args)]
+pub(crate) struct PromoteOptions {
+    /// The pool whose workers make room.
+    pool: String,
+    /// The pool that its canary names, where its shadow names another.
+    #[arg(long, conflicts_with = "shadow")]
+    canary: bool,
+    /// The pool that its shadow names.
+    #[arg(long)]
+    shadow: bool,
+    /// Wait until they have been watched for long enough, or were rolled back.
+    #[arg(long)]
+    wait: bool,
+    #[command(flatten)]
+    admin: Admin,
 }
 
 #[derive(Args)]
@@ -83,18 +127,45 @@ pub(crate) fn compare(options: &CompareOptions) -> Result<(), Failure> {
         latency("p99"),
     ];
     println!("{}", super::table(&rows));
-    Ok(())
+    if !options.promote {
+        return Ok(());
+    }
+    let Wanted { min_compared, min_agreement, max_failed, max_distance, max_slowdown } = &options.wanted;
+    let require = json!({
+        "compared": min_compared,
+        "agreement": min_agreement,
+        "failed": max_failed,
+        "distance": max_distance,
+        "slowdown": max_slowdown,
+    });
+    println!();
+    let body = json!({ "from": "shadow", "require": require });
+    change(&options.admin, &options.pool, ("promotion", &body), options.wait)
+}
+
+/// `gateway pool promote`.
+pub(crate) fn promote(options: &PromoteOptions) -> Result<(), Failure> {
+    let from = match (options.canary, options.shadow) {
+        (true, _) => Some("canary"),
+        (_, true) => Some("shadow"),
+        _ => None,
+    };
+    change(&options.admin, &options.pool, ("promotion", &json!({ "from": from })), options.wait)
 }
 
 /// `gateway pool swap`.
 pub(crate) fn swap(options: &SwapOptions) -> Result<(), Failure> {
-    let body = json!({ "workers": options.to });
-    let (good, mut answer) = ask(&options.admin, "PUT", &options.pool, "workers", Some(&body))?;
+    change(&options.admin, &options.pool, ("workers", &json!({ "workers": options.to })), options.wait)
+}
+
+/// Asks for other workers in a pool, and says what came of it.
+fn change(admin: &Admin, pool: &str, (what, body): (&str, &Value), wait: bool) -> Result<(), Failure> {
+    let (good, mut answer) = ask(admin, "PUT", pool, what, Some(body))?;
     if !good {
-        let mut message = format!("nothing was swapped: {}", reason(&answer));
+        let done = if what == "promotion" { "promoted" } else { "swapped" };
+        let mut message = format!("nothing was {done}: {}", reason(&answer));
         if let Some(failures) = answer.get("failures").and_then(Value::as_array) {
-            message.clear();
-            message.push_str("nothing was swapped, and the old workers go on");
+            message = format!("nothing was {done}, and the old workers go on");
             for failure in failures.iter().filter_map(Value::as_str) {
                 message.push_str("\n  ");
                 message.push_str(failure);
@@ -107,14 +178,19 @@ pub(crate) fn swap(options: &SwapOptions) -> Result<(), Failure> {
         listed.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", ")
     };
     let seconds = answer.get("watch_seconds").and_then(Value::as_f64).unwrap_or_default();
-    println!("{} of the pool {} now has every new request.", names(&answer, "workers"), options.pool);
+    println!("{} of the pool {pool} now has every new request.", names(&answer, "workers"));
     println!("{} comes back by itself if too much fails in the next {seconds} s.", names(&answer, "before"));
-    println!("The configuration on disk still rules: write the new workers there, or its next reload undoes this.");
-    while options.wait && answer.get("stage").and_then(Value::as_str) == Some("watched") {
-        std::thread::sleep(Duration::from_millis(200));
-        answer = ask(&options.admin, "GET", &options.pool, "swap", None)?.1;
+    if answer.get("promoted").is_some_and(Value::is_string) {
+        println!("Its canary and its shadow rest until the configuration on disk says something new of the pool.");
     }
-    if !options.wait {
+    println!(
+        "Write the new workers into [pools.{pool}]: reloads leave them in while it stays as it is, a restart does not."
+    );
+    while wait && answer.get("stage").and_then(Value::as_str) == Some("watched") {
+        std::thread::sleep(Duration::from_millis(200));
+        answer = ask(admin, "GET", pool, "swap", None)?.1;
+    }
+    if !wait {
         return Ok(());
     }
     let stage = answer.get("stage").and_then(Value::as_str).unwrap_or("unknown").replace('_', " ");

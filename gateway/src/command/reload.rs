@@ -32,5 +32,12 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
         let names: Vec<&str> = waiting.iter().filter_map(Value::as_str).collect();
         println!("What was changed in [{}] waits for a restart.", names.join("], ["));
     }
+    for pool in answer.get("swapped").and_then(Value::as_array).map_or(&[][..], Vec::as_slice) {
+        let pool = pool.as_str().unwrap_or_default();
+        println!(
+            "The pool {pool} keeps the workers that were swapped in: the files say of it what they said then.\n  \
+             A restart takes those that [pools.{pool}] names."
+        );
+    }
     Ok(())
 }

@@ -3,6 +3,8 @@
 //! Reads what [`super::answer`] shapes: `{"label": …, "probabilities": {…}}`, a list of those in `predictions`, and
 //! the outputs of the Open Inference Protocol in JSON. Never judges which of two is right.
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use serde_json::{Map, Value};
@@ -26,10 +28,68 @@ pub struct Agreement {
 }
 
 /// One prediction: what it says, and how sure it is.
-#[derive(Debug, Default, PartialEq)]
+#[derive(Debug, Default)]
 struct Row {
     label: Option<String>,
-    values: Vec<(String, f64)>,
+    values: Values,
+}
+
+/// Probabilities or scores.
+#[derive(Debug)]
+enum Values {
+    /// By the name of a class.
+    Named(BTreeMap<String, f64>),
+    /// By its position.
+    Listed(Vec<f64>),
+}
+
+impl Default for Values {
+    fn default() -> Self {
+        Self::Listed(Vec::new())
+    }
+}
+
+impl Values {
+    fn is_empty(&self) -> bool {
+        match self {
+            Self::Named(values) => values.is_empty(),
+            Self::Listed(values) => values.is_empty(),
+        }
+    }
+
+    /// The class with the largest; the first of those that are equal.
+    fn largest(&self) -> Option<String> {
+        match self {
+            Self::Named(values) => {
+                values.iter().rev().max_by(|(_, one), (_, other)| one.total_cmp(other)).map(|(name, _)| name.clone())
+            }
+            Self::Listed(values) => {
+                let numbered = values.iter().enumerate().rev();
+                numbered.max_by(|(_, one), (_, other)| one.total_cmp(other)).map(|(position, _)| position.to_string())
+            }
+        }
+    }
+
+    fn named(&self) -> Cow<'_, BTreeMap<String, f64>> {
+        match self {
+            Self::Named(values) => Cow::Borrowed(values),
+            Self::Listed(values) => {
+                Cow::Owned(values.iter().enumerate().map(|(position, value)| (position.to_string(), *value)).collect())
+            }
+        }
+    }
+
+    /// The largest difference; what one of them lacks is 0 there. `None` where both are empty.
+    fn distance(&self, other: &Self) -> Option<f64> {
+        if let (Self::Listed(one), Self::Listed(other)) = (self, other) {
+            let of = |values: &[f64], at: usize| values.get(at).copied().unwrap_or(0.0);
+            return (0..one.len().max(other.len())).map(|at| (of(one, at) - of(other, at)).abs()).reduce(f64::max);
+        }
+        let (one, other) = (self.named(), other.named());
+        let apart = one.iter().map(|(name, value)| (value - other.get(name).copied().unwrap_or(0.0)).abs());
+        let lacking = other.iter().filter(|(name, _)| !one.contains_key(*name)).map(|(_, value)| value.abs());
+        apart.chain(lacking).reduce(f64::max)
+    }
 }
 
 /// Compares two answers; `None` where one is of no form that is known.
@@ -47,12 +107,8 @@ pub fn compare(live: &[u8], other: &[u8]) -> Option<Agreement> {
         agreement.labels += u64::from(labels != [None, None]);
         agreement.same += u64::from(labels[0].is_some() && labels[0] == labels[1]);
         let (Some(one), Some(two)) = (one, two) else { continue };
-        let of =
-            |row: &Row, name: &str| row.values.iter().find(|(key, _)| key == name).map_or(0.0, |(_, value)| *value);
-        for (name, _) in one.values.iter().chain(&two.values) {
-            let apart = (of(one, name) - of(two, name)).abs();
-            agreement.distance = Some(agreement.distance.map_or(apart, |far| far.max(apart)));
-        }
+        agreement.distance =
+            [agreement.distance, one.values.distance(&two.values)].into_iter().flatten().reduce(f64::max);
     }
     Some(agreement)
 }
@@ -75,20 +131,20 @@ fn rows(answer: &Map<String, Value>) -> Option<Vec<Row>> {
 fn row(value: &Value) -> Row {
     match value {
         Value::Object(row) => prediction(row),
-        plain => Row { label: text(plain), values: Vec::new() },
+        plain => Row { label: text(plain), ..Row::default() },
     }
 }
 
 fn prediction(row: &Map<String, Value>) -> Row {
-    let values: Vec<(String, f64)> = match row.get("probabilities").or_else(|| row.get("predict_proba")) {
+    let values = match row.get("probabilities").or_else(|| row.get("predict_proba")) {
         Some(Value::Object(named)) => {
-            named.iter().filter_map(|(name, value)| Some((name.clone(), value.as_f64()?))).collect()
+            Values::Named(named.iter().filter_map(|(name, value)| Some((name.clone(), value.as_f64()?))).collect())
         }
-        Some(Value::Array(listed)) => numbered(listed.iter().filter_map(Value::as_f64)),
-        _ => Vec::new(),
+        Some(Value::Array(listed)) => Values::Listed(listed.iter().filter_map(Value::as_f64).collect()),
+        _ => Values::default(),
     };
     let label = LABELS.iter().find_map(|name| text(row.get(*name)?));
-    Row { label: label.or_else(|| largest(&values)), values }
+    Row { label: label.or_else(|| values.largest()), values }
 }
 
 /// One output of the Open Inference Protocol: its name, and a row for each label or vector in it.
@@ -104,12 +160,12 @@ fn output(output: &Value) -> Option<(String, Vec<Row>)> {
             _ => 1,
         };
         let vector = |chunk: &[&Value]| {
-            let values = numbered(chunk.iter().filter_map(|value| value.as_f64()));
-            Row { label: if width > 1 { largest(&values) } else { None }, values }
+            let values = Values::Listed(chunk.iter().filter_map(|value| value.as_f64()).collect());
+            Row { label: if width > 1 { values.largest() } else { None }, values }
         };
         flat.chunks(width).map(vector).collect()
     } else {
-        flat.into_iter().map(|value| Row { label: text(value), values: Vec::new() }).collect()
+        flat.into_iter().map(|value| Row { label: text(value), ..Row::default() }).collect()
     };
     Some((name.to_owned(), rows))
 }
@@ -119,14 +175,6 @@ fn flatten<'v>(value: &'v Value, flat: &mut Vec<&'v Value>) {
         Value::Array(inner) => inner.iter().for_each(|value| flatten(value, flat)),
         plain => flat.push(plain),
     }
-}
-
-fn numbered(values: impl Iterator<Item = f64>) -> Vec<(String, f64)> {
-    values.enumerate().map(|(position, value)| (position.to_string(), value)).collect()
-}
-
-fn largest(values: &[(String, f64)]) -> Option<String> {
-    values.iter().rev().max_by(|(_, one), (_, other)| one.total_cmp(other)).map(|(name, _)| name.clone())
 }
 
 fn text(value: &Value) -> Option<String> {
@@ -233,6 +281,14 @@ mod tests {
                 1,
                 0,
                 Some(1.0),
+            ),
+            (
+                "positions and names",
+                json!({ "probabilities": [0.5, 0.25, 0.25] }),
+                json!({ "probabilities": { "0": 0.5, "1": 0.5 } }),
+                1,
+                1,
+                Some(0.25),
             ),
             (
                 "rows",

@@ -1,13 +1,13 @@
 //! Puts other workers into a pool without reading any file: what `gateway pool swap` asks for.
 //!
 //! They are tested first, then take every request that begins; what has begun ends on the old ones. For a while they
-//! are watched, and the old ones come back by themselves when too much fails. The files on disk still say what they
-//! say: the next reload puts their workers in.
+//! are watched, and the old ones come back by themselves when too much fails. Reloads leave them where they are while
+//! the files say of the pool what they said then; where they say something new of it, and at a start, the files rule.
 
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use crate::edge::upstream::{PoolSettings, Tally};
+use crate::edge::upstream::{PoolSettings, Tally, Thresholds, Which};
 use crate::exchange::Snapshot;
 use crate::types::Name;
 
@@ -15,6 +15,9 @@ use super::Reloader;
 
 /// How often new workers are looked at.
 const LOOK: Duration = Duration::from_millis(50);
+
+/// What operators are told of every swap.
+pub const NOTE: &str = "reloads leave these workers in until the files say something new of the pool; a restart takes those that the files name";
 
 /// Where a swap stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +59,8 @@ pub struct Swap {
     pub workers: Vec<Name>,
     /// Those that served before.
     pub before: Vec<Name>,
+    /// The pool whose workers they are, where they were promoted.
+    pub promoted: Option<Name>,
     /// How long the new ones are watched.
     pub watch: Duration,
 }
@@ -73,6 +78,10 @@ pub enum Unswapped {
     Failed(Vec<String>),
     /// The pool was changed while they were tested.
     Overtaken,
+    /// Nobody is there to be promoted, and what to do.
+    NoCandidate(String),
+    /// The candidate has not shown what it must.
+    Unmet(Vec<String>),
 }
 
 fn pool<'s>(snapshot: &'s Snapshot, name: &str) -> Option<&'s PoolSettings> {
@@ -90,10 +99,43 @@ impl Reloader {
     /// [`Unswapped`]: nothing has changed.
     pub async fn swap(self: &Rc<Self>, name: &str, urls: &[String]) -> Result<Swap, Unswapped> {
         let before = pool(&self.now(), name).ok_or(Unswapped::Unknown)?.clone();
+        let next = before.with_workers(urls).map_err(Unswapped::Malformed);
+        self.put_in_place(before, next, None).await
+    }
+
+    /// Puts the workers of a pool's candidate into it, where its copies have shown what is wanted.
+    ///
+    /// # Errors
+    /// [`Unswapped`]: nothing has changed.
+    pub async fn promote(
+        self: &Rc<Self>,
+        name: &str,
+        which: Option<Which>,
+        wanted: Option<&Thresholds>,
+    ) -> Result<Swap, Unswapped> {
+        let now = self.now();
+        let before = pool(&now, name).ok_or(Unswapped::Unknown)?.clone();
+        let candidate = before.candidate(&now.pools, which).map_err(Unswapped::NoCandidate)?;
+        let unmet = wanted.map(|wanted| before.unmet(wanted)).unwrap_or_default();
+        if !unmet.is_empty() {
+            return Err(Unswapped::Unmet(unmet));
+        }
+        let next = before.promoting(candidate).map_err(Unswapped::Malformed);
+        self.put_in_place(before, next, Some(Name::clone(candidate.name()))).await
+    }
+
+    /// Tests new workers of a pool, puts them in, and has them watched.
+    async fn put_in_place(
+        self: &Rc<Self>,
+        before: PoolSettings,
+        next: Result<PoolSettings, Unswapped>,
+        promoted: Option<Name>,
+    ) -> Result<Swap, Unswapped> {
+        let name = &**before.name();
         if !before.is_swappable() {
             return Err(Unswapped::Closed);
         }
-        let next = before.with_workers(urls).map_err(Unswapped::Malformed)?;
+        let next = next?;
         if let Err(failures) = next.test(&[]).await {
             for failure in &failures {
                 self.log.security("pool-swap-refused", &[("pool", name), ("cause", failure)]);
@@ -110,15 +152,16 @@ impl Reloader {
             cause: None,
             workers: next.workers(),
             before: before.workers(),
+            promoted,
             watch: next.watch(),
         };
         // Workers that stay have a past.
         let tally = before.tally(&swap.workers);
         self.swaps.borrow_mut().insert(name.into(), swap.clone());
         self.put_workers(&next).await;
-        let note = "the files name others until they are changed: their next reload puts those in";
         let (workers, old) = (list(&swap.workers), list(&swap.before));
-        let fields = [("pool", name), ("workers", &workers), ("before", &old), ("note", note)];
+        let mut fields = vec![("pool", name), ("workers", &workers), ("before", &old), ("note", NOTE)];
+        fields.extend(swap.promoted.as_ref().map(|candidate| ("promoted", &**candidate)));
         self.log.security("pool-swapped", &fields);
         let (this, workers) = (Rc::clone(self), swap.workers.clone());
         tokio::task::spawn_local(async move { this.look_after(before, workers, tally).await });
@@ -151,6 +194,8 @@ impl Reloader {
     async fn look_after(&self, before: PoolSettings, workers: Vec<Name>, tally: Tally) {
         let name = Name::clone(before.name());
         let Some(new) = pool(&self.now(), &name).cloned() else { return };
+        let was_there = before.workers();
+        let fresh: Vec<Name> = workers.iter().filter(|worker| !was_there.contains(worker)).cloned().collect();
         let begun = Instant::now();
         let is_ours = |reloader: &Self| pool(&reloader.now(), &name).is_some_and(|now| now.workers() == workers);
         loop {
@@ -158,8 +203,9 @@ impl Reloader {
             if !is_ours(self) {
                 return self.end(&name, &workers, Stage::Overtaken, None);
             }
-            if let Some(found) = new.fails_since(tally) {
-                let cause = format!("{} of {} requests failed", found.faults, found.requests);
+            let failed = new.fails_since(tally);
+            let failed = failed.map(|found| format!("{} of {} requests failed", found.faults, found.requests));
+            if let Some(cause) = failed.or_else(|| new.failing_among(&fresh)) {
                 // Those may have been stopped by now, and an answer from a bad worker is better than none.
                 if before.probe().await.is_err() {
                     return self.end(&name, &workers, Stage::Stuck, Some(cause));
@@ -174,6 +220,16 @@ impl Reloader {
             if begun.elapsed() >= new.watch() {
                 return self.end(&name, &workers, Stage::Kept, None);
             }
+        }
+    }
+
+    /// Tells of pools whose workers stay although the files name others.
+    pub(super) fn tell_kept(&self, swapped: &[Name]) {
+        let now = self.now();
+        for pool in swapped.iter().filter_map(|name| pool(&now, name)) {
+            let (workers, named) = (list(&pool.workers()), list(pool.named_workers()));
+            let fields = [("pool", &**pool.name()), ("workers", &workers), ("named", &named), ("note", NOTE)];
+            self.log.event("pool-stays-swapped", &fields);
         }
     }
 
@@ -193,7 +249,7 @@ impl Reloader {
                 &name,
                 &workers,
                 Stage::Overtaken,
-                Some("the files name other workers, and were read anew".into()),
+                Some("the files say something new of the pool, and name other workers".into()),
             );
         }
     }

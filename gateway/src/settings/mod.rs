@@ -19,7 +19,7 @@ use figment::value::{Dict, Value};
 pub use mistake::{Mistake, Mistakes};
 pub use value::{ByteSize, Named, Setting};
 
-use crate::types::Secret;
+use crate::types::{Secret, Sha256};
 
 /// Where settings and what they refer to come from.
 pub trait Source {
@@ -207,6 +207,12 @@ impl<'a> Section<'a> {
     pub fn sections(&self, key: &str) -> Vec<Section<'a>> {
         let Some(group) = self.section(key) else { return Vec::new() };
         group.dict.keys().filter_map(|name| group.section(name)).collect()
+    }
+
+    /// A digest of all that the table says: the same for two tables that say the same.
+    #[must_use]
+    pub fn digest(&self) -> Sha256 {
+        Sha256::of(serde_json::to_string(self.dict).unwrap_or_default().as_bytes())
     }
 
     /// The keys of this table.

@@ -1,10 +1,8 @@
 //! Copies of requests for another pool, whose answers nobody is shown.
 
-use std::process::Command;
-
 use harness::client::flower;
 use harness::wire::plain;
-use harness::{Answer, Gate, Gateway, Recorder, Reply, Upstream as _, binary, eventually};
+use harness::{Answer, Gate, Gateway, Recorder, Reply, Upstream as _, eventually};
 use serde_json::{Value, json};
 
 use super::{ONE_THREAD, count};
@@ -42,7 +40,8 @@ async fn a_copy_goes_to_the_candidate_and_its_answer_to_nobody() {
     let gateway = before(&live, &candidate, "").await;
     let answer = predict(&gateway).await;
     assert_eq!((answer.status, &answer.json()["label"]), (200, &json!("setosa")));
-    candidate.wait_until(|seen| seen.first().is_some_and(|copy| copy.whole)).await;
+    // By then it was read whole.
+    let report = report(&gateway, 1).await;
     let (sent, copied) = (live.only(), candidate.only());
     assert_eq!((copied.line(), copied.json()), (sent.line(), flower()));
     for name in ["x-modelgate-principal", "x-modelgate-roles", "x-request-id", "content-type"] {
@@ -53,7 +52,6 @@ async fn a_copy_goes_to_the_candidate_and_its_answer_to_nobody() {
         (Some("yes"), None)
     );
     assert_eq!((copied.header("x-api-key"), copied.header("authorization")), (None, None));
-    let report = report(&gateway, 1).await;
     assert_eq!(report["copies"], json!({ "answered": 1, "failed": 0, "dropped": 0 }));
     assert_eq!((&report["same_status"], &report["compared"]), (&json!(1), &json!(1)));
     assert_eq!(report["labels"], json!({ "compared": 1, "same": 0, "share": 0.0 }));
@@ -142,12 +140,7 @@ async fn the_report_is_printed_and_outlives_a_reload() {
     let gateway = before(&live, &candidate, "").await;
     assert_eq!(predict(&gateway).await.status, 200);
     report(&gateway, 1).await;
-    let run = |words: &[&str]| {
-        let admin = gateway.operator();
-        let output = Command::new(binary("gateway")).args(words).args(["--admin", &admin]).output().expect("it runs");
-        let text = |octets: Vec<u8>| String::from_utf8(octets).expect("text");
-        (output.status.code(), text(output.stdout), text(output.stderr))
-    };
+    let run = |words: &[&str]| super::run(&gateway, words);
     assert_eq!(run(&["reload"]).0, Some(0));
     let (code, table, _) = run(&["pool", "compare", "models"]);
     assert_eq!(code, Some(0));
@@ -156,6 +149,13 @@ async fn the_report_is_printed_and_outlives_a_reload() {
     }
     let (_, json, _) = run(&["pool", "compare", "models", "--json"]);
     assert_eq!(serde_json::from_str::<Value>(&json).expect("JSON")["copies"]["answered"], 1);
+    // What was found of one worker says nothing of another.
+    let other = Recorder::start();
+    let text = std::fs::read_to_string(gateway.directory().join("3.toml")).expect("it is there");
+    let text = text.replace(&candidate.url(), &other.url());
+    std::fs::write(gateway.directory().join("3.toml"), text).expect("it can be written");
+    assert_eq!(run(&["reload"]).0, Some(0));
+    assert_eq!(report(&gateway, 0).await["copies"]["answered"], 0);
     let (code, _, complaint) = run(&["pool", "compare", "candidate"]);
     assert_eq!(code, Some(69));
     assert!(complaint.contains("[pools.candidate.shadow]"), "{complaint}");

@@ -157,6 +157,32 @@ async fn a_websocket_that_nobody_uses_or_that_is_old_is_closed() {
 }
 
 #[tokio::test]
+async fn a_websocket_is_told_when_the_gateway_stops_and_does_not_hold_it_up() {
+    for half in [false, true] {
+        let gate = Gate::default();
+        let (first, rest) = if half { ("\u{1}\u{5}he", "llo") } else { ("\u{1}\u{5}hello", "") };
+        let worker = {
+            let gate = gate.clone();
+            let opened = Reply::early().write(format!("{ACCEPTED}{first}"));
+            Recorder::replying(if half { opened.wait(&gate).write(rest).stall() } else { opened.stall() })
+        };
+        let mut gateway = before(&worker, "[listener]\ndrain = \"1h\"\n").await;
+        let mut wire = Wire::open(&gateway.client()).await;
+        wire.send(asking("/socket", &credential())).await;
+        assert_eq!(wire.head().await.expect("an answer").status, 101);
+        assert_eq!(wire.until("he").await, "\u{1}\u{5}he");
+        gateway.signal("TERM");
+        gate.open();
+        // The frame that has begun comes whole, and Close with 1001 behind it (RFC 6455 §7.4.1).
+        let expected = [b"llo", &[0x88, 2, 0x03, 0xe9][..]].concat();
+        assert_eq!(wire.rest().await, String::from_utf8_lossy(&expected));
+        assert_eq!(gateway.log().event("websocket-ended").await["cause"], "stopping");
+        worker.wait_for_hang_ups(1).await;
+        assert!(gateway.ended().await.success());
+    }
+}
+
+#[tokio::test]
 async fn a_websocket_keeps_its_places_until_it_ends() {
     let worker = Recorder::replying(Reply::early().write(ACCEPTED).stall());
     let one = "[limits.one]\nin_flight = 1\nby = [\"principal\"]\n[routes.socket]\nlimits = [\"one\"]\n[pools.models]\nmax_connections = 1\n";

@@ -40,11 +40,7 @@ fn swap(gateway: &Gateway, to: &str, more: &[&str]) -> (Option<i32>, String, Str
 }
 
 fn run(admin: &str, to: &str, more: &[&str]) -> (Option<i32>, String, String) {
-    let mut command = Command::new(binary("gateway"));
-    command.args(["pool", "swap", "models", "--to", to, "--admin", admin]).args(more);
-    let output = command.output().expect("it runs");
-    let text = |octets: Vec<u8>| String::from_utf8(octets).expect("text");
-    (output.status.code(), text(output.stdout), text(output.stderr))
+    super::run_at(admin, &[&["pool", "swap", "models", "--to", to], more].concat())
 }
 
 async fn who_answers(gateway: &Gateway) -> Value {
@@ -66,7 +62,7 @@ async fn new_workers_take_all_that_begins_and_what_has_begun_ends_on_the_old_one
     old.wait_for_requests(1).await;
     let (code, said, _) = swap(&gateway, &format!("{},{}", one.url(), two.url()), &[]);
     assert_eq!(code, Some(0), "{said}");
-    assert!(said.contains("The configuration on disk still rules"), "{said}");
+    assert!(said.contains("Write the new workers into [pools.models]"), "{said}");
     // Each was asked whether it is ready, and both golden predictions.
     for worker in [&one, &two] {
         let lines: Vec<String> = worker.seen().iter().map(harness::Seen::line).collect();
@@ -82,7 +78,7 @@ async fn new_workers_take_all_that_begins_and_what_has_begun_ends_on_the_old_one
     assert_eq!(old.seen().len(), 1);
     let told = gateway.log().event("pool-swapped").await;
     assert_eq!((&told["log"], &told["pool"]), (&json!("security"), &json!("models")));
-    assert!(told["note"].as_str().is_some_and(|note| note.contains("next reload")), "{told}");
+    assert!(told["note"].as_str().is_some_and(|note| note.contains("a restart takes those")), "{told}");
 }
 
 #[tokio::test]
@@ -138,6 +134,23 @@ async fn new_workers_that_fail_are_rolled_back_by_themselves() {
     }
 }
 
+#[tokio::test]
+async fn a_new_worker_that_is_not_ready_any_more_is_rolled_back_before_a_request_fails() {
+    let (old, well) = (worker("old"), Arc::new(AtomicBool::new(true)));
+    let new = Recorder::scripted({
+        let well = Arc::clone(&well);
+        move |_, _| if well.load(Ordering::Relaxed) { says("new", 0.9) } else { Reply::with(503, "", b"no") }
+    });
+    let probes = "watch = \"1h\"\n[pools.models.health]\ninterval = \"100ms\"\n";
+    let gateway = builder(&old, probes).start().await;
+    assert_eq!(swap(&gateway, &new.url(), &[]).0, Some(0));
+    assert_eq!(who_answers(&gateway).await, "new");
+    well.store(false, Ordering::Relaxed);
+    let told = gateway.log().event("pool-swap-rolled-back").await;
+    assert!(told["cause"].as_str().is_some_and(|cause| cause.contains("answered 503")), "{told}");
+    assert_eq!(who_answers(&gateway).await, "old");
+}
+
 async fn who_answers_or_fails(gateway: &Gateway) -> Option<Value> {
     let answer = gateway.client().get("/open").send().await;
     (answer.status == 200).then(|| answer.json()["worker"].clone())
@@ -152,12 +165,75 @@ async fn whoever_waits_learns_how_the_watch_ended() {
     assert!(said.contains("and stay"), "{said}");
     gateway.log().event("pool-swap-kept").await;
     assert_eq!(who_answers(&gateway).await, "new");
-    // The file still rules.
-    let admin = gateway.operator();
-    let reload = || Command::new(binary("gateway")).args(["reload", "--admin", &admin]).output().expect("it runs");
-    assert!(reload().status.success());
+}
+
+#[tokio::test]
+async fn a_reload_leaves_swapped_workers_in_until_the_files_say_something_new_of_the_pool() {
+    let (old, new) = (worker("old"), worker("new"));
+    let gateway = builder(&old, "watch = \"100ms\"\n").policy("").policy("").start().await;
+    let shown = async || plain(gateway.admin(), "GET", "/pools").await.json()["models"].clone();
+    assert_eq!(shown().await["named_by_files"], Value::Null);
+    assert_eq!(swap(&gateway, &new.url(), &["--wait"]).0, Some(0));
+    for text in ["", "[pools.other]\nworkers = [\"http://127.0.0.1:9\"]\n"] {
+        std::fs::write(gateway.directory().join("3.toml"), text).expect("it can be written");
+        let (code, said, _) = super::run(&gateway, &["reload"]);
+        assert_eq!(code, Some(0));
+        assert!(said.contains("The pool models keeps the workers that were swapped in"), "{said}");
+        assert_eq!(who_answers(&gateway).await, "new");
+    }
+    let told = gateway.log().event("pool-stays-swapped").await;
+    let labels = [new.address().to_string(), old.address().to_string()];
+    assert_eq!((&told["workers"], &told["named"]), (&json!(labels[0]), &json!(labels[1])));
+    assert_eq!(shown().await["named_by_files"], json!([labels[1]]));
+    // The same section, and something new in it: what it says holds.
+    std::fs::write(gateway.directory().join("4.toml"), "[pools.models]\nmax_idle = 63\n").expect("it can be written");
+    let (code, said, _) = super::run(&gateway, &["reload"]);
+    assert_eq!((code, said.contains("keeps the workers")), (Some(0), false), "{said}");
     gateway.log().event("pool-swap-overtaken").await;
     assert_eq!(who_answers(&gateway).await, "old");
+    assert_eq!(shown().await["named_by_files"], Value::Null);
+}
+
+#[tokio::test]
+async fn what_a_reload_changed_meanwhile_stays_when_workers_are_rolled_back() {
+    let (old, well) = (worker("old"), Arc::new(AtomicBool::new(true)));
+    let new = Recorder::scripted({
+        let well = Arc::clone(&well);
+        move |_, _| if well.load(Ordering::Relaxed) { says("new", 0.9) } else { Reply::with(500, "", b"no") }
+    });
+    let gateway = builder(&old, "watch = \"1h\"\n").policy("").start().await;
+    assert_eq!(swap(&gateway, &new.url(), &[]).0, Some(0));
+    let changed = format!("[pools.models]\nworkers = [{:?}]\nbalance = \"hash\"\n", new.url());
+    std::fs::write(gateway.directory().join("3.toml"), changed).expect("it can be written");
+    assert_eq!(super::run(&gateway, &["reload"]).0, Some(0));
+    well.store(false, Ordering::Relaxed);
+    while who_answers_or_fails(&gateway).await.is_none() {}
+    gateway.log().event("pool-swap-rolled-back").await;
+    assert_eq!(who_answers(&gateway).await, "old");
+    assert_eq!(plain(gateway.admin(), "GET", "/pools").await.json()["models"]["balance"], "hash");
+}
+
+#[tokio::test]
+async fn a_swap_that_was_asked_for_ends_although_the_asker_goes_away() {
+    let gate = Gate::default();
+    let (old, slow) = (worker("old"), {
+        let gate = gate.clone();
+        Recorder::scripted(move |number, _| {
+            let body = json!({ "label": "setosa", "probabilities": { "setosa": 0.9 }, "worker": "slow" }).to_string();
+            let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+            let reply = Reply::early().read_body();
+            if number == 1 { reply.wait(&gate).write(answer) } else { reply.write(answer) }
+        })
+    });
+    let gateway = builder(&old, "").start().await;
+    let mut command = Command::new(binary("gateway"));
+    command.args(["pool", "swap", "models", "--to", &slow.url(), "--admin", &gateway.operator()]);
+    let mut asker = command.spawn().expect("it runs");
+    slow.wait_for_requests(2).await;
+    asker.kill().and_then(|()| asker.wait()).expect("it ends");
+    gate.open();
+    gateway.log().event("pool-swapped").await;
+    assert_eq!(who_answers(&gateway).await, "slow");
 }
 
 #[tokio::test]
@@ -222,6 +298,16 @@ async fn no_request_fails_while_workers_are_swapped_again_and_again() {
     let statuses = clients.join_all().await.concat();
     assert!(statuses.len() >= 200, "{}", statuses.len());
     assert!(statuses.iter().all(|status| *status == 200), "{statuses:?}");
+}
+
+/// The short form of `tests/swap/load`.
+#[test]
+fn workers_are_promoted_swapped_killed_and_rolled_back_and_no_client_notices() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_swap-load"));
+    let output = command.args(["--rate", "60", "--seconds", "4"]).output().expect("it runs");
+    let text = |octets: &[u8]| String::from_utf8_lossy(octets).into_owned();
+    assert!(output.status.success(), "{}\n{}", text(&output.stdout), text(&output.stderr));
+    assert!(text(&output.stdout).contains(" 0 failed otherwise"), "{}", text(&output.stdout));
 }
 
 #[test]

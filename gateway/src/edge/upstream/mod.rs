@@ -17,6 +17,7 @@ mod incoming;
 mod link;
 mod outgoing;
 mod over_http2;
+mod promote;
 mod ready;
 mod report;
 mod session;
@@ -42,6 +43,8 @@ pub use headers::{Forwarded, Told};
 pub use health::Probing;
 pub use incoming::WorkerBody;
 pub use outgoing::{ClientFault, ClientStream, Outgoing};
+pub use promote::Which;
+pub use report::Thresholds;
 pub use settings::PoolSettings;
 pub use shadow::Copied;
 pub use shown::render;
@@ -199,8 +202,12 @@ impl Pool {
     ) -> usize {
         let Some(pool) = pools.get(position) else { return position };
         let Some(canary) = &pool.settings.canary else { return position };
-        let has_worker = |other: &Rc<Self>| other.workers.iter().any(|worker| !worker.is_out());
-        if !canary.decide(headers, principal, address) || !pools.get(canary.to).is_some_and(has_worker) {
+        // The last workers of a pool are never out, but there is another pool here.
+        let has_worker = |other: &Rc<Self>| other.workers.iter().any(|worker| !worker.is_failing());
+        if pool.settings.promoted.is_some()
+            || !canary.decide(headers, principal, address)
+            || !pools.get(canary.to).is_some_and(has_worker)
+        {
             return position;
         }
         pool.settings.standing.note(pool.thread, Noted::Canary);

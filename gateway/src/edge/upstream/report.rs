@@ -3,6 +3,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::policy::agreement::Agreement;
@@ -11,6 +12,28 @@ use crate::policy::agreement::Agreement;
 const STEPS: f64 = 4.0;
 /// Up to 2^30 microseconds, which is a quarter of an hour.
 const MOST_STEPS: usize = 121;
+
+/// What copies must have shown before their pool's workers are promoted. Shares are of a hundred.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Thresholds {
+    /// Answers that were compared, at least.
+    pub compared: u64,
+    /// Labels that are the same, and statuses, at least.
+    pub agreement: f64,
+    /// Copies that failed, at most.
+    pub failed: f64,
+    /// The largest difference of a probability, at most.
+    pub distance: Option<f64>,
+    /// The candidate's 95th percentile, at most, as a multiple of the live workers'.
+    pub slowdown: Option<f64>,
+}
+
+impl Default for Thresholds {
+    fn default() -> Self {
+        Self { compared: 100, agreement: 99.0, failed: 1.0, distance: None, slowdown: None }
+    }
+}
 
 /// How two answers to one request compare.
 pub(super) struct Compared {
@@ -149,6 +172,51 @@ impl Report {
         })
     }
 
+    /// Which thresholds are not met, and what is there.
+    pub(super) fn unmet(&self, wanted: &Thresholds) -> Vec<String> {
+        let sums = self.lock();
+        // Written so that what is no number meets nothing.
+        let at_least = |found: f64, least: f64| found >= least;
+        let at_most = |found: f64, most: f64| found <= most;
+        let percent = |part: u64, all: u64| if all == 0 { f64::NAN } else { float(part) * 100.0 / float(all) };
+        let mut unmet = Vec::new();
+        let mut check = |is_met: bool, what: String| unmet.extend(Some(what).filter(|_| !is_met));
+        check(
+            sums.compared >= wanted.compared,
+            format!("{} answers were compared, and {} are asked for", sums.compared, wanted.compared),
+        );
+        for (what, part, all) in
+            [("labels", sums.same_labels, sums.labels), ("statuses", sums.same_status, sums.answered)]
+        {
+            check(
+                at_least(percent(part, all), wanted.agreement),
+                format!("{part} of {all} {what} are the same, and {} % are asked for", wanted.agreement),
+            );
+        }
+        let copies = sums.answered + sums.failed;
+        check(
+            at_most(percent(sums.failed, copies), wanted.failed),
+            format!("{} of {copies} copies failed, and {} % may", sums.failed, wanted.failed),
+        );
+        if let Some(most) = wanted.distance {
+            let what = if sums.distances == 0 {
+                format!("no probabilities were compared, and they may be {most} apart")
+            } else {
+                format!("a probability is {:.3} apart, and {most} is allowed", sums.distance_max)
+            };
+            check(sums.distances > 0 && at_most(sums.distance_max, most), what);
+        }
+        if let Some(most) = wanted.slowdown {
+            let (live, other) = (sums.live.quantile(950), sums.other.quantile(950));
+            let what = format!("95 of 100 answers begin within {other:.3} ms, live within {live:.3} ms");
+            check(
+                sums.answered > 0 && at_most(other, live * most),
+                format!("{what}, and {most} times that is allowed"),
+            );
+        }
+        unmet
+    }
+
     /// Copies that were answered, failed and dropped; labels that are the same, and that are not.
     pub(super) fn counts(&self) -> [u64; 5] {
         let sums = self.lock();
@@ -170,5 +238,35 @@ mod tests {
         }
         latency.count(Duration::MAX / 4);
         assert_eq!(Latency::default().show(0), Value::Null);
+    }
+
+    #[test]
+    fn thresholds_that_are_not_met_are_named() {
+        let report = Report::default();
+        let wanted = Thresholds { distance: Some(0.2), slowdown: Some(1.5), ..Thresholds::default() };
+        assert_eq!(report.unmet(&wanted).len(), 6, "nothing was compared, so nothing is shown");
+        let millisecond = Duration::from_millis(1);
+        let found = |same, distance, other: u32| Compared {
+            is_same_status: true,
+            agreement: Some(Agreement { labels: 1, same, distance: Some(distance) }),
+            live: millisecond,
+            other: millisecond * other,
+        };
+        (0..100).for_each(|_| report.compared(&found(1, 0.1, 1)));
+        assert_eq!(report.unmet(&wanted), [""; 0]);
+        report.failed();
+        report.failed();
+        report.compared(&found(0, 0.3, 1));
+        (0..10).for_each(|_| report.compared(&found(1, 0.1, 2)));
+        let expected = [
+            "2 of 113 copies failed, and 1 % may",
+            "a probability is 0.300 apart, and 0.2 is allowed",
+            "95 of 100 answers begin within 2.048 ms, live within 1.024 ms, and 1.5 times that is allowed",
+        ];
+        assert_eq!(report.unmet(&wanted), expected);
+        let strict = Thresholds { agreement: 99.9, failed: f64::NAN, ..Thresholds::default() };
+        let expected =
+            ["110 of 111 labels are the same, and 99.9 % are asked for", "2 of 113 copies failed, and NaN % may"];
+        assert_eq!(report.unmet(&strict), expected);
     }
 }

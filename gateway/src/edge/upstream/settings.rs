@@ -31,6 +31,10 @@ pub struct PoolSettings {
     pub(super) canary: Option<Arc<Canary>>,
     pub(super) shadow: Option<Shadowing>,
     pub(super) swap: Option<SwapRule>,
+    /// What the files say.
+    pub(super) written: Written,
+    /// The candidate whose workers were promoted, since when it has neither canary nor shadow.
+    pub(super) promoted: Option<Name>,
     pub(super) dial: Dial,
     /// A digest of what TLS with the workers hangs on.
     pub(super) trust: Option<Sha256>,
@@ -51,6 +55,15 @@ pub struct PoolSettings {
     pub(super) max_head: usize,
     pub(super) max_answer: u64,
     pub(super) ready_path: Box<str>,
+}
+
+/// What the files say of a pool.
+#[derive(Clone, Debug)]
+pub(super) struct Written {
+    /// All of it.
+    pub(super) digest: Sha256,
+    /// Its workers, as the log names them.
+    pub(super) workers: Arc<[Name]>,
 }
 
 /// What workers are spoken to with.
@@ -154,6 +167,8 @@ impl PoolSettings {
         let answer_timeout = section.or("answer_timeout", seconds(10));
         let deadline = section.or("tell_timeout", true).then(|| HeaderValue::from(millis(answer_timeout)));
         let (tls, trust) = compile_tls(&section, &workers, protocol).unzip();
+        let named = workers.iter().map(|worker| Name::clone(&worker.label));
+        let written = Written { digest: section.digest(), workers: named.collect() };
         let settings = Self {
             dial: Dial {
                 // Longer than a second, after which a lost SYN is sent again (RFC 6298 §2.1).
@@ -170,6 +185,8 @@ impl PoolSettings {
             canary: None,
             shadow: None,
             swap: SwapRule::compile(&section),
+            written,
+            promoted: None,
             name,
             trust,
             answer_timeout,
@@ -207,13 +224,9 @@ impl PoolSettings {
     /// Joins pools that were just read with what is known of those that served before, for so many threads. Changes
     /// in a worker's standing are told from now on.
     pub fn adopt(pools: &mut [Self], before: &[Self], threads: usize, tell: &Tell) {
+        Self::keep_reports(pools, before);
         for pool in pools {
             let old = before.iter().find(|old| old.name == pool.name);
-            if let (Some(shadow), Some(old)) = (&mut pool.shadow, old.and_then(|old| old.shadow.as_ref()))
-                && shadow.name == old.name
-            {
-                shadow.report = Arc::clone(&old.report);
-            }
             pool.standing = match old {
                 Some(old) => Arc::clone(&old.standing),
                 None => Arc::new(Standing::new(Name::clone(&pool.name), threads)),

@@ -27,13 +27,13 @@ use crate::types::Name;
 static X_SHADOW: HeaderName = HeaderName::from_static("x-modelgate-shadow");
 /// The longest answer that is compared; of a longer one the status is.
 const MOST_ANSWER: usize = 256 << 10;
-/// Two answers that are longer together are compared on a thread that serves nobody.
-const LONG: usize = 16 << 10;
+/// Two answers that are longer together are compared on a thread that serves nobody; shorter ones take 20 µs.
+const LONG: usize = 1 << 10;
 
 /// Whose requests are copied, and how many.
 #[derive(Clone, Debug)]
 pub(super) struct Shadowing {
-    to: usize,
+    pub(super) to: usize,
     /// The other pool's name.
     pub(super) name: Name,
     /// In a hundred requests.
@@ -150,7 +150,7 @@ impl Pool {
         assertion: impl FnOnce(usize) -> Option<HeaderValue>,
     ) -> Option<Box<Copied>> {
         let pool = pools.get(position)?;
-        let rule = pool.settings.shadow.as_ref()?;
+        let rule = pool.settings.shadow.as_ref().filter(|_| pool.settings.promoted.is_none())?;
         let Outgoing::Whole(Some(body)) = body else { return None };
         if !call.headers.is_json() || !pool.room.draws(rule.share) {
             return None;

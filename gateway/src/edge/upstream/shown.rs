@@ -31,7 +31,14 @@ impl PoolSettings {
                 "ejected": ejected,
             })
         });
-        json!({ "balance": self.balance.name(), "workers": workers.collect::<Vec<_>>() })
+        let named = || self.named_workers().iter().map(|worker| &**worker).collect::<Vec<_>>();
+        json!({
+            "balance": self.balance.name(),
+            "workers": workers.collect::<Vec<_>>(),
+            // Those that a restart would put in.
+            "named_by_files": self.is_swapped().then(named),
+            "promoted": self.promoted().map(|candidate| &**candidate),
+        })
     }
 
     /// What came of the copies of its requests, where it is shadowed.
@@ -42,6 +49,7 @@ impl PoolSettings {
         if let Value::Object(members) = &mut report {
             members.insert("pool".into(), (*self.name).into());
             members.insert("candidate".into(), (*shadow.name).into());
+            members.insert("promoted".into(), (self.promoted() == Some(&shadow.name)).into());
         }
         Some(report)
     }

@@ -3,8 +3,9 @@
 //!
 //! Two witnesses speak: probes, and requests that failed. Who is out gets no requests. A pool keeps a part of its
 //! workers whatever the witnesses say (`max_ejected`): where all seem to fail, the cause is seldom the workers, and
-//! an answer from a bad one is better than none. On a request's way only a flag is read; all else is behind a lock
-//! that is taken when something goes wrong.
+//! an answer from a bad one is better than none. Where there is a better one, in the pool that a canary is of, a
+//! worker that is kept so counts as failing. On a request's way only a flag is read; all else is behind a lock that
+//! is taken when something goes wrong.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -45,6 +46,8 @@ pub(super) enum Noted {
 pub(super) struct Known {
     label: Name,
     out: AtomicBool,
+    /// Whether it is out, or is to be and stays in because of `max_ejected`.
+    failing: AtomicBool,
     /// Requests that failed, one after the other.
     row: AtomicU32,
     pub(super) counts: Series<5>,
@@ -58,12 +61,18 @@ impl fmt::Debug for Known {
 
 impl Known {
     pub(super) fn new(label: Name, threads: usize) -> Self {
-        Self { label, out: AtomicBool::new(false), row: AtomicU32::new(0), counts: Series::new(threads) }
+        let (out, failing) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self { label, out, failing, row: AtomicU32::new(0), counts: Series::new(threads) }
     }
 
     /// Whether it gets no requests.
     pub(super) fn is_out(&self) -> bool {
         self.out.load(Ordering::Relaxed)
+    }
+
+    /// Whether the witnesses speak against it, in or out.
+    pub(super) fn is_failing(&self) -> bool {
+        self.failing.load(Ordering::Relaxed)
     }
 
     /// A request got its answer.
@@ -196,6 +205,7 @@ impl Standing {
         }
         for gone in before.values() {
             gone.known.out.store(false, Ordering::Relaxed);
+            gone.known.failing.store(false, Ordering::Relaxed);
         }
         for member in &mut inner.members {
             // A witness that is not asked any more says nothing.
@@ -333,6 +343,7 @@ impl Standing {
         for member in members.iter_mut() {
             let is_out = (1..=last).contains(&member.turn);
             let was_out = member.known.out.swap(is_out, Ordering::Relaxed);
+            member.known.failing.store(member.turn > 0, Ordering::Relaxed);
             let is_kept = member.turn > 0 && !is_out;
             let event = match (was_out, is_out) {
                 (false, true) => Some("worker-out"),

@@ -178,10 +178,10 @@ impl PoolSettings {
         let (mut workers, mut mistakes) = (Vec::<WorkerSettings>::new(), Vec::new());
         for url in urls {
             match WorkerSettings::read(url, 1, &workers, self.dial.danger_plaintext) {
-                Ok(worker) if worker.address.is_tls() && self.dial.tls.is_none() => {
-                    mistakes.push(format!("{url:?} speaks TLS, and the pool has no `ca` to check it against"));
-                }
-                Ok(worker) => workers.push(worker),
+                Ok(worker) => match self.can_reach(&worker) {
+                    Ok(()) => workers.push(worker),
+                    Err(reason) => mistakes.push(reason),
+                },
                 Err((reason, remedy)) => mistakes.push(format!("the worker {reason}: {remedy}")),
             }
         }
@@ -191,10 +191,18 @@ impl PoolSettings {
         if mistakes.is_empty() { Ok(Self { workers, ..self.clone() }) } else { Err(mistakes) }
     }
 
+    /// Whether the pool's own rules let it speak to a worker that another one may have named.
+    pub(super) fn can_reach(&self, worker: &WorkerSettings) -> Result<(), String> {
+        if worker.address.is_tls() && self.dial.tls.is_none() {
+            return Err(format!("{:?} speaks TLS, and the pool has no `ca` to check it against", &*worker.label));
+        }
+        Ok(())
+    }
+
     /// The pool with the workers of another state of it: all else stays as it is now.
     #[must_use]
     pub fn with_workers_of(&self, other: &Self) -> Self {
-        Self { workers: other.workers.clone(), ..self.clone() }
+        Self { workers: other.workers.clone(), promoted: other.promoted.clone(), ..self.clone() }
     }
 
     /// Tests every worker that is not among those that `serve` already: it must be ready and give the golden
@@ -251,6 +259,16 @@ impl PoolSettings {
         };
         let (failed, busy) = (sum(Counted::Failed), sum(Counted::Busy));
         Tally { requests: sum(Counted::Answered) + failed + busy, faults: failed + busy + sum(Counted::Errors) }
+    }
+
+    /// Which of these workers the witnesses speak against, and why.
+    #[must_use]
+    pub fn failing_among(&self, among: &[Name]) -> Option<String> {
+        let is_meant = |worker: &&WorkerSettings| worker.known.is_failing() && among.contains(&worker.label);
+        let worker = self.workers.iter().find(is_meant)?;
+        let shown = self.workers.iter().zip(self.standing.show()).find(|(other, _)| other.label == worker.label);
+        let cause = shown.and_then(|(_, shown)| shown.cause).unwrap_or_default();
+        Some(format!("{} fails: {cause}", worker.label))
     }
 
     /// Whether too many requests failed since a tally was made.

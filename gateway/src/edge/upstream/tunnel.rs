@@ -1,12 +1,13 @@
 //! A connection to a worker that switched protocols: octets pass both ways until one side ends it.
 //!
-//! Source: RFC 9110 §7.8, RFC 6455 §4. Nothing of what passes is read. A tunnel keeps the place of its request at the
-//! worker, and has two bounds: how long nothing may pass, and how old it may grow.
+//! Source: RFC 9110 §7.8, RFC 6455 §4. Nothing of what passes is read but where frames end, so that both sides can be told
+//! when the gateway stops. A tunnel keeps the place of its request at the worker, and has two bounds: how long nothing
+//! may pass, and how old it may grow.
 
 use std::fmt;
 use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -23,6 +24,13 @@ use crate::deadline::Deadline;
 const BUFFER: usize = 16 << 10;
 /// What is added to a key before it is hashed (RFC 6455 §1.3).
 const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+
+/// How long the frame that is on its way has to pass when the gateway stops.
+const PARTING: Duration = Duration::from_secs(1);
+/// Close, 1001 "going away" (RFC 6455 §5.5.1, §7.4.1), as a server sends it.
+const GOING_AWAY: &[u8] = &[0x88, 2, 0x03, 0xe9];
+/// And as a client does, masked (§5.3), with a mask that is known because nothing in it is a secret.
+const GOING_AWAY_MASKED: &[u8] = &[0x88, 0x82, 0, 0, 0, 0, 0x03, 0xe9];
 
 /// The key of a client that asks for a WebSocket, as it must (RFC 6455 §4.1); `None` where it does not.
 #[must_use]
@@ -73,6 +81,58 @@ pub struct Tunnelled {
     pub why: &'static str,
 }
 
+/// Where frames end in what passes one way (RFC 6455 §5.2).
+#[derive(Default)]
+struct Frames {
+    /// What there is of a head that has begun: at most 14 octets, the mask among them.
+    head: [u8; 14],
+    have: usize,
+    /// What the frame still has after its head.
+    left: u64,
+}
+
+impl Frames {
+    /// Follows what passes. Gives back how far whole frames reach in it, unless one reaches beyond it.
+    fn pass(&mut self, octets: &[u8]) -> Option<usize> {
+        let mut whole = self.is_between().then_some(0);
+        let mut at = 0;
+        while let Some(rest) = octets.get(at..).filter(|rest| !rest.is_empty()) {
+            if self.left > 0 {
+                let step = usize::try_from(self.left).unwrap_or(usize::MAX).min(rest.len());
+                at += step;
+                self.left -= step as u64;
+            } else if let (Some(place), Some(octet)) = (self.head.get_mut(self.have), rest.first()) {
+                *place = *octet;
+                (self.have, at) = (self.have + 1, at + 1);
+                self.read_head();
+            }
+            if self.is_between() {
+                whole = Some(at);
+            }
+        }
+        whole
+    }
+
+    fn is_between(&self) -> bool {
+        self.have == 0 && self.left == 0
+    }
+
+    /// Reads the head's length where it is all there.
+    fn read_head(&mut self) {
+        let [_, second, long @ ..] = &self.head;
+        let number = |octets: usize| long.iter().take(octets).fold(0, |number, octet| number << 8 | u64::from(*octet));
+        let (length, octets) = match second & 0x7f {
+            126 => (number(2), 4),
+            127 => (number(8), 10),
+            length => (u64::from(length), 2),
+        };
+        let mask = if second & 0x80 == 0 { 0 } else { 4 };
+        if self.have >= 2 && self.have == octets + mask {
+            (self.have, self.left) = (0, length);
+        }
+    }
+}
+
 /// One of the two ways.
 struct Way {
     buffer: Box<[u8]>,
@@ -80,6 +140,11 @@ struct Way {
     to: usize,
     ended: bool,
     count: u64,
+    frames: Frames,
+    /// How far whole frames reach in the buffer.
+    whole: Option<usize>,
+    /// What is said before the end, where we end it.
+    farewell: Option<&'static [u8]>,
 }
 
 impl Way {
@@ -87,7 +152,19 @@ impl Way {
     fn new(first: &[u8]) -> Self {
         let mut buffer = first.to_vec();
         buffer.resize(first.len().max(BUFFER), 0);
-        Self { buffer: buffer.into(), from: 0, to: first.len(), ended: false, count: 0 }
+        let mut frames = Frames::default();
+        let whole = frames.pass(first);
+        let (buffer, to) = (buffer.into(), first.len());
+        Self { buffer, from: 0, to, ended: false, count: 0, frames, whole, farewell: None }
+    }
+
+    /// Ends the way after the frame that is on it, and says so.
+    fn part(&mut self) {
+        let Some(whole) = self.whole.filter(|whole| *whole >= self.from && !self.ended) else { return };
+        let Some(farewell) = self.farewell.take() else { return };
+        let last = [self.buffer.get(self.from..whole).unwrap_or_default(), farewell].concat();
+        (self.from, self.to, self.ended) = (0, last.len(), true);
+        self.buffer = last.into();
     }
 
     /// Passes on what can be; ready when the reading side has ended and the writing side was told.
@@ -99,6 +176,9 @@ impl Way {
         moved: &mut bool,
     ) -> Poll<io::Result<()>> {
         loop {
+            if self.farewell.is_some() {
+                self.part();
+            }
             if let Some(rest) = self.buffer.get(self.from..self.to).filter(|rest| !rest.is_empty()) {
                 let count = ready!(Pin::new(&mut *writer).poll_write(cx, rest))?;
                 if count == 0 {
@@ -116,6 +196,7 @@ impl Way {
             match Pin::new(&mut *reader).poll_read(cx, &mut room)? {
                 Poll::Ready(()) => {
                     (self.from, self.to) = (0, room.filled().len());
+                    self.whole = self.frames.pass(room.filled());
                     self.ended = self.to == 0;
                 }
                 Poll::Pending => {
@@ -132,16 +213,32 @@ impl Tunnel {
         Self { lease, idle, age }
     }
 
-    /// Passes octets between the client and the worker until one of them has ended, or a bound is reached.
-    /// `early` came from the client before.
-    pub async fn run(mut self, client: &mut (impl AsyncRead + AsyncWrite + Unpin), early: &[u8]) -> Tunnelled {
+    /// Passes octets between the client and the worker until one of them has ended, a bound is reached, or `stop` says
+    /// that the gateway stops: then both are told, between two frames. `early` came from the client before.
+    pub async fn run(
+        mut self,
+        client: &mut (impl AsyncRead + AsyncWrite + Unpin),
+        early: &[u8],
+        stop: impl Future<Output = ()>,
+    ) -> Tunnelled {
         let (worker, first) = self.lease.link().switched();
         let (mut up, mut down) = (Way::new(early), Way::new(&first));
         let (mut idle, mut age) = (Deadline::new(self.idle), Deadline::new(self.age));
+        let mut stop = pin!(stop);
+        let mut parting: Option<Deadline> = None;
         let why = poll_fn(|cx| {
+            if parting.is_none() && stop.as_mut().poll(cx).is_ready() {
+                (up.farewell, down.farewell) = (Some(GOING_AWAY_MASKED), Some(GOING_AWAY));
+                parting = Some(Deadline::new(PARTING));
+            }
             let mut moved = false;
+            let passed = [up.poll(cx, client, worker, &mut moved), down.poll(cx, worker, client, &mut moved)];
+            if let Some(parting) = &mut parting {
+                let is_over = passed.iter().all(Poll::is_ready) || parting.poll_reached(cx).is_ready();
+                return if is_over { Poll::Ready("stopping") } else { Poll::Pending };
+            }
             // Each side has said goodbye within the protocol before it closes, so one end is both ends.
-            for passed in [up.poll(cx, client, worker, &mut moved), down.poll(cx, worker, client, &mut moved)] {
+            for passed in passed {
                 match passed {
                     Poll::Ready(Ok(())) => return Poll::Ready("closed"),
                     Poll::Ready(Err(_)) => return Poll::Ready("broken off"),
@@ -170,6 +267,27 @@ mod tests {
     fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
         let pairs = pairs.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
         pairs.collect()
+    }
+
+    #[test]
+    fn frames_end_where_their_heads_say_however_they_are_cut() {
+        let masked = [&[0x82, 0xfe, 0, 130, 1, 2, 3, 4][..], &[7; 130]].concat();
+        let long = [&[0x82, 127, 0, 0, 0, 0, 0, 1, 0, 0][..], &vec![7; 65_536]].concat();
+        let all = [&[0x81, 2, b'h', b'i'][..], &[0x89, 0x80, 1, 2, 3, 4], &masked, &long, &[0x88, 0]].concat();
+        let ends = [0, 4, 10, 10 + masked.len(), 10 + masked.len() + long.len(), all.len()];
+        for step in [1, 2, 3, 7, 1000, all.len()] {
+            let (mut frames, mut found, mut from) = (Frames::default(), vec![0], 0);
+            for part in all.chunks(step) {
+                found.extend(frames.pass(part).map(|whole| from + whole));
+                from += part.len();
+            }
+            found.dedup();
+            assert!(found.iter().all(|end| ends.contains(end)) && found.ends_with(&[all.len()]), "{step}: {found:?}");
+            assert!(step > 1 || found == ends, "{found:?}");
+        }
+        let mut endless = Frames::default();
+        assert_eq!(endless.pass(&[&[0x82, 127][..], &[0xff; 100]].concat()), Some(0));
+        assert_eq!(endless.pass(&[0xff; 100]), None);
     }
 
     /// The example of RFC 6455 §1.3.

@@ -103,6 +103,11 @@ impl Worker {
         self.known.is_out()
     }
 
+    /// Whether it is to get no requests, and gets them only where its pool has no better one.
+    pub(super) fn is_failing(&self) -> bool {
+        self.known.is_failing()
+    }
+
     /// Requests that it has, and that wait for it.
     pub(super) fn load(&self) -> usize {
         self.most - self.free.get() + self.waiting.get()
