@@ -141,6 +141,7 @@ impl Cores {
 
 /// What is known about one request; written down when it ends, however it ends.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own about the request")]
 pub struct Exchange {
     pub(crate) core: Rc<Core>,
     busy: Busy,

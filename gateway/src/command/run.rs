@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::rand;
-use tokio::runtime::{Builder, LocalOptions};
+use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
@@ -43,7 +43,7 @@ pub(crate) fn run(files: &[ConfigFile], terminal: bool) -> Result<(), Failure> {
 pub(crate) struct Gateway {
     /// Where clients reach it.
     pub(crate) address: SocketAddr,
-    runtime: tokio::runtime::LocalRuntime,
+    runtime: LocalRuntime,
     serving: Serving,
     admin: Admin,
     follower: Follower,
@@ -57,18 +57,28 @@ pub(crate) struct Gateway {
     log: Log,
 }
 
+fn busy(what: &str, address: SocketAddr, error: &io::Error) -> Failure {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => Failure::unavailable(format!(
+            "the {what} port {address} is in use by another program\n  help: stop it, or choose another port (`{what}.address`, or GATEWAY_{}__ADDRESS)",
+            what.to_uppercase()
+        )),
+        _ => Failure::unavailable(format!("the {what} port {address} can't be had: {error}")),
+    }
+}
+
+/// The signal that terminals and operators send, as it is heard by two: one for each thing that it asks for.
+fn hangups(runtime: &LocalRuntime) -> Result<[Signal; 2], Failure> {
+    let _entered = runtime.enter();
+    let hear = || signal(SignalKind::hangup()).map_err(|error| Failure::unavailable(error.to_string()));
+    Ok([hear()?, hear()?])
+}
+
 impl Gateway {
     /// Takes the ports and starts the threads.
     /// `files` are what is read again when the policy is replaced.
     pub(crate) fn start(config: Config, files: &[ConfigFile], log: &Log) -> Result<Self, Failure> {
         let Config { listener, admin, store, pools, policy, watch, fixed, files: read, .. } = config;
-        let busy = |what: &str, address: SocketAddr, error: &io::Error| match error.kind() {
-            io::ErrorKind::AddrInUse => Failure::unavailable(format!(
-                "the {what} port {address} is in use by another program\n  help: stop it, or choose another port (`{what}.address`, or GATEWAY_{}__ADDRESS)",
-                what.to_uppercase()
-            )),
-            _ => Failure::unavailable(format!("the {what} port {address} can't be had: {error}")),
-        };
         let admin_listener = admin.bind().map_err(|error| busy("admin", admin.address(), &error))?;
         let admin_address = admin_listener.local_addr().map_err(|error| Failure::unavailable(error.to_string()))?;
         let listeners = listener.bind().map_err(|error| busy("listener", listener.address(), &error))?;
@@ -150,11 +160,7 @@ impl Gateway {
         };
         // Before anybody can know that it runs: a signal that nobody takes ends the process. Where people started it
         // by hand, their terminal's end is its own.
-        let hangups = {
-            let _entered = runtime.enter();
-            let hear = || signal(SignalKind::hangup()).map_err(|error| Failure::unavailable(error.to_string()));
-            if io::stdout().is_terminal() { None } else { Some([hear()?, hear()?]) }
-        };
+        let hangups = if io::stdout().is_terminal() { None } else { Some(hangups(&runtime)?) };
         let certificate_check = listener.certificate_check;
         let serving = server::serve(&Arc::new(listener), listeners, &stopped, &reloader.snapshots(), core)
             .map_err(|error| Failure::unavailable(error.to_string()))?;

@@ -251,19 +251,10 @@ impl Policy {
         let default_hosts = route::hosts(&defaults);
         defaults.finish();
 
-        let is_http2 = |name: &Name| {
-            let pool = root.section("pools").and_then(|pools| pools.section(name));
-            pool.is_some_and(|pool| pool.word("protocol") == Some("http2"))
-        };
-        // What is wrong there is said where the pools are read.
-        let profile = |name: &Name| {
-            let word = root.section("pools").and_then(|pools| pools.section(name))?.word("profile")?;
-            Profile::NAMES.iter().find(|(name, _)| *name == word).map(|(_, profile)| *profile)
-        };
         let parts = Parts {
             pools,
-            http2: pools.iter().map(is_http2).collect(),
-            profiles: pools.iter().map(|name| profile(name).unwrap_or_default()).collect(),
+            http2: pools.iter().map(|name| word(root, name, "protocol") == Some("http2")).collect(),
+            profiles: pools.iter().map(|name| profile(root, name)).collect(),
             words: &vocabulary,
             rights: &rights,
             answers: &answers,
@@ -449,14 +440,7 @@ impl Parts<'_> {
             check(section, limit, destination.as_ref(), body.as_ref(), &model);
         }
         let waits = waits_for_model(&model, authorize.as_ref(), &limits);
-        let mut rows = limits.iter().filter(|limit| matches!(limit.cost, Cost::Rows(_)));
-        if let Some(first) = rows.next()
-            && let Some(other) = rows.find(|limit| limit.cost != first.cost)
-        {
-            let reason =
-                format!("names {:?} and {:?}, which count rows in different places", &*first.name, &*other.name);
-            section.mistake("limits", reason, "write the same `rows_at` in both");
-        }
+        check_rows(section, &limits);
         if section.has("answers")
             && let Some(limit) = limits.iter().find(|limit| matches!(limit.cost, Cost::Answer(_)))
         {
@@ -651,6 +635,29 @@ impl Parts<'_> {
             let remedy = format!("write path = {:?} (RFC 8414 §3.1)", issuer.metadata_path());
             section.mistake("path", "is not where clients of this issuer look for its metadata", remedy);
         }
+    }
+}
+
+/// A word that a pool's section has. What is wrong there is said where the pools are read.
+fn word<'s>(root: &Section<'s>, pool: &Name, key: &str) -> Option<&'s str> {
+    root.section("pools")?.section(pool)?.word(key)
+}
+
+/// What a pool's workers speak.
+fn profile(root: &Section<'_>, pool: &Name) -> Profile {
+    let word = word(root, pool, "profile");
+    let found = Profile::NAMES.iter().find(|(name, _)| Some(*name) == word);
+    found.map_or_else(Profile::default, |(_, profile)| *profile)
+}
+
+/// Finds limits that count rows in different places, of which one would be read for both.
+fn check_rows(section: &Section<'_>, limits: &[Arc<Limit>]) {
+    let mut rows = limits.iter().filter(|limit| matches!(limit.cost, Cost::Rows(_)));
+    if let Some(first) = rows.next()
+        && let Some(other) = rows.find(|limit| limit.cost != first.cost)
+    {
+        let reason = format!("names {:?} and {:?}, which count rows in different places", &*first.name, &*other.name);
+        section.mistake("limits", reason, "write the same `rows_at` in both");
     }
 }
 
