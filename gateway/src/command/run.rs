@@ -12,6 +12,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use super::Failure;
+use super::admin::SocketFile;
 use gateway::admin::{self, Admin};
 use gateway::config::{self, Config, ConfigFile, Disk};
 use gateway::connection_limit::Refused;
@@ -49,6 +50,7 @@ pub(crate) struct Gateway {
     follower: Follower,
     key_follower: api_keys::Follower,
     admin_listening: admin::Listening,
+    socket_file: Option<SocketFile>,
     certificate_check: Duration,
     watch: Option<Duration>,
     /// Those of SIGHUP, for the certificates and for the policy.
@@ -101,14 +103,10 @@ impl Gateway {
         let runtime = runtime.map_err(|error| Failure::unavailable(error.to_string()))?;
         let socket = {
             let _entered = runtime.enter();
-            super::admin::make_socket(&admin, admin_address.port())?
+            super::admin::make_socket(&admin, admin_address.port(), log)?
         };
-        let socket = socket.unwrap_or_else(|why| {
-            let help = "set `socket` under [admin] to a path in a directory of this user's own";
-            log.event("admin-socket-missing", &[("cause", &why), ("help", help)]);
-            None
-        });
         let socket_path = socket.as_ref().map_or_else(|| "off".into(), |(path, _)| path.display().to_string());
+        let socket_file = socket.as_ref().map(|(path, _)| SocketFile::of(path));
         let admin_listening = admin.listen(admin_listener, socket);
         let admin = Admin {
             reloader: Rc::clone(&reloader),
@@ -183,6 +181,7 @@ impl Gateway {
             follower,
             key_follower,
             admin_listening,
+            socket_file,
             certificate_check,
             watch,
             hangups,
@@ -205,6 +204,7 @@ impl Gateway {
             follower,
             key_follower,
             admin_listening,
+            socket_file: _socket_file,
             certificate_check,
             watch,
             hangups,
@@ -283,6 +283,17 @@ impl Gateway {
         log.event("stopped", &[]);
         Ok(())
     }
+}
+
+/// Why a port can't be had.
+fn busy(what: &str, address: SocketAddr, error: &io::Error) -> Failure {
+    Failure::unavailable(match error.kind() {
+        io::ErrorKind::AddrInUse => format!(
+            "the {what} port {address} is in use by another program\n  help: stop it, or choose another port (`{what}.address`, or GATEWAY_{}__ADDRESS)",
+            what.to_uppercase()
+        ),
+        _ => format!("the {what} port {address} can't be had: {error}"),
+    })
 }
 
 /// Reads the same files again.
