@@ -19,6 +19,7 @@ pub mod limit;
 pub mod path;
 pub mod profile;
 pub mod route;
+pub mod sealed;
 pub mod shadow;
 pub mod token;
 mod unknown;
@@ -33,6 +34,7 @@ use http::{HeaderName, Method};
 use crate::settings::{Named as _, Section, Setting};
 use crate::types::Name;
 
+use answer::declared::Declared;
 use answer::{AnswerRules, Answers};
 use assertion::Assertion;
 use authenticate::{Accepted, Authenticate, Authenticator};
@@ -45,6 +47,7 @@ use limit::scope::By;
 use limit::{Counts, Limit, Limits, RouteLimits};
 use profile::{Profile, Reach};
 use route::{RouteId, RouteTable};
+use sealed::{Sealed, Sealings};
 use shadow::Shadow;
 use token::{Endpoint, TokenIssuer};
 
@@ -90,6 +93,10 @@ pub struct Route {
     pub grpc: bool,
     /// Whether clients may ask for a WebSocket.
     pub websocket: bool,
+    /// Which of its fields are sealed for whom.
+    pub sealed: Option<Arc<Sealed>>,
+    /// What its workers answer, where that is declared: anything else is not passed on.
+    pub declared: Option<Declared>,
     /// How much of the answer is shown to whom.
     pub answers: Answers,
     /// Which of these rules are only tried out.
@@ -194,7 +201,7 @@ pub struct Policy {
     /// The gateway's own tokens, where it issues any.
     pub issuer: Option<TokenIssuer>,
     /// What texts are sealed with, where they are.
-    pub fernet: Option<fernet::Fernet>,
+    pub fernet: Option<Arc<fernet::Fernet>>,
     /// What workers are told of callers with a signature, where they are.
     pub assertion: Option<Assertion>,
     /// The gateway's public keys and metadata, as they are shown.
@@ -234,8 +241,9 @@ impl Policy {
         let fernet = root.section("fernet").and_then(|section| {
             let fernet = fernet::Fernet::compile(&section);
             section.finish();
-            fernet
+            fernet.map(Arc::new)
         });
+        let sealed = Sealings::compile(root, fernet.as_ref(), roles);
         let rights = Rights::compile(root, &vocabulary);
         let answers = AnswerRules::compile(root);
         let schemas = body::Schemas::compile(root);
@@ -266,6 +274,7 @@ impl Policy {
             words: &vocabulary,
             rights: &rights,
             answers: &answers,
+            sealed: &sealed,
             authenticator: &authenticator,
             limits: &limits,
             cors: &cors,
@@ -360,6 +369,7 @@ struct Parts<'a> {
     words: &'a Vocabulary,
     rights: &'a Rights,
     answers: &'a AnswerRules,
+    sealed: &'a Sealings,
     authenticator: &'a Authenticator,
     limits: &'a Limits,
     cors: &'a HashMap<Name, Arc<Cors>>,
@@ -410,12 +420,13 @@ impl Parts<'_> {
             section.mistake("limits", reason, "use a limit by \"address\" or \"route\"");
         }
         let reach = Reach::compile(section, self.profile(destination.as_ref()));
-        let profile = reach.profile();
         let grpc = self.grpc(section, destination.as_ref());
         let body = match destination {
             Some(Destination::Fernet(_)) => Some(BodyRule::small()),
-            _ => self.body(section, profile == Profile::Oip && !grpc && reach.opens().is_empty()),
+            _ => self.body(section, reach.profile() == Profile::Oip && !grpc && reach.opens().is_empty()),
         };
+        let declared = self.declared(section, destination.as_ref(), body.as_ref());
+        let sealed = self.sealed.reference(section, body.as_ref());
         if authenticate.as_ref().is_some_and(|it| it.takes(Accepted::Signature)) {
             let is_form = matches!(&destination, Some(Destination::Own(endpoint)) if endpoint.takes_form());
             if is_form || grpc || body.as_ref().is_some_and(|body| body.max() > body::MOST_WHOLE) {
@@ -425,7 +436,7 @@ impl Parts<'_> {
             }
         }
         let reads = body.as_ref().is_some_and(BodyRule::is_json);
-        let [model, version] = ["model", "version"].map(|key| named(section, key, profile, reads));
+        let [model, version] = ["model", "version"].map(|key| named(section, key, reach.profile(), reads));
         if authorize.as_ref().is_some_and(Authorize::needs_model) && matches!(model, Model::Unnamed) {
             let reason = "names one that is for some models, and this route names none";
             section.mistake("rights", reason, "write `model = \"NAME\"`, or {model} in the path");
@@ -450,8 +461,7 @@ impl Parts<'_> {
         }
         let websocket = self.websocket(section, destination.as_ref());
         let answers = Answers::compile(section, self.answers, &self.words.roles);
-        let shadow = Shadow::compile(section);
-        check_opens(section, &reach, authorize.as_ref(), shadow);
+        let shadow = tried_out(section, &reach, authorize.as_ref());
         Some(Route {
             name: section.name(),
             grpc,
@@ -465,6 +475,8 @@ impl Parts<'_> {
             model,
             version,
             body,
+            sealed,
+            declared,
             card: None,
             answers,
             reach,
@@ -522,6 +534,33 @@ impl Parts<'_> {
                 None
             }
         }
+    }
+
+    /// Reads `[routes.NAME.answer]`, and finds what does not go with it.
+    fn declared(
+        &self,
+        section: &Section<'_>,
+        destination: Option<&Destination>,
+        body: Option<&BodyRule>,
+    ) -> Option<Declared> {
+        let answer = section.section("answer")?;
+        let declared = Declared::compile(&answer, self.schemas, body.is_some_and(BodyRule::is_json));
+        answer.finish();
+        let is_read = declared.as_ref().is_some_and(Declared::needs_whole);
+        if matches!(destination, Some(Destination::Own(_) | Destination::Fernet(_))) {
+            section.mistake("answer", "stands beside `builtin`, whose answers are the gateway's own", "remove it");
+        }
+        if is_read && section.or("grpc", false) {
+            section.mistake("answer", "stands beside `grpc`, whose messages are not read", "write format = \"opaque\"");
+        }
+        if section.has("upgrade") {
+            section.mistake(
+                "answer",
+                "stands beside `upgrade`, and nothing is read of a WebSocket",
+                "remove one of them",
+            );
+        }
+        declared
     }
 
     fn body(&self, section: &Section<'_>, is_oip: bool) -> Option<BodyRule> {
@@ -666,10 +705,11 @@ fn named(section: &Section<'_>, key: &str, profile: Profile, reads: bool) -> Mod
     }
 }
 
-/// Finds who must not be let beyond what a profile knows.
-fn check_opens(section: &Section<'_>, reach: &Reach, authorize: Option<&Authorize>, shadow: Shadow) {
+/// Reads what is only tried out, and finds who must not be let beyond what a profile knows.
+fn tried_out(section: &Section<'_>, reach: &Reach, authorize: Option<&Authorize>) -> Shadow {
+    let shadow = Shadow::compile(section);
     if reach.opens().is_empty() {
-        return;
+        return shadow;
     }
     if authorize.is_some_and(|authorize| !authorize.asks_for_somebody()) {
         let reason = "lets callers beyond predictions, and not only those with a role or right come here";
@@ -679,6 +719,7 @@ fn check_opens(section: &Section<'_>, reach: &Reach, authorize: Option<&Authoriz
         let reason = "lets callers beyond predictions, while who may come here is only tried out";
         section.mistake("opens", reason, "remove `danger_shadow`");
     }
+    shadow
 }
 
 /// Whether what hangs on the model waits for the body that names it.
