@@ -59,16 +59,6 @@ pub(crate) struct Gateway {
     log: Log,
 }
 
-fn busy(what: &str, address: SocketAddr, error: &io::Error) -> Failure {
-    match error.kind() {
-        io::ErrorKind::AddrInUse => Failure::unavailable(format!(
-            "the {what} port {address} is in use by another program\n  help: stop it, or choose another port (`{what}.address`, or GATEWAY_{}__ADDRESS)",
-            what.to_uppercase()
-        )),
-        _ => Failure::unavailable(format!("the {what} port {address} can't be had: {error}")),
-    }
-}
-
 /// The signal that terminals and operators send, as it is heard by two: one for each thing that it asks for.
 fn hangups(runtime: &LocalRuntime) -> Result<[Signal; 2], Failure> {
     let _entered = runtime.enter();

@@ -182,6 +182,13 @@ pub struct Documents {
     pub metadata: Bytes,
 }
 
+impl Documents {
+    fn of(issuer: &TokenIssuer, own_paths: &[(Endpoint, String)]) -> Self {
+        let path = |wanted| own_paths.iter().find(|(endpoint, _)| *endpoint == wanted).map(|(_, path)| path.clone());
+        Self { jwks: issuer.jwks().into(), metadata: issuer.metadata(path).into() }
+    }
+}
+
 /// Everything that decides about requests, immutable.
 #[derive(Debug)]
 pub struct Policy {
@@ -296,11 +303,7 @@ impl Policy {
         let mut limits: Vec<Arc<Limit>> = limits.into_values().collect();
         limits.sort_by_key(|limit| limit.index);
         let (limits, pools) = (limits.into(), pools.into());
-        let documents = issuer.as_ref().map_or_else(Documents::default, |issuer| {
-            let path =
-                |wanted| own_paths.iter().find(|(endpoint, _)| *endpoint == wanted).map(|(_, path)| path.clone());
-            Documents { jwks: issuer.jwks().into(), metadata: issuer.metadata(path).into() }
-        });
+        let documents = issuer.as_ref().map_or_else(Documents::default, |issuer| Documents::of(issuer, &own_paths));
         Some(Self {
             table,
             routes,
@@ -379,14 +382,7 @@ impl Parts<'_> {
         {
             section.mistake("worker_path", "is not a path in its normal form", "write one such as \"/predict\"");
         }
-        let cors = section.optional::<String>("cors").and_then(|name| {
-            let found = self.cors.get(name.as_str()).cloned();
-            if found.is_none() {
-                let defined: Vec<&str> = self.cors.keys().map(|name| &**name).collect();
-                section.undefined("cors", None, ("CORS rule", "cors"), &name, &defined);
-            }
-            found
-        });
+        let cors = self.cors(section);
         let authenticate = if section.has("authenticate") {
             Authenticate::compile(section, self.authenticator)
         } else {
@@ -469,6 +465,17 @@ impl Parts<'_> {
             answers,
             reach,
             shadow,
+        })
+    }
+
+    fn cors(&self, section: &Section<'_>) -> Option<Arc<Cors>> {
+        section.optional::<String>("cors").and_then(|name| {
+            let found = self.cors.get(name.as_str()).cloned();
+            if found.is_none() {
+                let defined: Vec<&str> = self.cors.keys().map(|name| &**name).collect();
+                section.undefined("cors", None, ("CORS rule", "cors"), &name, &defined);
+            }
+            found
         })
     }
 
