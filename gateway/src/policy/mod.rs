@@ -243,19 +243,10 @@ impl Policy {
         let default_hosts = route::hosts(&defaults);
         defaults.finish();
 
-        let is_http2 = |name: &Name| {
-            let pool = root.section("pools").and_then(|pools| pools.section(name));
-            pool.is_some_and(|pool| pool.word("protocol") == Some("http2"))
-        };
-        // What is wrong there is said where the pools are read.
-        let profile = |name: &Name| {
-            let word = root.section("pools").and_then(|pools| pools.section(name))?.word("profile")?;
-            Profile::NAMES.iter().find(|(name, _)| *name == word).map(|(_, profile)| *profile)
-        };
         let parts = Parts {
             pools,
-            http2: pools.iter().map(is_http2).collect(),
-            profiles: pools.iter().map(|name| profile(name).unwrap_or_default()).collect(),
+            http2: pools.iter().map(|name| pool_word(root, name, "protocol") == Some("http2")).collect(),
+            profiles: pools.iter().map(|name| profile_of(root, name)).collect(),
             words: &vocabulary,
             rights: &rights,
             answers: &answers,
@@ -328,6 +319,18 @@ impl Policy {
     pub fn api_key_header(&self) -> &HeaderName {
         self.authenticator.api_key_header()
     }
+}
+
+/// A word of a pool's table. What is wrong there is said where the pools are read.
+fn pool_word<'a>(root: &Section<'a>, pool: &str, key: &str) -> Option<&'a str> {
+    root.section("pools")?.section(pool)?.word(key)
+}
+
+/// What a pool's workers speak.
+fn profile_of(root: &Section<'_>, pool: &str) -> Profile {
+    let word = pool_word(root, pool, "profile").unwrap_or_default();
+    let found = Profile::NAMES.iter().find(|(name, _)| *name == word);
+    found.map_or(Profile::Plain, |(_, profile)| *profile)
 }
 
 /// What a route can name in place of a pool.
@@ -415,10 +418,8 @@ impl Parts<'_> {
         }
         let reach = Reach::compile(section, self.profile(destination.as_ref()));
         let grpc = self.grpc(section, destination.as_ref());
-        let body = match destination {
-            Some(Destination::Fernet(_)) => Some(BodyRule::small()),
-            _ => self.body(section, reach.profile() == Profile::Oip && !grpc && reach.opens().is_empty()),
-        };
+        let is_oip = reach.profile() == Profile::Oip && !grpc && reach.opens().is_empty();
+        let body = self.body(section, destination.as_ref(), is_oip);
         if authenticate.as_ref().is_some_and(|it| it.takes(Accepted::Signature)) {
             let is_form = matches!(&destination, Some(Destination::Own(endpoint)) if endpoint.takes_form());
             if is_form || grpc || body.as_ref().is_some_and(|body| body.max() > body::MOST_WHOLE) {
@@ -515,7 +516,10 @@ impl Parts<'_> {
         }
     }
 
-    fn body(&self, section: &Section<'_>, is_oip: bool) -> Option<BodyRule> {
+    fn body(&self, section: &Section<'_>, destination: Option<&Destination>, is_oip: bool) -> Option<BodyRule> {
+        if matches!(destination, Some(Destination::Fernet(_))) {
+            return Some(BodyRule::small());
+        }
         BodyRule::compile(section.section("body")?, self.schemas, self.guards, is_oip)
     }
 
