@@ -19,6 +19,7 @@ pub mod limit;
 pub mod path;
 pub mod profile;
 pub mod route;
+pub mod sealed;
 pub mod shadow;
 pub mod token;
 mod unknown;
@@ -33,6 +34,7 @@ use http::{HeaderName, Method};
 use crate::settings::{Named as _, Section, Setting};
 use crate::types::Name;
 
+use answer::declared::Declared;
 use answer::{AnswerRules, Answers};
 use assertion::Assertion;
 use authenticate::{Accepted, Authenticate, Authenticator};
@@ -45,6 +47,7 @@ use limit::scope::By;
 use limit::{Counts, Limit, Limits, RouteLimits};
 use profile::{Profile, Reach};
 use route::{RouteId, RouteTable};
+use sealed::{Sealed, Sealings};
 use shadow::Shadow;
 use token::{Endpoint, TokenIssuer};
 
@@ -90,6 +93,10 @@ pub struct Route {
     pub grpc: bool,
     /// Whether clients may ask for a WebSocket.
     pub websocket: bool,
+    /// Which of its fields are sealed for whom.
+    pub sealed: Option<Arc<Sealed>>,
+    /// What its workers answer, where that is declared: anything else is not passed on.
+    pub declared: Option<Declared>,
     /// How much of the answer is shown to whom.
     pub answers: Answers,
     /// Which of these rules are only tried out.
@@ -187,7 +194,7 @@ pub struct Policy {
     /// The gateway's own tokens, where it issues any.
     pub issuer: Option<TokenIssuer>,
     /// What texts are sealed with, where they are.
-    pub fernet: Option<fernet::Fernet>,
+    pub fernet: Option<Arc<fernet::Fernet>>,
     /// What workers are told of callers with a signature, where they are.
     pub assertion: Option<Assertion>,
     /// The gateway's public keys and metadata, as they are shown.
@@ -227,8 +234,9 @@ impl Policy {
         let fernet = root.section("fernet").and_then(|section| {
             let fernet = fernet::Fernet::compile(&section);
             section.finish();
-            fernet
+            fernet.map(Arc::new)
         });
+        let sealed = Sealings::compile(root, fernet.as_ref(), roles);
         let rights = Rights::compile(root, &vocabulary);
         let answers = AnswerRules::compile(root);
         let schemas = body::Schemas::compile(root);
@@ -250,6 +258,7 @@ impl Policy {
             words: &vocabulary,
             rights: &rights,
             answers: &answers,
+            sealed: &sealed,
             authenticator: &authenticator,
             limits: &limits,
             cors: &cors,
@@ -360,6 +369,7 @@ struct Parts<'a> {
     words: &'a Vocabulary,
     rights: &'a Rights,
     answers: &'a AnswerRules,
+    sealed: &'a Sealings,
     authenticator: &'a Authenticator,
     limits: &'a Limits,
     cors: &'a HashMap<Name, Arc<Cors>>,
@@ -420,13 +430,12 @@ impl Parts<'_> {
         let grpc = self.grpc(section, destination.as_ref());
         let is_oip = reach.profile() == Profile::Oip && !grpc && reach.opens().is_empty();
         let body = self.body(section, destination.as_ref(), is_oip);
-        if authenticate.as_ref().is_some_and(|it| it.takes(Accepted::Signature)) {
-            let is_form = matches!(&destination, Some(Destination::Own(endpoint)) if endpoint.takes_form());
-            if is_form || grpc || body.as_ref().is_some_and(|body| body.max() > body::MOST_WHOLE) {
-                let reason =
-                    "takes signed requests, and the body here is never held in memory whole, as its digest needs";
-                section.mistake("authenticate", reason, "lower the body's `max` to 16MiB, or take other credentials");
-            }
+        let declared = self.declared(section, destination.as_ref(), body.as_ref());
+        let sealed = self.sealed.reference(section, body.as_ref());
+        let is_signed = authenticate.as_ref().is_some_and(|it| it.takes(Accepted::Signature));
+        if is_signed && is_streamed(destination.as_ref(), body.as_ref(), grpc) {
+            let reason = "takes signed requests, and the body here is never held in memory whole, as its digest needs";
+            section.mistake("authenticate", reason, "lower the body's `max` to 16MiB, or take other credentials");
         }
         let reads = body.as_ref().is_some_and(BodyRule::is_json);
         let [model, version] = ["model", "version"].map(|key| named(section, key, reach.profile(), reads));
@@ -469,6 +478,8 @@ impl Parts<'_> {
             version,
             body,
             card: None,
+            sealed,
+            declared,
             answers,
             reach,
             shadow,
@@ -530,6 +541,33 @@ impl Parts<'_> {
             Some(Destination::Own(_) | Destination::Fernet(_)) | None => None,
         };
         found.unwrap_or_default()
+    }
+
+    /// Reads `[routes.NAME.answer]`, and finds what does not go with it.
+    fn declared(
+        &self,
+        section: &Section<'_>,
+        destination: Option<&Destination>,
+        body: Option<&BodyRule>,
+    ) -> Option<Declared> {
+        let answer = section.section("answer")?;
+        let declared = Declared::compile(&answer, self.schemas, body.is_some_and(BodyRule::is_json));
+        answer.finish();
+        let is_read = declared.as_ref().is_some_and(Declared::needs_whole);
+        if matches!(destination, Some(Destination::Own(_) | Destination::Fernet(_))) {
+            section.mistake("answer", "stands beside `builtin`, whose answers are the gateway's own", "remove it");
+        }
+        if is_read && section.or("grpc", false) {
+            section.mistake("answer", "stands beside `grpc`, whose messages are not read", "write format = \"opaque\"");
+        }
+        if section.has("upgrade") {
+            section.mistake(
+                "answer",
+                "stands beside `upgrade`, and nothing is read of a WebSocket",
+                "remove one of them",
+            );
+        }
+        declared
     }
 
     /// Reads `grpc`, and finds what does not go with it.
@@ -676,6 +714,12 @@ fn tried_out(section: &Section<'_>, reach: &Reach, authorize: Option<&Authorize>
         section.mistake("opens", reason, "remove `danger_shadow`");
     }
     shadow
+}
+
+/// Whether a route's body is never held in memory whole.
+fn is_streamed(destination: Option<&Destination>, body: Option<&BodyRule>, grpc: bool) -> bool {
+    let is_form = matches!(destination, Some(Destination::Own(endpoint)) if endpoint.takes_form());
+    is_form || grpc || body.is_some_and(|body| body.max() > body::MOST_WHOLE)
 }
 
 /// Whether what hangs on the model waits for the body that names it.

@@ -5,6 +5,7 @@
 //! not do: answers that are shaped still say which class is meant, so whoever may ask often enough can train a copy on
 //! labels alone. It makes each answer worth less; limits that count rows make many answers dear.
 
+pub mod declared;
 mod oip;
 mod predict;
 mod probabilities;
@@ -194,13 +195,13 @@ impl AnswerRule {
             Form::Predict => predict::shape(self, headers, body)?,
             Form::Oip => oip::shape(self, headers, body)?,
         };
-        forget(headers);
+        forget_octets(headers);
         Ok(shaped)
     }
 }
 
-/// Removes what was true of the worker's octets and is not true of those in their place.
-pub fn forget(headers: &mut HeaderMap) {
+/// Takes out of a worker's head what was true of its octets alone.
+pub fn forget_octets(headers: &mut HeaderMap) {
     for name in [
         "etag",
         "last-modified",
@@ -216,7 +217,8 @@ pub fn forget(headers: &mut HeaderMap) {
 }
 
 /// Whether a media type is JSON.
-fn is_json(headers: &HeaderMap) -> bool {
+#[must_use]
+pub fn is_json(headers: &HeaderMap) -> bool {
     let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     value.split(';').next().is_some_and(|media| media.trim().eq_ignore_ascii_case("application/json"))
 }
