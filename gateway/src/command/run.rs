@@ -59,6 +59,11 @@ pub(crate) struct Gateway {
     log: Log,
 }
 
+fn runtime() -> Result<LocalRuntime, Failure> {
+    let built = Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
+    built.map_err(|error| Failure::unavailable(error.to_string()))
+}
+
 /// The signal that terminals and operators send, as it is heard by two: one for each thing that it asks for.
 fn hangups(runtime: &LocalRuntime) -> Result<[Signal; 2], Failure> {
     let _entered = runtime.enter();
@@ -89,8 +94,7 @@ impl Gateway {
         let (stop, stopped) = watch::channel(false);
 
         // A runtime of its own for everything that is not a request: signals, admin, upkeep.
-        let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
-        let runtime = runtime.map_err(|error| Failure::unavailable(error.to_string()))?;
+        let runtime = runtime()?;
         let socket = {
             let _entered = runtime.enter();
             super::admin::make_socket(&admin, admin_address.port(), log)?

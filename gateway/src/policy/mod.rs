@@ -182,13 +182,6 @@ pub struct Documents {
     pub metadata: Bytes,
 }
 
-impl Documents {
-    fn of(issuer: &TokenIssuer, own_paths: &[(Endpoint, String)]) -> Self {
-        let path = |wanted| own_paths.iter().find(|(endpoint, _)| *endpoint == wanted).map(|(_, path)| path.clone());
-        Self { jwks: issuer.jwks().into(), metadata: issuer.metadata(path).into() }
-    }
-}
-
 /// Everything that decides about requests, immutable.
 #[derive(Debug)]
 pub struct Policy {
@@ -260,8 +253,8 @@ impl Policy {
 
         let parts = Parts {
             pools,
-            http2: pools.iter().map(|name| word(root, name, "protocol") == Some("http2")).collect(),
-            profiles: pools.iter().map(|name| profile(root, name)).collect(),
+            http2: pools.iter().map(|name| pool_word(root, name, "protocol") == Some("http2")).collect(),
+            profiles: pools.iter().map(|name| profile_of(root, name)).collect(),
             words: &vocabulary,
             rights: &rights,
             answers: &answers,
@@ -303,7 +296,11 @@ impl Policy {
         let mut limits: Vec<Arc<Limit>> = limits.into_values().collect();
         limits.sort_by_key(|limit| limit.index);
         let (limits, pools) = (limits.into(), pools.into());
-        let documents = issuer.as_ref().map_or_else(Documents::default, |issuer| Documents::of(issuer, &own_paths));
+        let documents = issuer.as_ref().map_or_else(Documents::default, |issuer| {
+            let path =
+                |wanted| own_paths.iter().find(|(endpoint, _)| *endpoint == wanted).map(|(_, path)| path.clone());
+            Documents { jwks: issuer.jwks().into(), metadata: issuer.metadata(path).into() }
+        });
         Some(Self {
             table,
             routes,
@@ -331,6 +328,18 @@ impl Policy {
     pub fn api_key_header(&self) -> &HeaderName {
         self.authenticator.api_key_header()
     }
+}
+
+/// A word of a pool's table. What is wrong there is said where the pools are read.
+fn pool_word<'a>(root: &Section<'a>, pool: &str, key: &str) -> Option<&'a str> {
+    root.section("pools")?.section(pool)?.word(key)
+}
+
+/// What a pool's workers speak.
+fn profile_of(root: &Section<'_>, pool: &str) -> Profile {
+    let word = pool_word(root, pool, "profile").unwrap_or_default();
+    let found = Profile::NAMES.iter().find(|(name, _)| *name == word);
+    found.map_or(Profile::Plain, |(_, profile)| *profile)
 }
 
 /// What a route can name in place of a pool.
@@ -382,7 +391,14 @@ impl Parts<'_> {
         {
             section.mistake("worker_path", "is not a path in its normal form", "write one such as \"/predict\"");
         }
-        let cors = self.cors(section);
+        let cors = section.optional::<String>("cors").and_then(|name| {
+            let found = self.cors.get(name.as_str()).cloned();
+            if found.is_none() {
+                let defined: Vec<&str> = self.cors.keys().map(|name| &**name).collect();
+                section.undefined("cors", None, ("CORS rule", "cors"), &name, &defined);
+            }
+            found
+        });
         let authenticate = if section.has("authenticate") {
             Authenticate::compile(section, self.authenticator)
         } else {
@@ -412,19 +428,14 @@ impl Parts<'_> {
         }
         let reach = Reach::compile(section, self.profile(destination.as_ref()));
         let grpc = self.grpc(section, destination.as_ref());
-        let body = match destination {
-            Some(Destination::Fernet(_)) => Some(BodyRule::small()),
-            _ => self.body(section, reach.profile() == Profile::Oip && !grpc && reach.opens().is_empty()),
-        };
+        let is_oip = reach.profile() == Profile::Oip && !grpc && reach.opens().is_empty();
+        let body = self.body(section, destination.as_ref(), is_oip);
         let declared = self.declared(section, destination.as_ref(), body.as_ref());
         let sealed = self.sealed.reference(section, body.as_ref());
-        if authenticate.as_ref().is_some_and(|it| it.takes(Accepted::Signature)) {
-            let is_form = matches!(&destination, Some(Destination::Own(endpoint)) if endpoint.takes_form());
-            if is_form || grpc || body.as_ref().is_some_and(|body| body.max() > body::MOST_WHOLE) {
-                let reason =
-                    "takes signed requests, and the body here is never held in memory whole, as its digest needs";
-                section.mistake("authenticate", reason, "lower the body's `max` to 16MiB, or take other credentials");
-            }
+        let is_signed = authenticate.as_ref().is_some_and(|it| it.takes(Accepted::Signature));
+        if is_signed && is_streamed(destination.as_ref(), body.as_ref(), grpc) {
+            let reason = "takes signed requests, and the body here is never held in memory whole, as its digest needs";
+            section.mistake("authenticate", reason, "lower the body's `max` to 16MiB, or take other credentials");
         }
         let reads = body.as_ref().is_some_and(BodyRule::is_json);
         let [model, version] = ["model", "version"].map(|key| named(section, key, reach.profile(), reads));
@@ -436,7 +447,14 @@ impl Parts<'_> {
             check(section, limit, destination.as_ref(), body.as_ref(), &model);
         }
         let waits = waits_for_model(&model, authorize.as_ref(), &limits);
-        check_rows(section, &limits);
+        let mut rows = limits.iter().filter(|limit| matches!(limit.cost, Cost::Rows(_)));
+        if let Some(first) = rows.next()
+            && let Some(other) = rows.find(|limit| limit.cost != first.cost)
+        {
+            let reason =
+                format!("names {:?} and {:?}, which count rows in different places", &*first.name, &*other.name);
+            section.mistake("limits", reason, "write the same `rows_at` in both");
+        }
         if section.has("answers")
             && let Some(limit) = limits.iter().find(|limit| matches!(limit.cost, Cost::Answer(_)))
         {
@@ -459,23 +477,12 @@ impl Parts<'_> {
             model,
             version,
             body,
+            card: None,
             sealed,
             declared,
-            card: None,
             answers,
             reach,
             shadow,
-        })
-    }
-
-    fn cors(&self, section: &Section<'_>) -> Option<Arc<Cors>> {
-        section.optional::<String>("cors").and_then(|name| {
-            let found = self.cors.get(name.as_str()).cloned();
-            if found.is_none() {
-                let defined: Vec<&str> = self.cors.keys().map(|name| &**name).collect();
-                section.undefined("cors", None, ("CORS rule", "cors"), &name, &defined);
-            }
-            found
         })
     }
 
@@ -520,6 +527,22 @@ impl Parts<'_> {
         }
     }
 
+    fn body(&self, section: &Section<'_>, destination: Option<&Destination>, is_oip: bool) -> Option<BodyRule> {
+        if matches!(destination, Some(Destination::Fernet(_))) {
+            return Some(BodyRule::small());
+        }
+        BodyRule::compile(section.section("body")?, self.schemas, self.guards, is_oip)
+    }
+
+    /// What the workers of a destination speak.
+    fn profile(&self, destination: Option<&Destination>) -> Profile {
+        let found = match destination {
+            Some(Destination::Pool(position)) => self.profiles.get(*position).copied(),
+            Some(Destination::Own(_) | Destination::Fernet(_)) | None => None,
+        };
+        found.unwrap_or_default()
+    }
+
     /// Reads `[routes.NAME.answer]`, and finds what does not go with it.
     fn declared(
         &self,
@@ -545,19 +568,6 @@ impl Parts<'_> {
             );
         }
         declared
-    }
-
-    fn body(&self, section: &Section<'_>, is_oip: bool) -> Option<BodyRule> {
-        BodyRule::compile(section.section("body")?, self.schemas, self.guards, is_oip)
-    }
-
-    /// What the workers of a destination speak.
-    fn profile(&self, destination: Option<&Destination>) -> Profile {
-        let found = match destination {
-            Some(Destination::Pool(position)) => self.profiles.get(*position).copied(),
-            Some(Destination::Own(_) | Destination::Fernet(_)) | None => None,
-        };
-        found.unwrap_or_default()
     }
 
     /// Reads `grpc`, and finds what does not go with it.
@@ -645,29 +655,6 @@ impl Parts<'_> {
     }
 }
 
-/// A word that a pool's section has. What is wrong there is said where the pools are read.
-fn word<'s>(root: &Section<'s>, pool: &Name, key: &str) -> Option<&'s str> {
-    root.section("pools")?.section(pool)?.word(key)
-}
-
-/// What a pool's workers speak.
-fn profile(root: &Section<'_>, pool: &Name) -> Profile {
-    let word = word(root, pool, "profile");
-    let found = Profile::NAMES.iter().find(|(name, _)| Some(*name) == word);
-    found.map_or_else(Profile::default, |(_, profile)| *profile)
-}
-
-/// Finds limits that count rows in different places, of which one would be read for both.
-fn check_rows(section: &Section<'_>, limits: &[Arc<Limit>]) {
-    let mut rows = limits.iter().filter(|limit| matches!(limit.cost, Cost::Rows(_)));
-    if let Some(first) = rows.next()
-        && let Some(other) = rows.find(|limit| limit.cost != first.cost)
-    {
-        let reason = format!("names {:?} and {:?}, which count rows in different places", &*first.name, &*other.name);
-        section.mistake("limits", reason, "write the same `rows_at` in both");
-    }
-}
-
 /// The position of the card that a route's guard is told by workers, which is added where it is the first to want it.
 fn card(route: &Route, cards: &mut Vec<CardOf>) -> Option<usize> {
     let Destination::Pool(pool) = route.destination else { return None };
@@ -727,6 +714,12 @@ fn tried_out(section: &Section<'_>, reach: &Reach, authorize: Option<&Authorize>
         section.mistake("opens", reason, "remove `danger_shadow`");
     }
     shadow
+}
+
+/// Whether a route's body is never held in memory whole.
+fn is_streamed(destination: Option<&Destination>, body: Option<&BodyRule>, grpc: bool) -> bool {
+    let is_form = matches!(destination, Some(Destination::Own(endpoint)) if endpoint.takes_form());
+    is_form || grpc || body.is_some_and(|body| body.max() > body::MOST_WHOLE)
 }
 
 /// Whether what hangs on the model waits for the body that names it.
