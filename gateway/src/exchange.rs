@@ -24,6 +24,7 @@ use crate::edge::log::{BatchLog, Record};
 use crate::edge::metrics::{Metrics, RouteSeries};
 use crate::edge::upstream::{ActiveCard, Cards, Copied, Pool, PoolSettings, WorkerBody};
 use crate::policy::Policy;
+use crate::policy::answer::declared::{Wanted, too_long};
 use crate::policy::assertion::Assertions;
 use crate::policy::authenticate::seen::SeenTokens;
 use crate::policy::cors::Earned;
@@ -140,6 +141,7 @@ impl Cores {
 
 /// What is known about one request; written down when it ends, however it ends.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own about the request")]
 pub struct Exchange {
     pub(crate) core: Rc<Core>,
     busy: Busy,
@@ -167,6 +169,10 @@ pub struct Exchange {
     pub(crate) charge: Option<Box<Charge>>,
     /// The end of the answer, where a limit counts what it names.
     pub(crate) answer: Option<Vec<u8>>,
+    /// What its answer is held to.
+    pub(crate) wanted: Option<Box<Wanted>>,
+    /// The most octets that may pass of an answer that is not read.
+    pub(crate) most_out: Option<usize>,
     /// The limits that are only tried out and would have refused.
     pub(crate) would_refuse: Option<String>,
     /// The card that the body is held against, where workers tell it, or why there is none.
@@ -174,6 +180,8 @@ pub struct Exchange {
     /// Features with values that the model does not know.
     pub(crate) flagged: Option<String>,
     pub(crate) normalized: Option<String>,
+    /// Whether fields of the body were opened or sealed.
+    pub(crate) is_resealed: bool,
     /// The model that its body names.
     pub(crate) model: Option<Box<str>>,
     /// How much of a body that was changed is JSON.
@@ -222,10 +230,13 @@ impl Exchange {
             places: None,
             charge: None,
             answer: None,
+            wanted: None,
+            most_out: None,
             would_refuse: None,
             card: None,
             flagged: None,
             normalized: None,
+            is_resealed: false,
             model: None,
             json: None,
             // What stands in the record if the client leaves before there is an answer (nginx's number).
@@ -276,6 +287,11 @@ impl Exchange {
     /// Whether a limit counts what the answer names.
     pub(crate) fn counts_answer(&self) -> bool {
         self.charge.as_ref().is_some_and(|charge| charge.answer_costs().next().is_some())
+    }
+
+    /// The bound that an answer is beyond with so many octets more.
+    fn exceeds(&self, more: usize) -> Option<usize> {
+        self.most_out.filter(|most| self.bytes_out + more as u64 > *most as u64)
     }
 
     /// Keeps the end of an answer.
@@ -350,6 +366,17 @@ impl AnswerBody {
         body
     }
 
+    /// Ends an answer whose head is gone: all that is left to say is to break the connection off, once what the client is
+    /// to have of the answer was written: hyper throws away what is not.
+    fn break_off<T>(&mut self, stop: Stop, cx: &mut Context<'_>) -> Poll<T> {
+        let problem = Problem::from(stop);
+        self.exchange.reason = Some(problem.reason);
+        self.exchange.cause = problem.cause;
+        self.content = Content::Broken;
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
     /// Sends the request's copy off when the answer is out.
     fn launch_if_whole(&mut self) {
         if self.exchange.copied.is_some()
@@ -401,6 +428,9 @@ impl http_body::Body for AnswerBody {
                 Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))))
             }
             Poll::Ready(Some(Ok(bytes))) => {
+                if let Some(most) = this.exchange.exceeds(bytes.len()) {
+                    return this.break_off(Stop::Undeclared(too_long(most).0), cx);
+                }
                 this.exchange.bytes_out += bytes.len() as u64;
                 this.exchange.keep(&bytes);
                 if let (Some(copied), Content::Worker(_)) = (&mut this.exchange.copied, &this.content) {
@@ -409,16 +439,7 @@ impl http_body::Body for AnswerBody {
                 this.launch_if_whole();
                 Poll::Ready(Some(Ok(Frame::data(bytes))))
             }
-            Poll::Ready(Some(Err(fault))) => {
-                // The head is gone; all that is left to say is to break the connection off, once what the
-                // client is to have of the answer was written: hyper throws away what is not.
-                let problem = Problem::from(Stop::Upstream(fault));
-                this.exchange.reason = Some(problem.reason);
-                this.exchange.cause = problem.cause;
-                this.content = Content::Broken;
-                cx.waker().wake_by_ref();
-                Poll::Pending
-            }
+            Poll::Ready(Some(Err(fault))) => this.break_off(Stop::Upstream(fault), cx),
         }
     }
 

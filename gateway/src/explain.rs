@@ -19,6 +19,7 @@ use crate::policy::authenticate::{self, Accepted, Authenticate, Known, Undecided
 use crate::policy::authorize::{self, Permit};
 use crate::policy::body::{self, Active};
 use crate::policy::facts::Facts;
+use crate::policy::fernet::Direction;
 use crate::policy::limit::cost::Size;
 use crate::policy::limit::window::Standing;
 use crate::policy::limit::{Admission, Decision, Demand, WhenFull};
@@ -251,9 +252,7 @@ fn walk(policy: &Policy, asked: &Asked, out: &mut Explained) -> Result<(), Stop>
     match &route.destination {
         Destination::Pool(position) => {
             let pool = policy.pools.get(*position).map_or("", |pool| pool);
-            if let Some(rule) = route.answers.rule(&principal) {
-                out.note("answer", format!("shaped by {}", rule.name), &["answers", &rule.name]);
-            }
+            answer(route, &principal, out);
             out.note("forward", format!("to the pool {pool}, as {} {seen}", asked.method), &["routes", name, "pool"]);
         }
         Destination::Own(_) | Destination::Fernet(_) => {
@@ -424,15 +423,25 @@ fn judge(route: &Route, asked: &Asked, path: &str, out: &mut Explained) -> Resul
         let (rows, named) = route.read(path, value);
         (size.rows, model) = (rows, named.to_owned());
     };
-    let checked = rule.decide_head(&headers).and_then(|()| rule.decide_and_look(&headers, body, Active::Unasked, look));
-    let checked = match checked {
-        Ok(checked) => checked,
+    let sealed = route.sealed.as_deref();
+    let judged = rule.decide_head(&headers).and_then(|()| {
+        let opened = sealed.map(|sealed| sealed.open_request(body, rule.depth(), asked.now)).transpose()?;
+        let opened = opened.unwrap_or_default();
+        let read = opened.body.as_deref().unwrap_or(body);
+        let checked = rule.decide_and_look(&headers, read, Active::Unasked, look);
+        checked.map(|checked| (checked, opened.count())).map_err(|refusal| opened.redact(refusal))
+    });
+    let (checked, opened) = match judged {
+        Ok(judged) => judged,
         Err(refusal) if route.shadow.body && !matches!(refusal, body::Refusal::TooLarge { .. }) => {
             out.tried("body", Stop::Body(refusal), name);
             return Ok((size, String::new()));
         }
         Err(refusal) => return Err(Stop::Body(refusal)),
     };
+    if let Some(sealed) = sealed.filter(|_| opened > 0) {
+        out.note("body", format!("opened by {}: {opened}", sealed.name), &["sealed", &sealed.name]);
+    }
     if let Some(names) = checked.flagged() {
         out.note("body", format!("outside what the model knows: {names}"), &["routes", name, "body", "guard"]);
     }
@@ -451,6 +460,25 @@ fn judge(route: &Route, asked: &Asked, path: &str, out: &mut Explained) -> Resul
         out.note("body", format!("asks the model {model}"), &["routes", name, "pool"]);
     }
     Ok((size, model))
+}
+
+/// Says what becomes of the answer.
+fn answer(route: &Route, principal: &Principal, out: &mut Explained) {
+    let name = &*route.name;
+    if let Some(sealed) = &route.sealed {
+        let answer = match sealed.for_answer(principal) {
+            Some(Direction::Encrypt) => ", and this caller gets the answer sealed",
+            Some(Direction::Decrypt) => ", and this caller gets the answer opened",
+            None => "",
+        };
+        out.note("seal", format!("{}{answer}", sealed.describe()), &["sealed", &sealed.name]);
+    }
+    if let Some(declared) = &route.declared {
+        out.note("answer", format!("held to {}", declared.describe()), &["routes", name, "answer"]);
+    }
+    if let Some(rule) = route.answers.rule(principal) {
+        out.note("answer", format!("shaped by {}", rule.name), &["answers", &rule.name]);
+    }
 }
 
 /// Names the limits, and refuses what none of them ever admits.

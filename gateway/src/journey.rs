@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! accept → handshake → read_head → identify                        (server.rs brings it here)
-//!   → route → cors → authenticate → authorize → limit → body → forward
+//!   → route → cors → authenticate → authorize → limit → body → forward → answer
 //!   → finish, whatever happened: earned headers, the answer, the record
 //! ```
 //!
@@ -24,16 +24,14 @@ use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 
 use crate::activity::Busy;
+use crate::answering::{Answer, Answering};
 use crate::client_body::ClientBody;
 use crate::credentials;
 use crate::edge::counter::{Denied, Places};
-use crate::edge::upstream::{
-    self, Call, ClientStream, Forwarded, Outgoing, Pool, Told, Tunnel, WorkerBody, websocket_key,
-};
+use crate::edge::upstream::{self, Call, ClientStream, Forwarded, Outgoing, Pool, Told, Tunnel, websocket_key};
 use crate::exchange::{AnswerBody, Content, Core, Exchange};
 use crate::fernet_endpoint;
 use crate::head;
-use crate::policy::answer::AnswerRule;
 use crate::policy::authenticate::{self, Accepted, signature};
 use crate::policy::authorize::{self, Asked, Permit};
 use crate::policy::body::{self, Active, BodyRule};
@@ -103,14 +101,6 @@ pub fn refuse(core: Rc<Core>, peer: ClientAddress, busy: Busy, fault: HeadFault)
     let mut exchange = Exchange::begin(core, peer, busy, &nameless);
     exchange.line = None;
     finish(exchange, Err(Problem::from(Stop::Head(fault))))
-}
-
-/// An answer before it is finished.
-enum Answer {
-    /// From a worker.
-    Worker(Response<WorkerBody>),
-    /// Ours.
-    Own(Response<Bytes>),
 }
 
 async fn travel(
@@ -305,7 +295,7 @@ async fn forward(
     let now = timestamp(exchange.began);
     let assertion = core.assertions.of(policy.assertion.as_ref(), position, principal, &policy.vocabulary, now);
     let assertion = assertion.map_err(|_| Stop::Internal("an assertion that can't be signed"))?;
-    let shaped = route.answers.rule(principal).filter(|_| arrived.method != Method::HEAD);
+    let answering = Answering::of(route, principal, &arrived.method, now);
     let told = Told {
         credential: policy.api_key_header(),
         client: &exchange.client.text,
@@ -315,8 +305,8 @@ async fn forward(
         principal,
         assertion: assertion.as_ref(),
         route: &route.name,
-        is_read_here: exchange.counts_answer() || shaped.is_some(),
-        is_rewritten: exchange.normalized.is_some(),
+        is_read_here: exchange.counts_answer() || answering.reads(),
+        is_rewritten: exchange.normalized.is_some() || exchange.is_resealed,
         // Of a body that comes bit by bit nobody knows when it ends, and the worker's time begins with the head.
         deadline: pool.deadline().filter(|_| outgoing.is_whole()),
         json: exchange.json,
@@ -352,29 +342,7 @@ async fn forward(
     exchange.worker = Some(answer.worker);
     exchange.is_last |= answer.early;
     exchange.answer = exchange.counts_answer().then(Vec::new);
-    let status = answer.response.status();
-    match shaped.filter(|_| status.is_success()) {
-        Some(rule) => Box::pin(shape(exchange, rule, answer.response)).await.map(Answer::Own),
-        None if status.is_client_error() && route.shapes_refusals(&arrived.method) => {
-            Ok(Answer::Own(Box::pin(upstream::in_form(route.profile(), answer.response)).await))
-        }
-        None => Ok(Answer::Worker(answer.response)),
-    }
-}
-
-/// Takes what is not for the caller out of a worker's answer.
-async fn shape(
-    exchange: &mut Exchange,
-    rule: &AnswerRule,
-    answer: Response<WorkerBody>,
-) -> Result<Response<Bytes>, Stop> {
-    let (mut head, body) = answer.into_parts();
-    let whole = body.whole(rule.max()).await.map_err(Stop::Upstream)?;
-    if let Some(copied) = &mut exchange.copied {
-        copied.keep(&whole);
-    }
-    let shaped = rule.apply(head.status, &mut head.headers, &whole).map_err(Stop::Undeclared)?;
-    Ok(Response::from_parts(head, shaped.into()))
+    answering.answer(exchange, answer.response).await
 }
 
 /// Answers a form at one of the gateway's own endpoints.
@@ -650,14 +618,22 @@ fn judge(
     whole: Bytes,
 ) -> Result<(Outgoing, Size), Stop> {
     let mut size = Size { bytes: whole.len() as u64, rows: 1 };
-    let mut named = None;
+    // What is sealed is opened before anybody judges it, and sealed when all have: rules are about values.
+    let (sealed, now) = (route.sealed.as_deref(), timestamp(exchange.began));
+    let opened = sealed.map(|sealed| sealed.open_request(&whole, rule.depth(), now)).transpose();
+    let mut opened = opened.map_err(Stop::Body)?.unwrap_or_default();
+    exchange.is_resealed = opened.body.is_some();
+    let whole = opened.body.take().map_or(whole, Bytes::from);
+    let (mut named, mut wanted) = (None, None);
+    let declared = route.declared.as_ref().filter(|declared| declared.needs_whole());
     let look = |body: &serde_json::Value| {
-        if route.limits.needs_body || matches!(route.model, Model::InBody(_)) {
+        if route.limits.needs_body || declared.is_some() || matches!(route.model, Model::InBody(_)) {
             let path = path::normalize(arrived.uri.path()).unwrap_or_default();
             let (rows, model) = route.read(&path, body);
             size.rows = rows;
             named = (!model.is_empty()).then(|| Box::from(model));
         }
+        wanted = declared.map(|declared| Box::new(declared.wanted(body, size.rows)));
     };
     let card = exchange.card.clone();
     let active = match &card {
@@ -675,8 +651,9 @@ fn judge(
             exchange.would_refuse(Problem::from(Stop::Body(refusal)).reason.slug());
             None
         }
-        Err(refusal) => return Err(Stop::Body(refusal)),
+        Err(refusal) => return Err(Stop::Body(opened.redact(refusal))),
     };
+    exchange.wanted = wanted;
     let body = match rewritten {
         Some(rewritten) => {
             exchange.normalized = Some(rewritten.note);
@@ -685,7 +662,10 @@ fn judge(
         }
         None => whole,
     };
-    Ok((Outgoing::Whole(Some(body)), size))
+    let sealed = sealed.map(|sealed| sealed.seal_request(&body, &fernet_endpoint::iv, now)).transpose();
+    let sealed = sealed.map_err(Stop::Body)?.flatten();
+    exchange.is_resealed |= sealed.is_some();
+    Ok((Outgoing::Whole(Some(sealed.map_or(body, Bytes::from))), size))
 }
 
 fn timestamp(at: SystemTime) -> Timestamp {

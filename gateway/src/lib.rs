@@ -10,7 +10,7 @@
 //! | `reload` | puts a new policy in the place of the old one |
 //! | `explain` | the journey without its edges |
 //! | `server` | connections: how many, how long, when to stop |
-//! | `journey`, `token_endpoint`, `fernet_endpoint`, `credentials` | what happens to each request; who sent it |
+//! | `journey`, `token_endpoint`, `fernet_endpoint`, `credentials`, `answering` | what happens to each request and answer; who sent it |
 //! | `exchange`, `client_body` | one request's facts, answer and record; its body |
 //! | `listener` | where connections arrive, how many and how long |
 //! | `connection_limit` | how many connections one address may hold, and what each may do |
@@ -26,6 +26,7 @@
 
 pub mod activity;
 pub mod admin;
+pub mod answering;
 pub mod client_body;
 pub mod config;
 pub mod connection_limit;

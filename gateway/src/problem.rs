@@ -12,7 +12,6 @@ use serde_json::{Value, json};
 
 use crate::edge::counter::Denied;
 use crate::edge::upstream::{ClientFault, Fault};
-use crate::policy::answer::Undeclared;
 use crate::policy::authenticate::{self, api_key, binding, certificate, jwt, signature};
 use crate::policy::path::Ambiguous;
 use crate::policy::profile::{Closed, Disguise, Profile};
@@ -167,10 +166,11 @@ impl Reason {
         )
     }
 
-    /// Whether it belongs in the security record: every refusal, and no fault of workers or ours.
+    /// Whether it belongs in the security record: every refusal, also of what a worker would have told, and no fault of
+    /// workers or ours.
     #[must_use]
     pub fn is_security(self) -> bool {
-        self.status().is_client_error() && self != Self::ClientGone
+        self.status().is_client_error() && self != Self::ClientGone || self == Self::AnswerUndeclared
     }
 }
 
@@ -218,8 +218,8 @@ pub enum Stop {
     NotHttp2,
     /// No usable answer from a worker.
     Upstream(Fault),
-    /// An answer that is not of the declared form.
-    Undeclared(Undeclared),
+    /// An answer that is not as declared: in what, for the log alone.
+    Undeclared(Cow<'static, str>),
     /// No token.
     Token(token::Refusal),
     /// More passwords are being checked than may be at once.
@@ -436,7 +436,7 @@ impl From<Stop> for Problem {
                 Self::new(Reason::Http2Needed, "gRPC needs HTTP/2, which is agreed on in the TLS handshake (ALPN).")
             }
             Stop::Upstream(fault) => upstream(fault),
-            Stop::Undeclared(Undeclared(why)) => Self::new(
+            Stop::Undeclared(why) => Self::new(
                 Reason::AnswerUndeclared,
                 "The worker answered in a form that is not passed on here. The operator finds the cause in the log.",
             )

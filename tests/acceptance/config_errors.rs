@@ -36,7 +36,11 @@ fn assert_each(cases: &[Case]) {
 
 /// A good configuration, with what the wrong ones refer to.
 fn world() -> GatewayBuilder {
-    Gateway::builder().variable("WEAK", "hunter2hunter2").variable("EMPTY", "").file("bad.json", "{\"type\":}")
+    Gateway::builder()
+        .variable("WEAK", "hunter2hunter2")
+        .variable("EMPTY", "")
+        .file("bad.json", "{\"type\":}")
+        .file("fernet.key", "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=")
 }
 
 #[test]
@@ -86,7 +90,7 @@ a = 1
 
   2.toml:1:2  plugins
     is not a key that is known here
-    help: remove it; known here: admin, answers, api_key, api_keys, assertion, certificates, client_address, clients, cors, defaults, fernet, guards, issuers, limits, listener, log, pools, proofs, reload, rights, roles, routes, schemas, signing_keys, store, token, users
+    help: remove it; known here: admin, answers, api_key, api_keys, assertion, certificates, client_address, clients, cors, defaults, fernet, guards, issuers, limits, listener, log, pools, proofs, reload, rights, roles, routes, schemas, sealed, signing_keys, store, token, users
 ",
     ),
 ];
@@ -553,7 +557,7 @@ address = "0.0.0.0:9443"
         r"error: 1 mistake in the configuration
 
   2.toml:2:1  admin.address
-    is not a loopback address, and this listener asks for no credential
+    is not a loopback address, and what this listener tells is not for everybody
     help: use 127.0.0.1, or say that you know with danger_public = true
 ",
     ),
@@ -973,6 +977,199 @@ answers_for = { raeder = "full", admin = "e" }
   2.toml:21:17  routes.models.answers_for.raeder
     names the role "raeder", which is not defined
     help: did you mean "reader"?
+"#,
+    ),
+    (
+        "declared answers",
+        r#"[schemas.out]
+type = "object"
+[routes.known.answer]
+content_types = ["Application/JSON"]
+max = "0B"
+depth = 0
+[routes.models.answer]
+format = "opaque"
+schema = "out"
+[routes.predict.answer]
+format = "json"
+one_per_row = true
+max = "1GiB"
+schema = "uot"
+distribution = true
+[routes.model.answer]
+format = "predict"
+[routes.token.answer]
+format = "json"
+[routes.sentiment.answer]
+format = "json"
+predictions_at = "results"
+"#,
+        r#"error: 13 mistakes in the configuration
+
+  2.toml:3:15  routes.known.answer.format
+    is missing
+    help: write "json", "predict", "oip-v2", or "opaque" for what passes unread
+
+  2.toml:4:18  routes.known.answer.content_types.0
+    is "Application/JSON", which is not a media type in lower case without parameters
+    help: write one such as "application/json"
+
+  2.toml:5:1  routes.known.answer.max
+    is 0, or more than is held in memory
+    help: write at most "16MiB"
+
+  2.toml:6:1  routes.known.answer.depth
+    is 0
+    help: write a number from 1 to 64
+
+  2.toml:16:15  routes.model.answer.one_per_row
+    asks for a prediction per row, and this route reads no JSON, so the rows are not known
+    help: write one_per_row = false, or a [body] that is read
+
+  2.toml:7:16  routes.models.answer.content_types
+    is missing
+    help: list the media types that the worker answers
+
+  2.toml:9:1  routes.models.answer.schema
+    stands beside format = "opaque", where it says nothing
+    help: remove it, or write another format
+
+  2.toml:13:1  routes.predict.answer.max
+    is 0, or more than is held in memory
+    help: write at most "16MiB"
+
+  2.toml:14:1  routes.predict.answer.schema
+    names the schema "uot", which is not defined
+    help: did you mean "out"?
+
+  2.toml:15:1  routes.predict.answer.distribution
+    stands beside format = "json", where it says nothing
+    help: remove it, or write another format
+
+  2.toml:10:17  routes.predict.answer.predictions_at
+    is missing
+    help: write where the list of predictions stands: "/results"
+
+  2.toml:22:1  routes.sentiment.answer.predictions_at
+    is not a JSON pointer
+    help: write one such as "/results" (RFC 6901)
+
+  2.toml:18:15  routes.token.answer
+    stands beside `builtin`, whose answers are the gateway's own
+    help: remove it
+"#,
+    ),
+    (
+        "sealed fields",
+        r#"[sealed.a]
+values = "number"
+seal_request = ["/x", "/x/y", "", "z"]
+open_request = ["/x"]
+open_answer = ["/n"]
+max_fields = 0
+[sealed.b]
+values = "json"
+key = { env = "WEAK" }
+readers = ["raeder"]
+[sealed.c]
+values = "text"
+key = { file = "fernet.key" }
+seal_request = ["/x"]
+max = "1GiB"
+[sealed.d]
+values = "text"
+keys = {}
+[routes.known]
+sealed = "c"
+[routes.predict]
+sealed = "e"
+[routes.sentiment]
+sealed = "c"
+danger_shadow = ["body"]
+[routes.token]
+sealed = "c"
+"#,
+        r#"error: 20 mistakes in the configuration
+
+  2.toml:2:1  sealed.a.values
+    is "number", which is not one of its choices
+    help: write "text" or "json"
+
+  2.toml:1:9  sealed.a
+    has no key, and no [fernet] is defined
+    help: define [fernet], or write key = { file = "fields.key" } here
+
+  2.toml:3:23  sealed.a.seal_request.1
+    is named before, or inside or around what is
+    help: keep one of them
+
+  2.toml:3:31  sealed.a.seal_request.2
+    is "", which is no JSON pointer to a member
+    help: write one such as "/patient/id"; `*` stands for every element of a list
+
+  2.toml:3:35  sealed.a.seal_request.3
+    is "z", which is no JSON pointer to a member
+    help: write one such as "/patient/id"; `*` stands for every element of a list
+
+  2.toml:3:17  sealed.a.seal_request.0
+    names a place that `open_request` names too, or one inside it, or around it
+    help: keep it in one of them
+
+  2.toml:1:9  sealed.a.readers
+    is missing
+    help: name the roles whose holders get the values: readers = ["doctor"]
+
+  2.toml:6:1  sealed.a.max_fields
+    is 0
+    help: write a number from 1 to 10000
+
+  2.toml:9:1  sealed.b.key
+    is not a Fernet key: 32 octets in base64url, with padding
+    help: make one with Fernet.generate_key() of Python's cryptography, or `openssl rand -base64 32 | tr +/ -_`
+
+  2.toml:7:9  sealed.b.seal_request
+    is missing
+    help: name fields: seal_request, open_request, seal_answer or open_answer
+
+  2.toml:10:12  sealed.b.readers.0
+    names the role "raeder", which is not defined
+    help: did you mean "reader"?
+
+  2.toml:10:1  sealed.b.readers
+    says who reads answers, and no field of one is named
+    help: remove it, or write `seal_answer`
+
+  2.toml:15:1  sealed.c.max
+    is 0, or more than is held in memory
+    help: write at most "16MiB"
+
+  2.toml:16:9  sealed.d
+    has no key, and no [fernet] is defined
+    help: define [fernet], or write key = { file = "fields.key" } here
+
+  2.toml:18:1  sealed.d.keys
+    stands here without `key`, which seals
+    help: write `key` too, or remove it
+
+  2.toml:16:9  sealed.d.seal_request
+    is missing
+    help: name fields: seal_request, open_request, seal_answer or open_answer
+
+  2.toml:20:1  routes.known.sealed
+    names fields of requests, and this route's body is not read as JSON
+    help: write [routes.NAME.body] with format = "json"
+
+  2.toml:22:1  routes.predict.sealed
+    names the rule for sealed fields "e", which is not defined
+    help: did you mean "c"?
+
+  2.toml:24:1  routes.sentiment.sealed
+    names fields of requests, and a body that is not what it should be goes on as it is here
+    help: take "body" out of `danger_shadow`
+
+  2.toml:27:1  routes.token.sealed
+    stands beside `builtin`, whose bodies are the gateway's own
+    help: remove one of them
 "#,
     ),
     (
@@ -2215,7 +2412,7 @@ fn mistakes_in_several_files_and_in_a_variable_come_all_at_once() {
     help: did you mean `threads`?
 
   3.toml:4:1  admin.address
-    is not a loopback address, and this listener asks for no credential
+    is not a loopback address, and what this listener tells is not for everybody
     help: use 127.0.0.1, or say that you know with danger_public = true
 
   3.toml:2:1  routes.models.cors

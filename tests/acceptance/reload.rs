@@ -59,7 +59,7 @@ async fn whoever_asks_gets_the_new_policy_and_an_answer() {
     overwrite(&gateway, &policy("second"), "watch = false");
     assert_eq!(served_by(&gateway).await, both("first"), "nobody has asked");
     let answer = gateway.operate("PUT", "/reload").await;
-    assert_eq!((answer.status, answer.json()), (200, json!({ "generation": 2, "needs_restart": [] })));
+    assert_eq!((answer.status, answer.json()), (200, json!({ "generation": 2, "needs_restart": [], "swapped": [] })));
     // At once, on every thread.
     for _ in 0..8 {
         assert_eq!(served_by(&gateway).await, both("second"));

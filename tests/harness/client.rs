@@ -156,7 +156,11 @@ impl Client {
         self.try_connect().await.unwrap_or_else(|reason| panic!("no connection: {reason}"))
     }
 
-    async fn try_connect(&self) -> Result<Connection, String> {
+    /// Opens a connection for several requests.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub async fn try_connect(&self) -> Result<Connection, String> {
         let stream =
             handshake_shared(self.address, Arc::clone(&self.config)).await.map_err(|error| error.to_string())?;
         let io = TokioIo::new(stream);

@@ -2,6 +2,7 @@
 #![expect(clippy::print_stdout, reason = "printing is what commands are for")]
 
 use gateway::config::{Config, ConfigFile};
+use gateway::policy::answer::declared::Declared;
 use gateway::policy::authorize::{Right, Who};
 use gateway::policy::profile::Profile;
 use gateway::policy::{Destination, Policy, Route};
@@ -13,7 +14,9 @@ use super::{Failure, table};
 pub(crate) fn run(files: &[ConfigFile], as_json: bool) -> Result<(), Failure> {
     let (policy, _) = Config::load_policy(files)?;
     let policy = &policy;
-    let mut rows = vec![["methods", "path", "route", "credential", "who", "limits", "goes to"].map(str::to_owned)];
+    let mut rows = vec![
+        ["methods", "path", "route", "credential", "who", "limits", "goes to", "answers", "fields"].map(str::to_owned),
+    ];
     let mut list = Vec::new();
     for (matched, id) in policy.table.rows() {
         let Some(route) = policy.route(*id) else { continue };
@@ -24,15 +27,27 @@ pub(crate) fn run(files: &[ConfigFile], as_json: bool) -> Result<(), Failure> {
             .map_or_else(|| matched.path().to_owned(), |it| format!("{} at {}", matched.path(), it.join(", ")));
         let limits: Vec<&str> = route.limits.all().map(|limit| &*limit.name).collect();
         let (who, to) = (who(policy, route), destination(policy, route));
+        let answers = route.declared.as_ref().map_or_else(String::new, Declared::describe);
+        let sealed = route.sealed.as_ref().map_or_else(String::new, |sealed| sealed.describe());
         if as_json {
             list.push(json!({
                 "methods": methods, "path": matched.path(), "hosts": hosts, "route": &*route.name,
                 "authenticate": route.authenticate.list(), "authorize": who, "limits": limits, "destination": to,
-                "profile": route.profile().name(), "opens": route.reach.opens(),
+                "profile": route.profile().name(), "opens": route.reach.opens(), "answers": answers, "sealed": sealed,
             }));
         }
         let limits = if limits.is_empty() { "none".into() } else { limits.join(", ") };
-        rows.push([methods.join(" "), path, route.name.to_string(), route.authenticate.list(), who, limits, to]);
+        rows.push([
+            methods.join(" "),
+            path,
+            route.name.to_string(),
+            route.authenticate.list(),
+            who,
+            limits,
+            to,
+            answers,
+            sealed,
+        ]);
     }
     if as_json {
         println!("{}", Value::Array(list));

@@ -84,6 +84,18 @@ impl Fernet {
     /// Reads `[fernet]`.
     #[must_use]
     pub fn compile(section: &Section<'_>) -> Option<Self> {
+        let max_age = section.optional::<Duration>("max_age").map(|age| age.as_secs());
+        Self::compile_keys(section).map(|fernet| Self { max_age, ..fernet })
+    }
+
+    /// With one key, which is written out.
+    #[cfg(test)]
+    pub(super) fn of(key: &str) -> Option<Self> {
+        Some(Self { keys: vec![Key::parse(&Secret::from_text(key.as_bytes())).ok()?], max_age: None })
+    }
+
+    /// Reads `key` and `keys` of a table.
+    pub(super) fn compile_keys(section: &Section<'_>) -> Option<Self> {
         let read = |section: &Section<'_>| {
             let key = section.secret("key");
             if !section.has("key") {
@@ -99,10 +111,9 @@ impl Fernet {
             others.extend(read(&other));
             other.finish();
         }
-        let max_age = section.optional::<Duration>("max_age").map(|age| age.as_secs());
         let mut keys = vec![first?];
         keys.append(&mut others);
-        Some(Self { keys, max_age })
+        Some(Self { keys, max_age: None })
     }
 
     /// Seals a text.
@@ -121,9 +132,21 @@ impl Fernet {
         Some(BASE64_URL_SAFE.encode(token))
     }
 
+    /// How old a token may be, in seconds, where there is a bound.
+    #[must_use]
+    pub fn max_age(&self) -> Option<u64> {
+        self.max_age
+    }
+
     /// Opens what was sealed with one of the keys and is not too old.
     #[must_use]
     pub fn open(&self, token: &[u8], now: Timestamp) -> Option<Vec<u8>> {
+        self.open_within(token, now, self.max_age)
+    }
+
+    /// The same, for tokens of at most this age in seconds.
+    #[must_use]
+    pub fn open_within(&self, token: &[u8], now: Timestamp, max_age: Option<u64>) -> Option<Vec<u8>> {
         let token = BASE64_URL_SAFE.decode(token).ok()?;
         let (signed, mac) = token.split_at_checked(token.len().checked_sub(MAC)?)?;
         let made = u64::from_be_bytes(token.get(1..9)?.try_into().ok()?);
@@ -132,7 +155,7 @@ impl Fernet {
         }
         // Whether it is too old is told only to whoever shows a good one.
         let opened = self.keys.iter().find_map(|key| key.open(&token, signed, mac))?;
-        self.max_age.is_none_or(|age| made.saturating_add(age) >= now.secs()).then_some(opened)
+        max_age.is_none_or(|age| made.saturating_add(age) >= now.secs()).then_some(opened)
     }
 
     /// Answers a request to seal (`text`, or `base64` for what is no text) or to open (`token`).

@@ -53,6 +53,25 @@ pub fn escape(key: &str) -> String {
     key.replace('~', "~0").replace('/', "~1")
 }
 
+/// A place in a text: the names on the way to it, where `*` stands for every element of a list.
+pub type Place = Box<[Box<str>]>;
+
+/// Reads a place, written as a JSON pointer (RFC 6901).
+#[must_use]
+pub fn place(text: &str) -> Option<Place> {
+    if text.is_empty() {
+        return Some(Place::default());
+    }
+    let parts = text.strip_prefix('/')?.split('/');
+    Some(parts.map(|part| part.replace("~1", "/").replace("~0", "~").into()).collect())
+}
+
+/// Writes a place as it is read.
+#[must_use]
+pub fn pointer(place: &Place) -> String {
+    place.iter().fold(String::new(), |pointer, part| pointer + "/" + &escape(part))
+}
+
 /// Where an error happened: filled from the inside out while it travels up, so that a text without
 /// errors pays nothing for it.
 #[derive(Default)]

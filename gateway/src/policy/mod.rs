@@ -19,6 +19,7 @@ pub mod limit;
 pub mod path;
 pub mod profile;
 pub mod route;
+pub mod sealed;
 pub mod shadow;
 pub mod token;
 mod unknown;
@@ -33,6 +34,7 @@ use http::{HeaderName, Method};
 use crate::settings::{Named as _, Section, Setting};
 use crate::types::Name;
 
+use answer::declared::Declared;
 use answer::{AnswerRules, Answers};
 use assertion::Assertion;
 use authenticate::{Accepted, Authenticate, Authenticator};
@@ -45,6 +47,7 @@ use limit::scope::By;
 use limit::{Counts, Limit, Limits, RouteLimits};
 use profile::{Profile, Reach};
 use route::{RouteId, RouteTable};
+use sealed::{Sealed, Sealings};
 use shadow::Shadow;
 use token::{Endpoint, TokenIssuer};
 
@@ -90,6 +93,10 @@ pub struct Route {
     pub grpc: bool,
     /// Whether clients may ask for a WebSocket.
     pub websocket: bool,
+    /// Which of its fields are sealed for whom.
+    pub sealed: Option<Arc<Sealed>>,
+    /// What its workers answer, where that is declared: anything else is not passed on.
+    pub declared: Option<Declared>,
     /// How much of the answer is shown to whom.
     pub answers: Answers,
     /// Which of these rules are only tried out.
@@ -187,7 +194,7 @@ pub struct Policy {
     /// The gateway's own tokens, where it issues any.
     pub issuer: Option<TokenIssuer>,
     /// What texts are sealed with, where they are.
-    pub fernet: Option<fernet::Fernet>,
+    pub fernet: Option<Arc<fernet::Fernet>>,
     /// What workers are told of callers with a signature, where they are.
     pub assertion: Option<Assertion>,
     /// The gateway's public keys and metadata, as they are shown.
@@ -227,8 +234,9 @@ impl Policy {
         let fernet = root.section("fernet").and_then(|section| {
             let fernet = fernet::Fernet::compile(&section);
             section.finish();
-            fernet
+            fernet.map(Arc::new)
         });
+        let sealed = Sealings::compile(root, fernet.as_ref(), roles);
         let rights = Rights::compile(root, &vocabulary);
         let answers = AnswerRules::compile(root);
         let schemas = body::Schemas::compile(root);
@@ -243,22 +251,14 @@ impl Policy {
         let default_hosts = route::hosts(&defaults);
         defaults.finish();
 
-        let is_http2 = |name: &Name| {
-            let pool = root.section("pools").and_then(|pools| pools.section(name));
-            pool.is_some_and(|pool| pool.word("protocol") == Some("http2"))
-        };
-        // What is wrong there is said where the pools are read.
-        let profile = |name: &Name| {
-            let word = root.section("pools").and_then(|pools| pools.section(name))?.word("profile")?;
-            Profile::NAMES.iter().find(|(name, _)| *name == word).map(|(_, profile)| *profile)
-        };
         let parts = Parts {
             pools,
-            http2: pools.iter().map(is_http2).collect(),
-            profiles: pools.iter().map(|name| profile(name).unwrap_or_default()).collect(),
+            http2: pools.iter().map(|name| pool_word(root, name, "protocol") == Some("http2")).collect(),
+            profiles: pools.iter().map(|name| profile_of(root, name)).collect(),
             words: &vocabulary,
             rights: &rights,
             answers: &answers,
+            sealed: &sealed,
             authenticator: &authenticator,
             limits: &limits,
             cors: &cors,
@@ -330,6 +330,18 @@ impl Policy {
     }
 }
 
+/// A word of a pool's table. What is wrong there is said where the pools are read.
+fn pool_word<'a>(root: &Section<'a>, pool: &str, key: &str) -> Option<&'a str> {
+    root.section("pools")?.section(pool)?.word(key)
+}
+
+/// What a pool's workers speak.
+fn profile_of(root: &Section<'_>, pool: &str) -> Profile {
+    let word = pool_word(root, pool, "profile").unwrap_or_default();
+    let found = Profile::NAMES.iter().find(|(name, _)| *name == word);
+    found.map_or(Profile::Plain, |(_, profile)| *profile)
+}
+
 /// What a route can name in place of a pool.
 #[derive(Clone, Copy)]
 enum Builtin {
@@ -357,6 +369,7 @@ struct Parts<'a> {
     words: &'a Vocabulary,
     rights: &'a Rights,
     answers: &'a AnswerRules,
+    sealed: &'a Sealings,
     authenticator: &'a Authenticator,
     limits: &'a Limits,
     cors: &'a HashMap<Name, Arc<Cors>>,
@@ -414,22 +427,18 @@ impl Parts<'_> {
             section.mistake("limits", reason, "use a limit by \"address\" or \"route\"");
         }
         let reach = Reach::compile(section, self.profile(destination.as_ref()));
-        let profile = reach.profile();
         let grpc = self.grpc(section, destination.as_ref());
-        let body = match destination {
-            Some(Destination::Fernet(_)) => Some(BodyRule::small()),
-            _ => self.body(section, profile == Profile::Oip && !grpc && reach.opens().is_empty()),
-        };
-        if authenticate.as_ref().is_some_and(|it| it.takes(Accepted::Signature)) {
-            let is_form = matches!(&destination, Some(Destination::Own(endpoint)) if endpoint.takes_form());
-            if is_form || grpc || body.as_ref().is_some_and(|body| body.max() > body::MOST_WHOLE) {
-                let reason =
-                    "takes signed requests, and the body here is never held in memory whole, as its digest needs";
-                section.mistake("authenticate", reason, "lower the body's `max` to 16MiB, or take other credentials");
-            }
+        let is_oip = reach.profile() == Profile::Oip && !grpc && reach.opens().is_empty();
+        let body = self.body(section, destination.as_ref(), is_oip);
+        let declared = self.declared(section, destination.as_ref(), body.as_ref());
+        let sealed = self.sealed.reference(section, body.as_ref());
+        let is_signed = authenticate.as_ref().is_some_and(|it| it.takes(Accepted::Signature));
+        if is_signed && is_streamed(destination.as_ref(), body.as_ref(), grpc) {
+            let reason = "takes signed requests, and the body here is never held in memory whole, as its digest needs";
+            section.mistake("authenticate", reason, "lower the body's `max` to 16MiB, or take other credentials");
         }
         let reads = body.as_ref().is_some_and(BodyRule::is_json);
-        let [model, version] = ["model", "version"].map(|key| named(section, key, profile, reads));
+        let [model, version] = ["model", "version"].map(|key| named(section, key, reach.profile(), reads));
         if authorize.as_ref().is_some_and(Authorize::needs_model) && matches!(model, Model::Unnamed) {
             let reason = "names one that is for some models, and this route names none";
             section.mistake("rights", reason, "write `model = \"NAME\"`, or {model} in the path");
@@ -454,8 +463,7 @@ impl Parts<'_> {
         }
         let websocket = self.websocket(section, destination.as_ref());
         let answers = Answers::compile(section, self.answers, &self.words.roles);
-        let shadow = Shadow::compile(section);
-        check_opens(section, &reach, authorize.as_ref(), shadow);
+        let shadow = tried_out(section, &reach, authorize.as_ref());
         Some(Route {
             name: section.name(),
             grpc,
@@ -470,6 +478,8 @@ impl Parts<'_> {
             version,
             body,
             card: None,
+            sealed,
+            declared,
             answers,
             reach,
             shadow,
@@ -517,7 +527,10 @@ impl Parts<'_> {
         }
     }
 
-    fn body(&self, section: &Section<'_>, is_oip: bool) -> Option<BodyRule> {
+    fn body(&self, section: &Section<'_>, destination: Option<&Destination>, is_oip: bool) -> Option<BodyRule> {
+        if matches!(destination, Some(Destination::Fernet(_))) {
+            return Some(BodyRule::small());
+        }
         BodyRule::compile(section.section("body")?, self.schemas, self.guards, is_oip)
     }
 
@@ -528,6 +541,33 @@ impl Parts<'_> {
             Some(Destination::Own(_) | Destination::Fernet(_)) | None => None,
         };
         found.unwrap_or_default()
+    }
+
+    /// Reads `[routes.NAME.answer]`, and finds what does not go with it.
+    fn declared(
+        &self,
+        section: &Section<'_>,
+        destination: Option<&Destination>,
+        body: Option<&BodyRule>,
+    ) -> Option<Declared> {
+        let answer = section.section("answer")?;
+        let declared = Declared::compile(&answer, self.schemas, body.is_some_and(BodyRule::is_json));
+        answer.finish();
+        let is_read = declared.as_ref().is_some_and(Declared::needs_whole);
+        if matches!(destination, Some(Destination::Own(_) | Destination::Fernet(_))) {
+            section.mistake("answer", "stands beside `builtin`, whose answers are the gateway's own", "remove it");
+        }
+        if is_read && section.or("grpc", false) {
+            section.mistake("answer", "stands beside `grpc`, whose messages are not read", "write format = \"opaque\"");
+        }
+        if section.has("upgrade") {
+            section.mistake(
+                "answer",
+                "stands beside `upgrade`, and nothing is read of a WebSocket",
+                "remove one of them",
+            );
+        }
+        declared
     }
 
     /// Reads `grpc`, and finds what does not go with it.
@@ -659,10 +699,11 @@ fn named(section: &Section<'_>, key: &str, profile: Profile, reads: bool) -> Mod
     }
 }
 
-/// Finds who must not be let beyond what a profile knows.
-fn check_opens(section: &Section<'_>, reach: &Reach, authorize: Option<&Authorize>, shadow: Shadow) {
+/// Reads what is only tried out, and finds who must not be let beyond what a profile knows.
+fn tried_out(section: &Section<'_>, reach: &Reach, authorize: Option<&Authorize>) -> Shadow {
+    let shadow = Shadow::compile(section);
     if reach.opens().is_empty() {
-        return;
+        return shadow;
     }
     if authorize.is_some_and(|authorize| !authorize.asks_for_somebody()) {
         let reason = "lets callers beyond predictions, and not only those with a role or right come here";
@@ -672,6 +713,13 @@ fn check_opens(section: &Section<'_>, reach: &Reach, authorize: Option<&Authoriz
         let reason = "lets callers beyond predictions, while who may come here is only tried out";
         section.mistake("opens", reason, "remove `danger_shadow`");
     }
+    shadow
+}
+
+/// Whether a route's body is never held in memory whole.
+fn is_streamed(destination: Option<&Destination>, body: Option<&BodyRule>, grpc: bool) -> bool {
+    let is_form = matches!(destination, Some(Destination::Own(endpoint)) if endpoint.takes_form());
+    is_form || grpc || body.is_some_and(|body| body.max() > body::MOST_WHOLE)
 }
 
 /// Whether what hangs on the model waits for the body that names it.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use harness::{Client, Connection, Gateway};
 use serde_json::{Value, json};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
@@ -13,6 +13,9 @@ use tokio::time::{Instant, sleep_until};
 const USERS: usize = 64;
 /// How many HTTP/2 connections there are.
 const SESSIONS: usize = 4;
+
+/// How many requests they have under way at once; what is due then waits, and its time runs.
+const MOST: usize = 128;
 
 /// What came of one request.
 #[derive(Debug)]
@@ -39,6 +42,7 @@ pub(crate) struct Clients {
     http1: Client,
     http2: Client,
     tokens: Vec<String>,
+    places: Semaphore,
     idle: Mutex<Vec<Connection>>,
     sessions: Vec<tokio::sync::Mutex<Option<Connection>>>,
 }
@@ -61,6 +65,7 @@ impl Clients {
             http1: gateway.client(),
             http2: gateway.http2(),
             tokens: (0..USERS).map(token).collect(),
+            places: Semaphore::new(MOST),
             idle: Mutex::default(),
             sessions: (0..SESSIONS).map(|_| tokio::sync::Mutex::default()).collect(),
         }
@@ -90,13 +95,14 @@ impl Clients {
     }
 
     async fn ask(&self, number: usize) -> Result<Answered, String> {
+        let _place = self.places.acquire().await.map_err(|error| error.to_string())?;
         let token = &self.tokens[number % USERS];
         let answer = if number.is_multiple_of(2) {
             let request = self.http1.post("/predict").bearer(token).json(&flower(number / 2));
             let kept = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
             let mut connection = match kept {
                 Some(connection) => connection,
-                None => self.http1.connect().await,
+                None => self.http1.try_connect().await?,
             };
             let answer = connection.try_send(request).await?;
             self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
@@ -106,7 +112,7 @@ impl Clients {
             let mut session = self.sessions[number / 2 % SESSIONS].lock().await;
             let mut stream = match &*session {
                 Some(connection) => connection.beside(),
-                None => session.insert(self.http2.connect().await).beside(),
+                None => session.insert(self.http2.try_connect().await?).beside(),
             };
             drop(session);
             stream.try_send(request).await?

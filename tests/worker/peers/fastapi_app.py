@@ -24,11 +24,11 @@ async def infer(request: Request):
     rows = numpy.frombuffer(body[length:], numpy.float32) if data is None else numpy.array(data, numpy.float32)
     labels, probabilities = predict(rows.reshape(tensor["shape"]))
     found = {"label": ("INT64", labels.reshape(-1, 1)), "probabilities": ("FP32", probabilities)}
-    octets, outputs, tail = asked.get("parameters", {}).get("binary_data_output", False), [], b""
+    outputs, tail = [], b""
     for wanted in asked["outputs"]:
         kind, values = found[wanted["name"]]
         output = {"name": wanted["name"], "datatype": kind, "shape": list(values.shape)}
-        if octets:
+        if wanted.get("parameters", {}).get("binary_data"):
             own = values.tobytes()
             output["parameters"] = {"binary_data_size": len(own)}
             tail += own

@@ -5,6 +5,7 @@
 //! not do: answers that are shaped still say which class is meant, so whoever may ask often enough can train a copy on
 //! labels alone. It makes each answer worth less; limits that count rows make many answers dear.
 
+pub mod declared;
 mod oip;
 mod predict;
 mod probabilities;
@@ -216,7 +217,8 @@ pub fn forget(headers: &mut HeaderMap) {
 }
 
 /// Whether a media type is JSON.
-fn is_json(headers: &HeaderMap) -> bool {
+#[must_use]
+pub fn is_json(headers: &HeaderMap) -> bool {
     let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     value.split(';').next().is_some_and(|media| media.trim().eq_ignore_ascii_case("application/json"))
 }

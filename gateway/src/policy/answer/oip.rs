@@ -195,7 +195,7 @@ fn labels(value: Value) -> Result<Value, Undeclared> {
 }
 
 /// Numbers in row-major order, however they are nested.
-fn flat(value: &Value) -> Result<Vec<f64>, Undeclared> {
+pub(super) fn flat(value: &Value) -> Result<Vec<f64>, Undeclared> {
     fn collect(value: &Value, into: &mut Vec<f64>) -> Option<()> {
         match value {
             Value::Array(values) => values.iter().try_for_each(|value| collect(value, into)),

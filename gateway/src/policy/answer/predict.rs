@@ -12,7 +12,7 @@ const DEPTH: usize = 8;
 /// What an answer may say beside its predictions.
 const ABOUT: [&str; 4] = ["model", "version", "model_name", "model_version"];
 /// What a prediction may say beside its numbers.
-const SHOWN: [&str; 5] = ["prediction", "label", "class", "class_name", "id"];
+pub(super) const SHOWN: [&str; 5] = ["prediction", "label", "class", "class_name", "id"];
 
 pub(super) fn shape(rule: &AnswerRule, headers: &HeaderMap, body: &[u8]) -> Result<Vec<u8>, Undeclared> {
     if !is_json(headers) {
@@ -44,12 +44,16 @@ pub(super) fn shape(rule: &AnswerRule, headers: &HeaderMap, body: &[u8]) -> Resu
 }
 
 /// A text, a whole number or a truth value.
-fn plain(value: Value) -> Result<Value, Undeclared> {
-    match &value {
-        Value::String(_) | Value::Bool(_) | Value::Null => Ok(value),
-        Value::Number(number) if !number.is_f64() => Ok(value),
-        _ => Err(Undeclared("it has a label that is no text and no whole number")),
+pub(super) fn is_plain(value: &Value) -> bool {
+    match value {
+        Value::String(_) | Value::Bool(_) | Value::Null => true,
+        Value::Number(number) => !number.is_f64(),
+        Value::Array(_) | Value::Object(_) => false,
     }
+}
+
+fn plain(value: Value) -> Result<Value, Undeclared> {
+    if is_plain(&value) { Ok(value) } else { Err(Undeclared("it has a label that is no text and no whole number")) }
 }
 
 fn row(rule: &AnswerRule, row: Value) -> Result<Value, Undeclared> {

@@ -12,7 +12,7 @@ use crate::settings::Section;
 /// One `[clean_text.NAME]`: what is done to the strings at a place in the body.
 #[derive(Debug)]
 pub(super) struct CleanText {
-    at: Box<[Box<str>]>,
+    at: json::Place,
     nfc: bool,
     controls: bool,
     max_chars: Option<usize>,
@@ -29,12 +29,7 @@ impl CleanText {
             section.mistake("max_chars", "is 0, so no text would be left", "write how many characters are kept");
         }
         let at = at?;
-        let parts: Option<Box<[Box<str>]>> = if at.is_empty() {
-            Some(Box::default())
-        } else {
-            at.strip_prefix('/')
-                .map(|rest| rest.split('/').map(|p| p.replace("~1", "/").replace("~0", "~").into()).collect())
-        };
+        let parts = json::place(&at);
         if parts.is_none() || !at.is_ascii() {
             section.mistake("at", format!("is {at:?}, which is not a JSON pointer in ASCII"), "begin it with a slash");
         }

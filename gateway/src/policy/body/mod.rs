@@ -9,7 +9,7 @@ mod clean;
 mod fault;
 mod guard;
 mod note;
-mod oip;
+pub(super) mod oip;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -70,6 +70,17 @@ impl Schemas {
         }
         Self(schemas)
     }
+
+    /// The schema that a table's `schema` names; one that is not defined is a mistake.
+    pub(super) fn reference(&self, section: &Section<'_>) -> Option<Arc<Validator>> {
+        let name = section.optional::<String>("schema")?;
+        let found = self.0.get(name.as_str()).cloned();
+        if found.is_none() {
+            let defined: Vec<&str> = self.0.keys().map(|name| &**name).collect();
+            section.undefined("schema", None, ("schema", "schemas"), &name, &defined);
+        }
+        found
+    }
 }
 
 /// The largest body that is held in memory whole.
@@ -92,6 +103,21 @@ impl Named for Format {
         &[("json", Self::Json), ("oip-v2", Self::Oip), ("opaque", Self::Opaque)];
 }
 
+/// Reads `content_types`.
+pub(super) fn media_types(section: &Section<'_>) -> Vec<Box<str>> {
+    let mut content_types = Vec::new();
+    for (index, text) in section.list::<String>("content_types") {
+        let plain = text.split('/').count() == 2
+            && text.bytes().all(|b| b.is_ascii_graphic() && !b.is_ascii_uppercase() && b != b';');
+        if !plain {
+            let reason = format!("is {text:?}, which is not a media type in lower case without parameters");
+            section.mistake_at("content_types", index, reason, "write one such as \"application/json\"");
+        }
+        content_types.push(text.into_boxed_str());
+    }
+    content_types
+}
+
 /// A route's `[body]`, compiled.
 #[derive(Debug)]
 pub struct BodyRule {
@@ -110,16 +136,7 @@ impl BodyRule {
     #[must_use]
     pub fn compile(section: Section<'_>, schemas: &Schemas, guards: &Guards, is_oip: bool) -> Option<Self> {
         let format = section.or("format", if is_oip { Format::Oip } else { Format::Json });
-        let mut content_types = Vec::new();
-        for (index, text) in section.list::<String>("content_types") {
-            let plain = text.split('/').count() == 2
-                && text.bytes().all(|b| b.is_ascii_graphic() && !b.is_ascii_uppercase() && b != b';');
-            if !plain {
-                let reason = format!("is {text:?}, which is not a media type in lower case without parameters");
-                section.mistake_at("content_types", index, reason, "write one such as \"application/json\"");
-            }
-            content_types.push(text.into_boxed_str());
-        }
+        let mut content_types = media_types(&section);
         if content_types.is_empty() {
             match format {
                 Format::Json => content_types.push("application/json".into()),
@@ -132,14 +149,7 @@ impl BodyRule {
         if !(1..=64).contains(&depth) {
             section.mistake("depth", format!("is {depth}"), "write a number from 1 to 64");
         }
-        let schema = section.optional::<String>("schema").and_then(|name| {
-            let found = schemas.0.get(name.as_str()).cloned();
-            if found.is_none() {
-                let defined: Vec<&str> = schemas.0.keys().map(|name| &**name).collect();
-                section.undefined("schema", None, ("schema", "schemas"), &name, &defined);
-            }
-            found
-        });
+        let schema = schemas.reference(&section);
         let clean: Vec<CleanText> = section.sections("clean_text").into_iter().filter_map(CleanText::compile).collect();
         if format == Format::Opaque && (section.has("schema") || section.has("clean_text") || section.has("depth")) {
             section.mistake(
@@ -200,6 +210,12 @@ impl BodyRule {
     #[must_use]
     pub fn max(&self) -> usize {
         self.max
+    }
+
+    /// How deep a body may be nested.
+    #[must_use]
+    pub fn depth(&self) -> usize {
+        self.depth
     }
 
     /// Whether the body is read as JSON.

@@ -1,4 +1,5 @@
-//! Inference requests of the Open Inference Protocol, version 2: JSON, and tensors as octets behind it.
+//! Inference requests of the Open Inference Protocol, version 2: JSON, and tensors as octets behind it. The tensors of
+//! answers are read here too, for they have the same form.
 //!
 //! Workers differ in what they make of a request that is not right: some answer 500, some predict from what they have. So
 //! it is held to the protocol here: each input has a name, a type that there is, a shape, and exactly as many values
@@ -16,20 +17,20 @@ const MOST_TENSORS: usize = 256;
 
 /// A tensor of numbers, texts or truth values.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Tensor {
+pub(in crate::policy) struct Tensor {
     /// Its name.
-    pub(super) name: String,
+    pub(in crate::policy) name: String,
     /// Its sides.
-    pub(super) shape: Vec<u64>,
+    pub(in crate::policy) shape: Vec<u64>,
     /// What each value is.
-    pub(super) datatype: Datatype,
+    pub(in crate::policy) datatype: Datatype,
     /// Where its octets begin behind the JSON, and how many they are; `None` where its values are in the JSON.
-    pub(super) octets: Option<(usize, usize)>,
+    pub(in crate::policy) octets: Option<(usize, usize)>,
 }
 
 /// The types of values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Datatype {
+pub(in crate::policy) enum Datatype {
     /// true or false.
     Bool,
     /// Whole, not negative, of so many octets.
@@ -60,7 +61,7 @@ impl Datatype {
     ];
 
     /// The octets of one value; `None` where they differ.
-    pub(super) fn width(self) -> Option<usize> {
+    pub(in crate::policy) fn width(self) -> Option<usize> {
         match self {
             Self::Bool => Some(1),
             Self::Unsigned(width) | Self::Signed(width) | Self::Float(width) => Some(width),
@@ -69,7 +70,7 @@ impl Datatype {
     }
 
     /// The number that some octets are, as many as [`Datatype::width`] says.
-    pub(super) fn read(self, raw: &[u8]) -> f64 {
+    pub(in crate::policy) fn read(self, raw: &[u8]) -> f64 {
         let mut wide = [0; 8];
         for (place, octet) in wide.iter_mut().zip(raw) {
             *place = *octet;
@@ -153,7 +154,7 @@ impl Datatype {
 ///
 /// # Errors
 /// A fault, where the header is none.
-pub(super) fn json_length(headers: &HeaderMap, whole: usize) -> Result<usize, Box<Fault>> {
+pub(in crate::policy) fn json_length(headers: &HeaderMap, whole: usize) -> Result<usize, Box<Fault>> {
     let mut values = headers.get_all(&JSON_LENGTH).iter();
     let Some(value) = values.next() else { return Ok(whole) };
     let text = value.to_str().ok().filter(|text| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()));
@@ -211,15 +212,32 @@ pub(super) fn read(body: &Value, tail: &[u8]) -> Result<Vec<Tensor>, Vec<Fault>>
             ));
         }
     }
-    let inputs = request.get("inputs").and_then(Value::as_array).unwrap_or(&empty);
-    if inputs.is_empty() || inputs.len() > MOST_TENSORS {
-        faults.push(fault("/inputs", "required", format!("is not a list of 1 to {MOST_TENSORS} tensors")));
-        return Err(faults);
-    }
+    let tensors = tensors(request, "inputs", tail, &mut faults);
+    if faults.is_empty() { Ok(tensors) } else { Err(faults) }
+}
+
+/// Reads the outputs of an answer; `tail` is what follows the JSON.
+///
+/// # Errors
+/// What is wrong, each with its place. It shows nothing of the answer but numbers of values.
+pub(in crate::policy) fn read_outputs(answer: &Map<String, Value>, tail: &[u8]) -> Result<Vec<Tensor>, Vec<Fault>> {
+    let mut faults = Vec::new();
+    let tensors = tensors(answer, "outputs", tail, &mut faults);
+    if faults.is_empty() { Ok(tensors) } else { Err(faults) }
+}
+
+fn tensors(body: &Map<String, Value>, member: &str, tail: &[u8], faults: &mut Vec<Fault>) -> Vec<Tensor> {
+    let empty = Vec::new();
+    let listed = body.get(member).and_then(Value::as_array).unwrap_or(&empty);
     let (mut tensors, mut used) = (Vec::new(), 0);
-    for (index, input) in inputs.iter().enumerate() {
-        let place = format!("/inputs/{index}");
-        match input.as_object().map(|input| tensor(input, &place, tail, &mut used, &mut faults)) {
+    if listed.is_empty() || listed.len() > MOST_TENSORS {
+        let detail = format!("is not a list of 1 to {MOST_TENSORS} tensors");
+        faults.push(fault(&format!("/{member}"), "required", detail));
+        return tensors;
+    }
+    for (index, input) in listed.iter().enumerate() {
+        let place = format!("/{member}/{index}");
+        match input.as_object().map(|input| tensor(input, &place, tail, &mut used, faults)) {
             Some(Some(tensor)) => tensors.push(tensor),
             Some(None) => {}
             None => faults.push(fault(&place, "type", "is not an object")),
@@ -229,13 +247,11 @@ pub(super) fn read(body: &Value, tail: &[u8]) -> Result<Vec<Tensor>, Vec<Fault>>
         }
     }
     if faults.is_empty() && used != tail.len() {
-        faults.push(fault(
-            "",
-            "binary_data_size",
-            format!("{} octets behind the JSON belong to no input", tail.len() - used),
-        ));
+        let none = member.trim_end_matches('s');
+        let detail = format!("{} octets behind the JSON belong to no {none}", tail.len() - used);
+        faults.push(fault("", "binary_data_size", detail));
     }
-    if faults.is_empty() { Ok(tensors) } else { Err(faults) }
+    tensors
 }
 
 fn parameters(parameters: Option<&Value>, place: &str, faults: &mut Vec<Fault>) {
