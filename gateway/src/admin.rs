@@ -42,8 +42,8 @@ use crate::reload::{Reloaded, Reloader};
 use crate::settings::Section;
 use crate::types::Timestamp;
 
+pub use access::SocketPlace;
 use access::{Access, NOT_BY_NAME, Way};
-pub use access::{SocketPlace, bind_socket};
 
 /// How many admin connections there may be at once, over TCP and over the socket each.
 const MOST_CONNECTIONS: usize = 32;
@@ -109,14 +109,6 @@ pub struct Listening {
     tcp: StdListener,
     socket: Option<StdUnixListener>,
     access: Access,
-}
-
-impl Drop for Listening {
-    fn drop(&mut self) {
-        if let Some(path) = &self.access.socket {
-            let _ = std::fs::remove_file(path);
-        }
-    }
 }
 
 /// What the listener tells about.

@@ -12,7 +12,7 @@ use crate::exchange::Exchange;
 use crate::fernet_endpoint;
 use crate::policy::Route;
 use crate::policy::answer::declared::{Declared, too_long};
-use crate::policy::answer::{AnswerRule, forget_octets, is_json};
+use crate::policy::answer::{AnswerRule, forget, is_json};
 use crate::policy::fernet::Direction;
 use crate::policy::profile::Profile;
 use crate::policy::sealed::Sealed;
@@ -140,7 +140,7 @@ impl<'a> Answering<'a> {
         }
         let changed = rule.answer(direction, &whole, &fernet_endpoint::iv, self.now);
         let Some(changed) = changed.map_err(|why| Stop::Undeclared(why.into()))? else { return Ok(whole) };
-        forget_octets(headers);
+        forget(headers);
         Ok(changed.into())
     }
 }

@@ -141,6 +141,7 @@ impl Cores {
 
 /// What is known about one request; written down when it ends, however it ends.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own about the request")]
 pub struct Exchange {
     pub(crate) core: Rc<Core>,
     busy: Busy,
@@ -179,12 +180,12 @@ pub struct Exchange {
     /// Features with values that the model does not know.
     pub(crate) flagged: Option<String>,
     pub(crate) normalized: Option<String>,
+    /// Whether fields of the body were opened or sealed.
+    pub(crate) is_resealed: bool,
     /// The model that its body names.
     pub(crate) model: Option<Box<str>>,
     /// How much of a body that was changed is JSON.
     pub(crate) json: Option<usize>,
-    /// Whether fields of the body were opened or sealed.
-    pub(crate) is_resealed: bool,
     pub(crate) status: u16,
     pub(crate) reason: Option<Reason>,
     pub(crate) cause: Option<String>,
@@ -235,9 +236,9 @@ impl Exchange {
             card: None,
             flagged: None,
             normalized: None,
+            is_resealed: false,
             model: None,
             json: None,
-            is_resealed: false,
             // What stands in the record if the client leaves before there is an answer (nginx's number).
             status: 499,
             reason: None,

@@ -427,7 +427,8 @@ fn judge(route: &Route, asked: &Asked, path: &str, out: &mut Explained) -> Resul
     let judged = rule.decide_head(&headers).and_then(|()| {
         let opened = sealed.map(|sealed| sealed.open_request(body, rule.depth(), asked.now)).transpose()?;
         let opened = opened.unwrap_or_default();
-        let checked = rule.decide_and_look(&headers, opened.body.as_deref().unwrap_or(body), Active::Unasked, look);
+        let read = opened.body.as_deref().unwrap_or(body);
+        let checked = rule.decide_and_look(&headers, read, Active::Unasked, look);
         checked.map(|checked| (checked, opened.count())).map_err(|refusal| opened.redact(refusal))
     });
     let (checked, opened) = match judged {

@@ -625,14 +625,14 @@ fn judge(
     exchange.is_resealed = opened.body.is_some();
     let whole = opened.body.take().map_or(whole, Bytes::from);
     let (mut named, mut wanted) = (None, None);
+    let declared = route.declared.as_ref().filter(|declared| declared.needs_whole());
     let look = |body: &serde_json::Value| {
-        if route.limits.needs_body || route.declared.is_some() || matches!(route.model, Model::InBody(_)) {
+        if route.limits.needs_body || declared.is_some() || matches!(route.model, Model::InBody(_)) {
             let path = path::normalize(arrived.uri.path()).unwrap_or_default();
             let (rows, model) = route.read(&path, body);
             size.rows = rows;
             named = (!model.is_empty()).then(|| Box::from(model));
         }
-        let declared = route.declared.as_ref().filter(|declared| declared.needs_whole());
         wanted = declared.map(|declared| Box::new(declared.wanted(body, size.rows)));
     };
     let card = exchange.card.clone();

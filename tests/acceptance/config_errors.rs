@@ -557,7 +557,7 @@ address = "0.0.0.0:9443"
         r"error: 1 mistake in the configuration
 
   2.toml:2:1  admin.address
-    is not a loopback address, and this listener asks for no credential
+    is not a loopback address, and what this listener tells is not for everybody
     help: use 127.0.0.1, or say that you know with danger_public = true
 ",
     ),
@@ -2412,7 +2412,7 @@ fn mistakes_in_several_files_and_in_a_variable_come_all_at_once() {
     help: did you mean `threads`?
 
   3.toml:4:1  admin.address
-    is not a loopback address, and this listener asks for no credential
+    is not a loopback address, and what this listener tells is not for everybody
     help: use 127.0.0.1, or say that you know with danger_public = true
 
   3.toml:2:1  routes.models.cors

@@ -4,10 +4,7 @@
 //! Never asks who connects over TCP: every user and every program of the machine may, and so may a page or a service
 //! that can be made to ask (CSRF, SSRF).
 
-use std::io;
-use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use http::{HeaderMap, StatusCode, header};
 
@@ -133,28 +130,6 @@ pub(super) const NOT_BY_NAME: &str = "ask by an address or localhost, not by ano
 fn bearer(value: &[u8]) -> Option<&[u8]> {
     let (scheme, rest) = value.split_at_checked(7)?;
     scheme.eq_ignore_ascii_case(b"bearer ").then_some(rest)
-}
-
-/// Makes a socket for its own user alone. One that a process left that has ended makes way.
-///
-/// # Errors
-/// Why it can't be made; `AddrInUse` where somebody listens there.
-pub fn bind_socket(path: &Path) -> io::Result<UnixListener> {
-    match std::fs::symlink_metadata(path) {
-        Ok(there) if there.file_type().is_socket() => match UnixStream::connect(path) {
-            Ok(_) => return Err(io::ErrorKind::AddrInUse.into()),
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path)?,
-            Err(error) => return Err(error),
-        },
-        Ok(_) => return Err(io::Error::new(io::ErrorKind::AlreadyExists, "a file that is no socket is in its place")),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error),
-    }
-    let listener = UnixListener::bind(path)?;
-    // Whoever connects before is asked for its user all the same.
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-    listener.set_nonblocking(true)?;
-    Ok(listener)
 }
 
 #[cfg(test)]

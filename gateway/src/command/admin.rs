@@ -5,15 +5,16 @@
 use std::env;
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
 use clap::Args;
-use gateway::admin::{AdminSettings, SocketPlace, bind_socket};
+use gateway::admin::{AdminSettings, SocketPlace};
 use gateway::edge::fetch::plain_client;
+use gateway::edge::log::Log;
 use gateway::types::Secret;
 use serde_json::Value;
 
@@ -124,7 +125,7 @@ pub(crate) fn reason(answer: &Value) -> &str {
     answer.get("error").and_then(Value::as_str).unwrap_or("it refuses")
 }
 
-/// Makes the socket. One that must be at a place is, or the start fails; the usual one is made where it can be.
+/// Makes the socket. One that must be at a place is, or the start fails; of the usual one it is told where it can't be.
 /// Needs a runtime around it.
 ///
 /// # Errors
@@ -132,9 +133,10 @@ pub(crate) fn reason(answer: &Value) -> &str {
 pub(crate) fn make_socket(
     settings: &AdminSettings,
     port: u16,
-) -> Result<Result<Option<(PathBuf, UnixListener)>, String>, Failure> {
+    log: &Log,
+) -> Result<Option<(PathBuf, UnixListener)>, Failure> {
     let path = match settings.socket() {
-        SocketPlace::Off => return Ok(Ok(None)),
+        SocketPlace::Off => return Ok(None),
         SocketPlace::At(path) => {
             let listener = bind_socket(path).map_err(|error| {
                 let path = path.display();
@@ -147,7 +149,7 @@ pub(crate) fn make_socket(
                     ),
                 })
             })?;
-            return Ok(Ok(Some((path.clone(), listener))));
+            return Ok(Some((path.clone(), listener)));
         }
         SocketPlace::Usual => usual_directory(),
     };
@@ -157,7 +159,48 @@ pub(crate) fn make_socket(
             .map(|listener| Some((path.clone(), listener)))
             .map_err(|error| format!("{}: {error}", path.display()))
     });
-    Ok(made)
+    Ok(made.unwrap_or_else(|why| {
+        let help = "set `socket` under [admin] to a path in a directory of this user's own";
+        log.event("admin-socket-missing", &[("cause", &why), ("help", help)]);
+        None
+    }))
+}
+
+/// Makes a socket for its own user alone. One that a process left that has ended makes way.
+///
+/// # Errors
+/// Why it can't be made; `AddrInUse` where somebody listens there.
+fn bind_socket(path: &Path) -> io::Result<UnixListener> {
+    match std::fs::symlink_metadata(path) {
+        Ok(there) if there.file_type().is_socket() => match UnixStream::connect(path) {
+            Ok(_) => return Err(io::ErrorKind::AddrInUse.into()),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path)?,
+            Err(error) => return Err(error),
+        },
+        Ok(_) => return Err(io::Error::new(io::ErrorKind::AlreadyExists, "a file that is no socket is in its place")),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    let listener = UnixListener::bind(path)?;
+    // Whoever connects before is asked for its user all the same.
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+/// The file of a socket that was made, gone with its gateway.
+pub(crate) struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+impl SocketFile {
+    pub(crate) fn of(path: &Path) -> Self {
+        Self(path.to_owned())
+    }
 }
 
 fn file_name(port: u16) -> String {

@@ -32,8 +32,8 @@ pub(crate) fn run(files: &[ConfigFile], as_json: bool) -> Result<(), Failure> {
         if as_json {
             list.push(json!({
                 "methods": methods, "path": matched.path(), "hosts": hosts, "route": &*route.name,
-                "authenticate": route.authenticate.list(), "authorize": who, "limits": limits, "destination": to, "answers": answers,
-                "sealed": sealed, "profile": route.profile().name(), "opens": route.reach.opens(),
+                "authenticate": route.authenticate.list(), "authorize": who, "limits": limits, "destination": to,
+                "profile": route.profile().name(), "opens": route.reach.opens(), "answers": answers, "sealed": sealed,
             }));
         }
         let limits = if limits.is_empty() { "none".into() } else { limits.join(", ") };

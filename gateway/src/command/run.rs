@@ -7,11 +7,12 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::rand;
-use tokio::runtime::{Builder, LocalOptions};
+use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use super::Failure;
+use super::admin::SocketFile;
 use gateway::admin::{self, Admin};
 use gateway::config::{self, Config, ConfigFile, Disk};
 use gateway::connection_limit::Refused;
@@ -43,12 +44,13 @@ pub(crate) fn run(files: &[ConfigFile], terminal: bool) -> Result<(), Failure> {
 pub(crate) struct Gateway {
     /// Where clients reach it.
     pub(crate) address: SocketAddr,
-    runtime: tokio::runtime::LocalRuntime,
+    runtime: LocalRuntime,
     serving: Serving,
     admin: Admin,
     follower: Follower,
     key_follower: api_keys::Follower,
     admin_listening: admin::Listening,
+    socket_file: Option<SocketFile>,
     certificate_check: Duration,
     watch: Option<Duration>,
     /// Those of SIGHUP, for the certificates and for the policy.
@@ -57,18 +59,28 @@ pub(crate) struct Gateway {
     log: Log,
 }
 
+fn busy(what: &str, address: SocketAddr, error: &io::Error) -> Failure {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => Failure::unavailable(format!(
+            "the {what} port {address} is in use by another program\n  help: stop it, or choose another port (`{what}.address`, or GATEWAY_{}__ADDRESS)",
+            what.to_uppercase()
+        )),
+        _ => Failure::unavailable(format!("the {what} port {address} can't be had: {error}")),
+    }
+}
+
+/// The signal that terminals and operators send, as it is heard by two: one for each thing that it asks for.
+fn hangups(runtime: &LocalRuntime) -> Result<[Signal; 2], Failure> {
+    let _entered = runtime.enter();
+    let hear = || signal(SignalKind::hangup()).map_err(|error| Failure::unavailable(error.to_string()));
+    Ok([hear()?, hear()?])
+}
+
 impl Gateway {
     /// Takes the ports and starts the threads.
     /// `files` are what is read again when the policy is replaced.
     pub(crate) fn start(config: Config, files: &[ConfigFile], log: &Log) -> Result<Self, Failure> {
         let Config { listener, admin, store, pools, policy, watch, fixed, files: read, .. } = config;
-        let busy = |what: &str, address: SocketAddr, error: &io::Error| match error.kind() {
-            io::ErrorKind::AddrInUse => Failure::unavailable(format!(
-                "the {what} port {address} is in use by another program\n  help: stop it, or choose another port (`{what}.address`, or GATEWAY_{}__ADDRESS)",
-                what.to_uppercase()
-            )),
-            _ => Failure::unavailable(format!("the {what} port {address} can't be had: {error}")),
-        };
         let admin_listener = admin.bind().map_err(|error| busy("admin", admin.address(), &error))?;
         let admin_address = admin_listener.local_addr().map_err(|error| Failure::unavailable(error.to_string()))?;
         let listeners = listener.bind().map_err(|error| busy("listener", listener.address(), &error))?;
@@ -91,14 +103,10 @@ impl Gateway {
         let runtime = runtime.map_err(|error| Failure::unavailable(error.to_string()))?;
         let socket = {
             let _entered = runtime.enter();
-            super::admin::make_socket(&admin, admin_address.port())?
+            super::admin::make_socket(&admin, admin_address.port(), log)?
         };
-        let socket = socket.unwrap_or_else(|why| {
-            let help = "set `socket` under [admin] to a path in a directory of this user's own";
-            log.event("admin-socket-missing", &[("cause", &why), ("help", help)]);
-            None
-        });
         let socket_path = socket.as_ref().map_or_else(|| "off".into(), |(path, _)| path.display().to_string());
+        let socket_file = socket.as_ref().map(|(path, _)| SocketFile::of(path));
         let admin_listening = admin.listen(admin_listener, socket);
         let admin = Admin {
             reloader: Rc::clone(&reloader),
@@ -150,11 +158,7 @@ impl Gateway {
         };
         // Before anybody can know that it runs: a signal that nobody takes ends the process. Where people started it
         // by hand, their terminal's end is its own.
-        let hangups = {
-            let _entered = runtime.enter();
-            let hear = || signal(SignalKind::hangup()).map_err(|error| Failure::unavailable(error.to_string()));
-            if io::stdout().is_terminal() { None } else { Some([hear()?, hear()?]) }
-        };
+        let hangups = if io::stdout().is_terminal() { None } else { Some(hangups(&runtime)?) };
         let certificate_check = listener.certificate_check;
         let serving = server::serve(&Arc::new(listener), listeners, &stopped, &reloader.snapshots(), core)
             .map_err(|error| Failure::unavailable(error.to_string()))?;
@@ -177,6 +181,7 @@ impl Gateway {
             follower,
             key_follower,
             admin_listening,
+            socket_file,
             certificate_check,
             watch,
             hangups,
@@ -199,6 +204,7 @@ impl Gateway {
             follower,
             key_follower,
             admin_listening,
+            socket_file: _socket_file,
             certificate_check,
             watch,
             hangups,
@@ -277,6 +283,17 @@ impl Gateway {
         log.event("stopped", &[]);
         Ok(())
     }
+}
+
+/// Why a port can't be had.
+fn busy(what: &str, address: SocketAddr, error: &io::Error) -> Failure {
+    Failure::unavailable(match error.kind() {
+        io::ErrorKind::AddrInUse => format!(
+            "the {what} port {address} is in use by another program\n  help: stop it, or choose another port (`{what}.address`, or GATEWAY_{}__ADDRESS)",
+            what.to_uppercase()
+        ),
+        _ => format!("the {what} port {address} can't be had: {error}"),
+    })
 }
 
 /// Reads the same files again.

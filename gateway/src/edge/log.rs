@@ -136,7 +136,7 @@ fn write_all(receiver: &Receiver<Vec<u8>>, mut sink: impl io::Write, dropped: &A
         torn = written.is_err();
         if torn {
             // A sink that fails (a full disk, a closed pipe) must not stop the gateway; the batch is lost.
-            let records = batch.iter().filter(|octet| **octet == b'\n').count();
+            let records = batch.split_inclusive(|octet| *octet == b'\n').count();
             dropped.fetch_add(u64::try_from(records).unwrap_or(u64::MAX), Ordering::Relaxed);
         }
     }

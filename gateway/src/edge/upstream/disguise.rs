@@ -22,7 +22,7 @@ pub async fn in_form(profile: Profile, refusal: Response<WorkerBody>) -> Respons
     let (mut head, body) = refusal.into_parts();
     let whole = body.whole(MOST_REFUSAL).await.unwrap_or_default();
     let said = profile.refusal(head.status.as_u16(), media_type(&head.headers), &whole);
-    answer::forget_octets(&mut head.headers);
+    answer::forget(&mut head.headers);
     head.headers.remove(header::CONTENT_ENCODING);
     head.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     Response::from_parts(head, said.into())

@@ -195,13 +195,13 @@ impl AnswerRule {
             Form::Predict => predict::shape(self, headers, body)?,
             Form::Oip => oip::shape(self, headers, body)?,
         };
-        forget_octets(headers);
+        forget(headers);
         Ok(shaped)
     }
 }
 
-/// Takes out of a worker's head what was true of its octets alone.
-pub fn forget_octets(headers: &mut HeaderMap) {
+/// Removes what was true of the worker's octets and is not true of those in their place.
+pub fn forget(headers: &mut HeaderMap) {
     for name in [
         "etag",
         "last-modified",
