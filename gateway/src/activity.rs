@@ -51,6 +51,8 @@ enum Offer {
 /// One connection's state.
 #[derive(Debug)]
 pub struct Activity {
+    /// The time, read once for all that is done while an HTTP/1 connection is polled.
+    now: Cell<Option<Instant>>,
     requests: Cell<usize>,
     since: Cell<Instant>,
     head_began: Cell<Option<Instant>>,
@@ -76,6 +78,7 @@ impl Activity {
     #[must_use]
     pub fn new(lingers: bool) -> Rc<Self> {
         Rc::new(Self {
+            now: Cell::default(),
             requests: Cell::new(0),
             since: Cell::new(Instant::now()),
             // The first head is awaited from the start: a client that connects has something to ask.
@@ -90,6 +93,25 @@ impl Activity {
             flood: Cell::default(),
             lingers,
         })
+    }
+
+    /// The connection is polled: what time it is will be looked up again.
+    pub fn look(&self) {
+        self.now.set(None);
+    }
+
+    fn now(&self) -> Instant {
+        // The requests of an HTTP/2 connection are polled by themselves.
+        if !self.lingers {
+            return Instant::now();
+        }
+        self.now.get().unwrap_or_else(|| self.read_clock())
+    }
+
+    fn read_clock(&self) -> Instant {
+        let now = Instant::now();
+        self.now.set(Some(now));
+        now
     }
 
     /// A request's head is complete. The request ends when the guard is dropped.
@@ -186,6 +208,18 @@ pub struct Busy {
 }
 
 impl Busy {
+    /// When the request began, as it begins.
+    #[must_use]
+    pub fn began(&self) -> Instant {
+        self.activity.now()
+    }
+
+    /// When it ended, as it ends.
+    #[must_use]
+    pub fn ended(&self) -> Instant {
+        self.activity.read_clock()
+    }
+
     /// The client has something to take, or (`false`) waits for the worker as we do.
     pub fn offer(&self, something: bool) {
         // For HTTP/1 its socket tells.
@@ -209,10 +243,10 @@ impl Drop for Busy {
         self.set(Offer::Free);
         let activity = &self.activity;
         activity.requests.set(activity.requests.get().saturating_sub(1));
-        activity.since.set(Instant::now());
+        activity.since.set(activity.now());
         // What came of the next head meanwhile is where hyper read it to, so the connection is at work.
         if activity.in_head.get() {
-            activity.head_began.set(Some(Instant::now()));
+            activity.head_began.set(Some(activity.now()));
         }
         if let Some(reader) = activity.held.take() {
             reader.wake();
@@ -393,7 +427,7 @@ impl<S: AsyncRead + Peer + Unpin> AsyncRead for Watched<S> {
         buf.set_filled(before + passed);
         this.activity.in_head.set(wire.is_in_head());
         if !serving && this.activity.head_began.get().is_none() {
-            this.activity.head_began.set(Some(Instant::now()));
+            this.activity.head_began.set(Some(this.activity.now()));
         }
         if is_broken {
             return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
@@ -433,7 +467,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = Pin::new(&mut self.stream).poll_flush(cx);
         if flushed.is_ready() && self.activity.unflushed.replace(false) {
-            self.activity.since.set(Instant::now());
+            self.activity.since.set(self.activity.now());
         }
         self.wrote(flushed)
     }

@@ -2,7 +2,6 @@
 
 use std::cell::Cell;
 use std::future::poll_fn;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
@@ -10,13 +9,13 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http::header::HeaderMap;
 use http_body::Body as _;
-use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 
 use crate::deadline::{Pace, Sender, within};
 use crate::edge::upstream::ClientFault;
 use crate::policy::body::BodyRule;
 use crate::problem::Stop;
+use crate::wakes::poll_body;
 
 /// How much of an unwanted body is read so that the client sees the answer instead of a reset.
 const DRAINED: usize = 64 << 10;
@@ -71,7 +70,7 @@ impl ClientBody {
             let mut gathered = BytesMut::new();
             let mut length = 0;
             loop {
-                let frame = poll_fn(|cx| match Pin::new(&mut *incoming).poll_frame(cx) {
+                let frame = poll_fn(|cx| match poll_body(incoming, cx) {
                     Poll::Ready(frame) => Poll::Ready(Ok(frame)),
                     Poll::Pending => sender.poll_late(cx).map(|()| Err(ClientFault::Slow)),
                 });
@@ -131,7 +130,7 @@ impl ClientBody {
         }
         let reading = async {
             let mut left = DRAINED;
-            while let Some(frame) = incoming.frame().await {
+            while let Some(frame) = poll_fn(|cx| poll_body(incoming, cx)).await {
                 let Ok(frame) = frame else { return false };
                 let length = frame.data_ref().map_or(0, Bytes::len);
                 match left.checked_sub(length) {

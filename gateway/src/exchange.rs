@@ -213,9 +213,9 @@ impl Exchange {
         Box::new(Self {
             id: core.ids.next(),
             core,
-            busy,
             began: SystemTime::now(),
-            clock: Instant::now(),
+            clock: busy.began(),
+            busy,
             client: peer,
             certificate: None,
             is_grpc: false,
@@ -312,7 +312,7 @@ impl Drop for Exchange {
         }
         let policy = &self.core.snapshot.policy;
         let reason = self.reason.or((self.status == 499).then_some(Reason::ClientGone));
-        let took = self.clock.elapsed();
+        let took = self.busy.ended().saturating_duration_since(self.clock);
         let tally = self.core.metrics.tally(self.core.thread);
         let routes = &self.core.snapshot.routes;
         tally.request(routes, self.route.map(RouteId::index), self.status, reason.map(Reason::index), took);

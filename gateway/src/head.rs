@@ -52,10 +52,11 @@ fn sayable_in_http1(uri: &Uri, headers: &HeaderMap) -> Result<(), HeadFault> {
         return malformed("its :scheme is not https");
     }
     for (name, value) in headers {
-        if !name.as_str().bytes().all(wire::is_token) {
+        if !wire::are_tokens(name.as_str().as_bytes()) {
             return malformed("a header's name is not a token");
         }
-        if value.as_bytes().trim_ascii().len() != value.len() {
+        let ends = [value.as_bytes().first(), value.as_bytes().last()];
+        if ends.into_iter().flatten().any(u8::is_ascii_whitespace) {
             return malformed("a header's value begins or ends with a space");
         }
     }

@@ -554,7 +554,7 @@ async fn charge_guess(exchange: &Exchange, route: &Route, path: &str, headers: O
     let nobody = &*NOBODY;
     let asking = Asking { route, principal: nobody, path, headers, user: "", model: route.model.of(path) };
     let demands = demands(&route.limits.guesses, nobody, Size::default());
-    exchange.core.counter.admit(&demands, &asking.subject(exchange)).await.map(|_| ()).map_err(Stop::Limit)
+    exchange.core.counter.count(&demands, &asking.subject(exchange)).await.map_err(Stop::Limit)
 }
 
 /// Judges the body, whole where a rule or a limit needs it whole, else on its way.

@@ -19,7 +19,7 @@
 //! | `edge` | TLS, keys, counting, workers, records, numbers |
 //! | `policy` | the decisions |
 //! | `wire`, `frames`, `proxy_protocol` | HTTP/1 octets, HTTP/2 frames and PROXY protocol headers, read strictly |
-//! | `deadline` | time limits that cost next to nothing |
+//! | `deadline`, `wakes` | time limits that cost next to nothing; wake-ups that would find nothing to do |
 //! | `series` | counters by name |
 //! | `settings` | one table of the configuration |
 //! | `types` | the vocabulary |
@@ -49,4 +49,5 @@ pub mod server;
 pub mod settings;
 pub mod token_endpoint;
 pub mod types;
+pub mod wakes;
 pub mod wire;

@@ -17,6 +17,7 @@ use crate::policy::path::Ambiguous;
 use crate::policy::profile::{Closed, Disguise, Profile};
 use crate::policy::{authorize, body, cors, limit, route, token};
 use crate::types::RequestId;
+use crate::types::octets::is_plain_json;
 use crate::wire;
 
 macro_rules! reasons {
@@ -320,17 +321,20 @@ impl Problem {
         body.extend_from_slice(b"{\"type\":\"urn:modelgate:problem:");
         body.extend_from_slice(self.reason.slug().as_bytes());
         body.extend_from_slice(b"\",\"title\":");
-        // Writing to memory never fails.
-        let _ = serde_json::to_writer(&mut body, self.reason.title());
+        write_text(&mut body, self.reason.title());
         body.extend_from_slice(b",\"status\":");
         body.extend_from_slice(self.reason.status().as_str().as_bytes());
         body.extend_from_slice(b",\"detail\":");
-        let _ = serde_json::to_writer(&mut body, &self.detail);
+        write_text(&mut body, &self.detail);
         for (name, value) in &self.members {
             body.push(b',');
-            let _ = serde_json::to_writer(&mut body, name);
+            write_text(&mut body, name);
             body.push(b':');
-            let _ = serde_json::to_writer(&mut body, value);
+            match value {
+                Value::String(text) => write_text(&mut body, text),
+                // Writing to memory never fails.
+                value => drop(serde_json::to_writer(&mut body, value)),
+            }
         }
         body.extend_from_slice(b",\"request_id\":\"");
         body.extend_from_slice(id.as_str().as_bytes());
@@ -373,6 +377,18 @@ impl Problem {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         response
+    }
+}
+
+/// Writes a JSON string.
+fn write_text(out: &mut Vec<u8>, text: &str) {
+    if is_plain_json(text) {
+        out.push(b'"');
+        out.extend_from_slice(text.as_bytes());
+        out.push(b'"');
+    } else {
+        // Writing to memory never fails.
+        let _ = serde_json::to_writer(out, text);
     }
 }
 

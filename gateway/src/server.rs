@@ -42,6 +42,7 @@ use crate::listener::{LINGER, ListenerSettings, Listeners, ProxyProtocol};
 use crate::problem::HeadFault;
 use crate::proxy_protocol::{self, Parsed};
 use crate::types::{ClientAddress, ClientCertificate};
+use crate::wakes::ConnectionWaker;
 use crate::wire::{self, Bounds, Wire};
 
 /// How long accepting rests after an error such as "too many open files".
@@ -416,7 +417,12 @@ impl Thread {
         // An idle HTTP/1 connection is not told at once: a request may be on its way. Its next answer
         // says `Connection: close`, and after a while without one it is closed.
         let mut connection = connection;
-        let driven = self.drive(Pin::new(&mut connection), activity, quota, |_| false).await;
+        let mut waker = ConnectionWaker::default();
+        let polled = poll_fn(|cx| {
+            activity.look();
+            Pin::new(&mut connection).poll(&mut Context::from_waker(waker.of(cx.waker())))
+        });
+        let driven = self.drive(pin!(polled), activity, quota, |_| false).await;
         let parts = connection.into_parts();
         let (mut stream, fault) = parts.io.into_inner().into_inner();
         if let Some(tunnelling) = switch.take() {
@@ -481,7 +487,8 @@ impl Thread {
                     let gone = self.is_disowned(&peer, &quota);
                     let Caller { address, certificate, .. } = peer.clone();
                     let (core, busy) = (self.core(), activity.begin());
-                    async move {
+                    // On the heap, because hyper and the runtime hand it on several times.
+                    Box::pin(async move {
                         if gone {
                             return Ok(journey::refuse(core, address, busy, HeadFault::Certificate));
                         }
@@ -494,7 +501,7 @@ impl Thread {
                             ));
                         }
                         journey::serve(core, address, busy, certificate, is_last, request, None).await
-                    }
+                    })
                 }),
             );
         let graceful = |connection: Pin<&mut http2::Connection<_, _, _>>| {

@@ -6,6 +6,8 @@
 //! found before hyper sees its end, so it never becomes a request, and gets an answer that says why.
 //! Pure: octets in, a verdict out.
 
+use crate::types::octets::first_control;
+
 /// What bounds a head.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
@@ -116,7 +118,7 @@ impl Wire {
                 State::Ended => return at,
                 State::Body(left) => self.skip(left, rest.len(), State::Body, State::RequestLine),
                 State::ChunkData(left) => self.skip(left, rest.len(), State::ChunkData, State::ChunkEnd),
-                State::RequestLine | State::Headers => match self.line(rest) {
+                State::RequestLine | State::Headers => match self.head_line(rest) {
                     Ok(length) => length,
                     Err(fault) => {
                         self.state = State::Ended;
@@ -143,6 +145,34 @@ impl Wire {
         let left = left - taken as u64;
         self.state = if left == 0 { done } else { more(left) };
         taken
+    }
+
+    /// Reads one line of a head. Most are whole and plain, and are read in one go.
+    fn head_line(&mut self, rest: &[u8]) -> Result<usize, Fault> {
+        if self.state != State::Headers || !self.carry.is_empty() {
+            return self.line(rest);
+        }
+        let plain = plain_field(rest);
+        let length = match plain {
+            Some((_, _, length)) => length,
+            None if rest.starts_with(b"\r\n") => 2,
+            None => return self.line(rest),
+        };
+        self.head.octets += length;
+        if self.head.octets > self.bounds.head {
+            return Err(Fault::HeadTooLarge);
+        }
+        match plain {
+            None => self.state = self.end_of_head()?,
+            Some((name, value, _)) => {
+                self.head.headers += 1;
+                if self.head.headers > self.bounds.headers {
+                    return Err(Fault::HeadTooLarge);
+                }
+                self.head.framing(name, value)?;
+            }
+        }
+        Ok(length)
     }
 
     /// Reads one line, or keeps its beginning until the rest comes.
@@ -193,7 +223,8 @@ impl Wire {
                 if self.head.headers > self.bounds.headers {
                     return Err(Fault::HeadTooLarge);
                 }
-                self.head.field(line)?;
+                let (name, value) = field(line)?;
+                self.head.framing(name, value)?;
                 State::Headers
             }
             State::ChunkSize => match chunk_size(line)? {
@@ -226,8 +257,8 @@ impl Wire {
 }
 
 impl Head {
-    fn field(&mut self, line: &[u8]) -> Result<(), Fault> {
-        let (name, value) = field(line)?;
+    /// Notes what a field says of how the body is framed.
+    fn framing(&mut self, name: &[u8], value: &[u8]) -> Result<(), Fault> {
         if name.eq_ignore_ascii_case(b"content-length") {
             if self.length.is_some() {
                 return Err(Fault::Malformed("it has Content-Length twice"));
@@ -321,6 +352,15 @@ fn field(line: &[u8]) -> Result<(&[u8], &[u8]), Fault> {
     Ok((name, value.trim_ascii()))
 }
 
+/// The field at the beginning, where it is whole and has nothing but what nearly all have: its name, its value without
+/// the white space around it, and the line's length. `None` says nothing about it.
+fn plain_field(rest: &[u8]) -> Option<(&[u8], &[u8], usize)> {
+    let (name, value) = rest.split_at_checked(rest.iter().position(|&b| !is_token_octet(b))?)?;
+    let value = value.strip_prefix(b":").filter(|_| !name.is_empty())?;
+    let (value, end) = value.split_at_checked(first_control(value)?)?;
+    end.starts_with(b"\r\n").then(|| (name, value.trim_ascii(), name.len() + 1 + value.len() + 2))
+}
+
 /// A chunk's size (RFC 9112 §7.1). Extensions are held to their grammar, and mean nothing here.
 pub(crate) fn chunk_size(line: &[u8]) -> Result<u64, Fault> {
     const WRONG: Fault = Fault::Malformed("a chunk's size is not a hexadecimal number");
@@ -392,8 +432,12 @@ const fn is_text(byte: u8) -> bool {
 }
 
 /// Whether all octets are a token's.
-fn are_tokens(octets: &[u8]) -> bool {
-    /// One look instead of many comparisons.
+pub(crate) fn are_tokens(octets: &[u8]) -> bool {
+    octets.iter().all(|&b| is_token_octet(b))
+}
+
+/// The same as [`is_token`], by one look instead of many comparisons.
+fn is_token_octet(byte: u8) -> bool {
     #[expect(clippy::indexing_slicing, reason = "the compiler itself does it, and would stop")]
     static TOKEN: [bool; 256] = {
         let mut table = [false; 256];
@@ -404,7 +448,7 @@ fn are_tokens(octets: &[u8]) -> bool {
         }
         table
     };
-    octets.iter().all(|&b| TOKEN.get(usize::from(b)).is_some_and(|&token| token))
+    TOKEN.get(usize::from(byte)).is_some_and(|&token| token)
 }
 
 /// Which octets a token has (RFC 9110 §5.6.2).
@@ -549,7 +593,26 @@ mod tests {
         }
     }
 
+    /// How a stream is read that comes octet by octet, which no line is read in one go of.
+    fn follow_slowly(stream: &[u8]) -> (Option<Fault>, bool, usize) {
+        let mut wire = Wire::new(BOUNDS);
+        let passed = stream.chunks(1).take_while(|octet| wire.follow(octet) == 1).count();
+        (wire.fault(), wire.is_ended(), passed)
+    }
+
     proptest! {
+        #[test]
+        fn lines_that_come_at_once_are_read_as_those_that_do_not(
+            fields in prop::collection::vec("[a-zA-Z:_ \\t\\x00\\x7f\\x80-\\xff]{0,12}:[ -~\\t\\r\\n\\x7f\\x80-\\xff]{0,24}(\r\n|\n|)", 0..10),
+            framing in prop::sample::select(vec!["", "Content-Length: 3\r\n", "content-length: x\r\n", "Transfer-Encoding: chunked\r\n"]),
+        ) {
+            let stream = format!("POST / HTTP/1.1\r\n{}{framing}\r\nabc", fields.concat());
+            let mut wire = Wire::new(BOUNDS);
+            wire.follow(stream.as_bytes());
+            let (fault, is_ended, _) = follow_slowly(stream.as_bytes());
+            prop_assert_eq!((wire.fault(), wire.is_ended()), (fault, is_ended), "{:?}", stream);
+        }
+
         #[test]
         fn pieces_make_no_difference(cuts in prop::collection::vec(1usize..40, 1..60), which in 0usize..4) {
             let stream = [

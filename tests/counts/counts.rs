@@ -21,7 +21,7 @@ use std::process::{Command, ExitCode};
 
 use figment::Figment;
 use figment::providers::{Format as _, Toml};
-use harness::{Gateway, Recorder};
+use harness::{Gateway, Recorder, Redis};
 
 use jobs::{JOBS, Job, POLICY};
 use profile::{LEFT_OUT, instructions};
@@ -142,6 +142,22 @@ fn judge(recorded: &Counts, measured: &Counts) -> ExitCode {
 }
 
 async fn count(program: &Path) -> Result<Counts, String> {
+    let redis = Redis::start().await;
+    let mut never_called = LEFT_OUT.to_vec();
+    let mut counts = count_with(program, None, &mut never_called).await?;
+    counts.extend(count_with(program, Some(&redis), &mut never_called).await?);
+    for begin in never_called {
+        println!("counts: {begin} was never called; where it has another name now, tell tests/counts/profile.rs");
+    }
+    Ok(counts)
+}
+
+/// Counts the jobs of a gateway with this store.
+async fn count_with(
+    program: &Path,
+    redis: Option<&Redis>,
+    never_called: &mut Vec<&'static str>,
+) -> Result<Counts, String> {
     let directory = tempfile::tempdir().expect("a directory");
     let out = directory.path().join("out");
     let valgrind = [
@@ -157,26 +173,27 @@ async fn count(program: &Path) -> Result<Counts, String> {
     ];
     let worker = Recorder::start();
     let words = [installed("valgrind")].into_iter().chain(valgrind);
-    let mut gateway = Gateway::builder().worker(&worker).program(words).policy(POLICY).start().await;
-    let mut profiler =
-        Profiler { process: gateway.id(), out: out.display().to_string(), dumps: 0, never_called: LEFT_OUT.to_vec() };
+    let mut builder = Gateway::builder().worker(&worker).program(words).policy(POLICY);
+    if let Some(redis) = redis {
+        // The one that asks is many times slower than it is made for.
+        builder = builder.redis(redis).policy("[store]\ntimeout = \"30s\"\n");
+    }
+    let mut gateway = builder.start().await;
+    let mut profiler = Profiler { process: gateway.id(), out: out.display().to_string(), dumps: 0, never_called };
     profiler.tell("instrumentation on")?;
     let mut counts = Counts::new();
-    for job in JOBS {
+    for job in JOBS.into_iter().filter(|job| job.redis == redis.is_some()) {
         let seen = worker.seen().len();
         counts.insert(job.name.to_owned(), least(&job, &gateway, &mut profiler).await?);
         let forwarded = if job.is_forwarded() { WARM_UP + ROUNDS * ROUND } else { 0 };
         assert_eq!(worker.seen().len() - seen, forwarded as usize, "{}: what the worker was sent", job.name);
     }
     assert!(gateway.stop().await.success(), "the gateway stops");
-    for begin in profiler.never_called {
-        println!("counts: {begin} was never called; where it has another name now, tell tests/counts/profile.rs");
-    }
     Ok(counts)
 }
 
 /// Instructions of one request, in the round that cost least.
-async fn least(job: &Job, gateway: &Gateway, profiler: &mut Profiler) -> Result<u64, String> {
+async fn least(job: &Job, gateway: &Gateway, profiler: &mut Profiler<'_>) -> Result<u64, String> {
     let mut line = job.open(gateway).await;
     line.send(WARM_UP).await;
     // What was before the first round is for nothing.
@@ -197,15 +214,15 @@ fn installed(program: &str) -> String {
 }
 
 /// Callgrind, as it runs.
-struct Profiler {
+struct Profiler<'a> {
     process: u32,
     out: String,
     dumps: u32,
     /// What is left out of the counts and was not there so far.
-    never_called: Vec<&'static str>,
+    never_called: &'a mut Vec<&'static str>,
 }
 
-impl Profiler {
+impl Profiler<'_> {
     /// Tells callgrind something; gives back why it can't be told.
     fn tell(&self, command: &str) -> Result<(), String> {
         let mut vgdb = Command::new("vgdb");

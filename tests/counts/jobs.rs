@@ -26,6 +26,14 @@ authorize = "anonymous"
 limits = []
 body = { format = "opaque", content_types = ["application/json"] }
 
+[routes.count-limit]
+path = "/count/limit"
+methods = ["POST"]
+pool = "models"
+worker_path = "/models/iris/predict"
+authorize = ["predictor"]
+body = { format = "opaque", content_types = ["application/json"] }
+
 [routes.count-key]
 path = "/count/key"
 methods = ["POST"]
@@ -47,6 +55,8 @@ pub(crate) struct Job {
     path: &'static str,
     credential: Credential,
     http2: bool,
+    /// Whether limits are held in Redis.
+    pub(crate) redis: bool,
     status: u16,
     /// A header that says that the work was done.
     sign: &'static str,
@@ -61,13 +71,14 @@ enum Credential {
 }
 
 /// In the order in which they are counted.
-pub(crate) const JOBS: [Job; 5] = [
+pub(crate) const JOBS: [Job; 6] = [
     // Nothing but the forwarding and the record.
     Job {
         name: "forward",
         path: "/count/forward",
         credential: Credential::Nothing,
         http2: false,
+        redis: false,
         status: 200,
         sign: "content-type",
     },
@@ -77,6 +88,7 @@ pub(crate) const JOBS: [Job; 5] = [
         path: "/count/key",
         credential: Credential::Key,
         http2: false,
+        redis: false,
         status: 200,
         sign: "access-control-allow-origin",
     },
@@ -86,6 +98,7 @@ pub(crate) const JOBS: [Job; 5] = [
         path: "/predict",
         credential: Credential::Token,
         http2: false,
+        redis: false,
         status: 200,
         sign: "ratelimit",
     },
@@ -95,11 +108,30 @@ pub(crate) const JOBS: [Job; 5] = [
         path: "/predict",
         credential: Credential::WrongKey,
         http2: false,
+        redis: false,
         status: 401,
         sign: "www-authenticate",
     },
     // As `api-key`, one stream after the other.
-    Job { name: "http2-api-key", path: "/count/key", credential: Credential::Key, http2: true, status: 200, sign: "" },
+    Job {
+        name: "http2-api-key",
+        path: "/count/key",
+        credential: Credential::Key,
+        http2: true,
+        redis: false,
+        status: 200,
+        sign: "",
+    },
+    // A token and a limit that Redis holds, which is asked for this request alone.
+    Job {
+        name: "jwt-limit-in-redis",
+        path: "/count/limit",
+        credential: Credential::Token,
+        http2: false,
+        redis: true,
+        status: 200,
+        sign: "ratelimit",
+    },
 ];
 
 impl Job {

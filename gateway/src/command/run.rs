@@ -59,14 +59,9 @@ pub(crate) struct Gateway {
     log: Log,
 }
 
-fn busy(what: &str, address: SocketAddr, error: &io::Error) -> Failure {
-    match error.kind() {
-        io::ErrorKind::AddrInUse => Failure::unavailable(format!(
-            "the {what} port {address} is in use by another program\n  help: stop it, or choose another port (`{what}.address`, or GATEWAY_{}__ADDRESS)",
-            what.to_uppercase()
-        )),
-        _ => Failure::unavailable(format!("the {what} port {address} can't be had: {error}")),
-    }
+fn runtime() -> Result<LocalRuntime, Failure> {
+    let built = Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
+    built.map_err(|error| Failure::unavailable(error.to_string()))
 }
 
 /// The signal that terminals and operators send, as it is heard by two: one for each thing that it asks for.
@@ -99,8 +94,7 @@ impl Gateway {
         let (stop, stopped) = watch::channel(false);
 
         // A runtime of its own for everything that is not a request: signals, admin, upkeep.
-        let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
-        let runtime = runtime.map_err(|error| Failure::unavailable(error.to_string()))?;
+        let runtime = runtime()?;
         let socket = {
             let _entered = runtime.enter();
             super::admin::make_socket(&admin, admin_address.port(), log)?

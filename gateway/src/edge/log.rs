@@ -19,6 +19,7 @@ use tokio::sync::Notify;
 
 use crate::settings::{Named, Section};
 use crate::types::RequestId;
+use crate::types::octets::is_plain_json;
 
 /// Batches that may wait for the writer.
 const MOST_WAITING: usize = 256;
@@ -32,6 +33,13 @@ const LONGEST_WAIT: Duration = Duration::from_millis(10);
 const MOST_PATH: usize = 256;
 /// The longest name of a model that is written, in octets.
 const MOST_MODEL: usize = 128;
+
+/// A member's name in JSON, as it stands before its value.
+macro_rules! key {
+    ($name:literal) => {
+        concat!(",\"", $name, "\":")
+    };
+}
 
 /// How records look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -171,9 +179,9 @@ impl Log {
         match self.format {
             Format::Json => {
                 line.begin(kind, now);
-                line.text("event", name);
+                line.text(key!("event"), name);
                 for (key, value) in fields {
-                    line.text(key, value);
+                    line.field(key, value);
                 }
                 line.end();
             }
@@ -324,42 +332,48 @@ impl Record<'_> {
     }
 
     fn write_json(&self, line: &mut Line, path: &str) {
+        let mut said = None;
         if self.security {
             line.begin("security", self.began);
-            line.text("request_id", self.id.as_str());
-            line.text("reason", self.reason.unwrap_or_default());
+            line.text(key!("request_id"), self.id.as_str());
+            line.text(key!("reason"), self.reason.unwrap_or_default());
+            let begin = line.out.len();
             self.who_and_where(line, path);
+            said = Some(begin..line.out.len());
             line.end();
         }
         line.begin("access", self.began);
-        line.text("request_id", self.id.as_str());
-        self.who_and_where(line, path);
-        line.text("protocol", self.protocol);
-        line.optional("reason", self.reason);
-        line.optional("role", self.role);
-        line.optional("pool", self.pool);
-        line.optional("worker", self.worker);
-        line.optional("normalized", self.normalized);
-        line.optional("would_refuse", self.would_refuse);
-        line.optional("flagged", self.flagged);
-        line.optional("model", self.model.map(begin));
-        if let Some(took) = self.worker_took {
-            line.micros("worker_us", took);
+        line.text(key!("request_id"), self.id.as_str());
+        match said {
+            Some(said) => line.out.extend_from_within(said),
+            None => self.who_and_where(line, path),
         }
-        line.number("bytes_in", self.bytes_in);
-        line.number("bytes_out", self.bytes_out);
-        line.micros("duration_us", self.took);
+        line.text(key!("protocol"), self.protocol);
+        line.optional(key!("reason"), self.reason);
+        line.optional(key!("role"), self.role);
+        line.optional(key!("pool"), self.pool);
+        line.optional(key!("worker"), self.worker);
+        line.optional(key!("normalized"), self.normalized);
+        line.optional(key!("would_refuse"), self.would_refuse);
+        line.optional(key!("flagged"), self.flagged);
+        line.optional(key!("model"), self.model.map(begin));
+        if let Some(took) = self.worker_took {
+            line.micros(key!("worker_us"), took);
+        }
+        line.number(key!("bytes_in"), self.bytes_in);
+        line.number(key!("bytes_out"), self.bytes_out);
+        line.micros(key!("duration_us"), self.took);
         line.end();
     }
 
     fn who_and_where(&self, line: &mut Line, path: &str) {
-        line.text("client", self.client);
-        line.text("method", self.method);
-        line.text("path", path);
-        line.number("status", u64::from(self.status));
-        line.optional("route", self.route);
-        line.optional("principal", self.principal);
-        line.optional("cause", self.cause);
+        line.text(key!("client"), self.client);
+        line.text(key!("method"), self.method);
+        line.text(key!("path"), path);
+        line.number(key!("status"), u64::from(self.status));
+        line.optional(key!("route"), self.route);
+        line.optional(key!("principal"), self.principal);
+        line.optional(key!("cause"), self.cause);
     }
 
     fn write_human(&self, line: &mut Line, path: &str, colour: bool) {
@@ -439,43 +453,44 @@ impl Line {
         self.out.push('"');
     }
 
-    fn key(&mut self, key: &str) {
-        self.out.push_str(",\"");
+    /// A text, behind a [`key!`].
+    fn text(&mut self, key: &'static str, value: &str) {
         self.out.push_str(key);
-        self.out.push_str("\":");
+        self.out.push('"');
+        self.value(value);
     }
 
-    fn text(&mut self, key: &str, value: &str) {
-        self.key(key);
+    /// A text behind a key that is not known before.
+    fn field(&mut self, key: &str, value: &str) {
+        self.out.push_str(",\"");
+        self.out.push_str(key);
+        self.out.push_str("\":\"");
+        self.value(value);
+    }
+
+    /// The rest of a text.
+    fn value(&mut self, value: &str) {
         // Encoding is what keeps a client from writing lines of its own (ASVS 16.4.1).
-        // All octets are looked at before the verdict, many in one step.
-        let encoded = |b: u8| u8::from(b < b' ') | u8::from(b == b'"') | u8::from(b == b'\\');
-        if value.bytes().fold(0, |any, b| any | encoded(b)) == 0 {
-            self.plain(value);
+        if is_plain_json(value) {
+            self.out.push_str(value);
+            self.out.push('"');
         } else {
-            self.out.push_str(&serde_json::to_string(value).unwrap_or_default());
+            self.out.push_str(serde_json::to_string(value).unwrap_or_default().get(1..).unwrap_or("\""));
         }
     }
 
-    /// Text in which nothing needs encoding.
-    fn plain(&mut self, value: &str) {
-        self.out.push('"');
-        self.out.push_str(value);
-        self.out.push('"');
-    }
-
-    fn optional(&mut self, key: &str, value: Option<&str>) {
+    fn optional(&mut self, key: &'static str, value: Option<&str>) {
         if let Some(value) = value {
             self.text(key, value);
         }
     }
 
-    fn number(&mut self, key: &str, value: u64) {
-        self.key(key);
+    fn number(&mut self, key: &'static str, value: u64) {
+        self.out.push_str(key);
         self.out.push_str(itoa::Buffer::new().format(value));
     }
 
-    fn micros(&mut self, key: &str, value: Duration) {
+    fn micros(&mut self, key: &'static str, value: Duration) {
         self.number(key, u64::try_from(value.as_micros()).unwrap_or(u64::MAX));
     }
 

@@ -237,12 +237,15 @@ impl RouteTable {
     /// # Errors
     /// [`Refusal`].
     pub fn find(&self, host: &str, path: &str, method: &Method) -> Result<RouteId, Refusal> {
-        let exact = || self.exact.get(path).into_iter().flatten();
-        let patterns = || self.patterns.iter().filter(|(matched, _)| matched.path.matches(path));
+        let exact: &[(Match, RouteId)] = self.exact.get(path).map_or(&[], Vec::as_slice);
+        let routes = |names_hosts: bool| {
+            let is_meant = move |(matched, _): &&(Match, RouteId)| matched.hosts.is_some() == names_hosts;
+            let patterns = self.patterns.iter().filter(is_meant).filter(|(matched, _)| matched.path.matches(path));
+            exact.iter().filter(is_meant).chain(patterns)
+        };
         // Routes that name their hosts go before those for every host, whatever their paths.
-        let named = exact().chain(patterns()).filter(|(matched, _)| matched.hosts.is_some());
-        let unnamed = exact().chain(patterns()).filter(|(matched, _)| matched.hosts.is_none());
-        let mut here = named.chain(unnamed).filter(|(matched, _)| matched.takes_host(host)).peekable();
+        let here = routes(true).chain(routes(false));
+        let mut here = here.filter(|(matched, _)| matched.takes_host(host)).peekable();
         // The first one owns the path: a method that it does not take must not lead to a broader route,
         // whose rules are for other paths.
         let owner = here.peek().map(|(matched, _)| matched);

@@ -5,6 +5,7 @@
 mod address;
 mod certificate;
 mod digest;
+pub mod octets;
 mod principal;
 mod rate;
 mod request_id;

@@ -21,7 +21,10 @@ impl RequestId {
     #[must_use]
     pub fn header(&self) -> HeaderValue {
         // Hexadecimal digits are always a legal value; the fallback is never taken.
-        HeaderValue::from_bytes(&self.0).unwrap_or(HeaderValue::from_static("-"))
+        let mut value = HeaderValue::from_bytes(&self.0).unwrap_or(HeaderValue::from_static("-"));
+        // No secret: it keeps HPACK's table free of what never comes again (RFC 7541 §6.2.3).
+        value.set_sensitive(true);
+        value
     }
 }
 

@@ -9,22 +9,24 @@
 //! key by key, a call whose keys lie on both sides is refused by Redis with TRYAGAIN until they have moved.
 //!
 //! Written on the redis crate's single connection rather than on its clients for Sentinel and Cluster: one
-//! slot needs no map of slots, nothing here runs or tries again in the background, TLS is ours (one provider
+//! slot needs no map of slots, nothing here tries again in the background, who asks one question at a time needs no
+//! task for it (`alone`), TLS is ours (one provider
 //! of cryptography, the authority of `ca` alone), and no crate is added. Never decides whether a call is
 //! made again: [`is_fatal`] tells the caller, who also bounds how long it waits for [`Link::call`].
 
 mod address;
+mod alone;
 mod bounded;
 mod dial;
 mod settings;
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use redis::{Cmd, ErrorKind, RedisError, RedisResult, ServerErrorKind, Value};
 
 use address::Place;
+pub(super) use dial::How;
 use dial::{Node, in_turn};
 use settings::{Dial, Way};
 pub(super) use settings::{RedisSettings, forbid};
@@ -38,7 +40,7 @@ pub(in crate::edge) struct Link(Arc<Shared>);
 
 struct Shared {
     dial: Arc<Dial>,
-    timeout: Duration,
+    how: How,
     /// Where calls go.
     here: Mutex<Arc<Node>>,
     /// The node that our slot is being moved to.
@@ -54,23 +56,23 @@ impl std::fmt::Debug for Link {
 }
 
 impl Link {
-    /// A connection to the node that counts now. Each step of finding it takes `timeout` at most, and whoever
+    /// A connection to the node that counts now. Each step of finding it takes `how.timeout` at most, and whoever
     /// stops waiting may simply call again: the next attempt begins where this one did not get to.
     ///
     /// # Errors
     /// Why there is none, with the place that the reason is about.
-    pub(super) async fn open(settings: &RedisSettings, timeout: Duration) -> RedisResult<Self> {
+    pub(super) async fn open(settings: &RedisSettings, how: How) -> RedisResult<Self> {
         let dial = &settings.dial;
         let (node, cluster) = match &settings.way {
-            Way::Server(place) => (dial.node(place, &dial.login, timeout).await?, false),
+            Way::Server(place) => (dial.node(place, &dial.login, how).await?, false),
             Way::Sentinels { places, login, master } => {
-                let ask = async |place: &Place| dial.master(place, login, master, timeout).await;
+                let ask = async |place: &Place| dial.master(place, login, master, how).await;
                 (in_turn(places, &dial.next, ask).await?, false)
             }
-            Way::Cluster { seeds } => (dial.member(seeds, timeout).await?, true),
+            Way::Cluster { seeds } => (dial.member(seeds, how).await?, true),
         };
         let (here, ahead) = (Mutex::new(Arc::new(node)), Mutex::default());
-        Ok(Self(Arc::new(Shared { dial: Arc::clone(dial), timeout, here, ahead, cluster })))
+        Ok(Self(Arc::new(Shared { dial: Arc::clone(dial), how, here, ahead, cluster })))
     }
 
     /// Sends one command, to other nodes of a Cluster too where ours says so, and gives back its answer. The
@@ -131,7 +133,7 @@ impl Shared {
         let found = found.or_else(|| lock(&self.ahead).take().filter(|node| node.place == place));
         let node = match found {
             Some(node) => node,
-            None => Arc::new(self.dial.node(&place, &self.dial.login, self.timeout).await?),
+            None => Arc::new(self.dial.node(&place, &self.dial.login, self.how).await?),
         };
         *lock(&self.here) = Arc::clone(&node);
         self.dial.members().owner = Some(place);
@@ -143,7 +145,7 @@ impl Shared {
         if let Some(node) = lock(&self.ahead).clone().filter(|node| node.place == *place) {
             return Ok(node);
         }
-        let node = Arc::new(self.dial.node(place, &self.dial.login, self.timeout).await?);
+        let node = Arc::new(self.dial.node(place, &self.dial.login, self.how).await?);
         *lock(&self.ahead) = Some(Arc::clone(&node));
         Ok(node)
     }

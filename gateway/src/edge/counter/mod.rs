@@ -239,7 +239,7 @@ impl Counter {
     /// # Errors
     /// [`Denied::Full`], where it is.
     pub fn recall(&self, demands: &[Demand<'_>], subject: &Subject<'_>) -> Result<(), Denied> {
-        if self.queue.is_none() || demands.iter().any(|it| matches!(it.limit.when_full, WhenFull::Throttle { .. })) {
+        if self.queue.is_none() || demands.iter().any(Demand::holds) {
             return Ok(());
         }
         let keys = Keys::new(demands, subject);
@@ -265,12 +265,31 @@ impl Counter {
             return Ok(Admitted { admission: Admission::uncounted(), charge: None, would_refuse: None });
         }
         let keys = Keys::new(demands, subject);
-        let holds = demands.iter().any(|demand| matches!(demand.limit.when_full, WhenFull::Throttle { .. }));
-        if holds {
+        if demands.iter().any(Demand::holds) {
             return Box::pin(self.admit_or_hold(demands, &keys)).await;
         }
         let (decision, source) = self.decide(demands, &keys).await?;
         self.conclude(demands, &keys, &decision, source)
+    }
+
+    /// Decides as [`Counter::admit`], where being admitted is no evidence of anything and nobody is told of it.
+    ///
+    /// # Errors
+    /// [`Denied`].
+    pub async fn count(&self, demands: &[Demand<'_>], subject: &Subject<'_>) -> Result<(), Denied> {
+        if demands.is_empty() {
+            return Ok(());
+        }
+        let keys = Keys::new(demands, subject);
+        if demands.iter().any(Demand::holds) {
+            return Box::pin(self.admit_or_hold(demands, &keys)).await.map(drop);
+        }
+        let (decision, source) = self.decide(demands, &keys).await?;
+        if decision.admitted {
+            self.tell(demands, &decision, source == Source::Fallback);
+            return Ok(());
+        }
+        self.conclude(demands, &keys, &decision, source).map(drop)
     }
 
     /// Asks what is remembered, then the store.

@@ -9,6 +9,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::poll_fn;
+use std::pin::{Pin, pin};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::task::{Poll, Waker};
@@ -16,11 +17,11 @@ use std::time::{Duration, Instant};
 
 use redis::{Cmd, RedisResult, Value};
 use tokio::sync::Notify;
-use tokio::time::{sleep, timeout_at};
+use tokio::time::{Sleep, sleep};
 
 use super::SharedStore;
 use super::keys::Keys;
-use super::link::{self, Link};
+use super::link::{self, How, Link};
 use super::memory::Change;
 use crate::policy::limit::window::{Rule, Standing};
 use crate::policy::limit::{Decision, Demand};
@@ -72,9 +73,10 @@ struct Building {
 impl Default for Building {
     fn default() -> Self {
         Self {
-            keys: Vec::new(),
-            ends: Vec::new(),
-            operations: Vec::new(),
+            // Room for a request that comes alone.
+            keys: Vec::with_capacity(128),
+            ends: Vec::with_capacity(4),
+            operations: Vec::with_capacity(128),
             count: 0,
             answer: ANSWER_HEAD,
             since: Instant::now(),
@@ -267,7 +269,7 @@ impl Queue {
             }
         }
         let Some(settings) = &self.shared.settings.redis else { return Ok(Vec::new()) };
-        let fresh = link.insert(Link::open(settings, timeout).await?);
+        let fresh = link.insert(Link::open(settings, How { timeout, alone: true }).await?);
         self.send(fresh, &command, batch).await
     }
 
@@ -290,7 +292,8 @@ impl Queue {
     async fn look(&self) -> RedisResult<Link> {
         let settings = self.shared.settings.redis.as_ref();
         let settings = settings.ok_or((redis::ErrorKind::InvalidClientConfig, "there is no Redis"))?;
-        let link = Link::open(settings, self.shared.settings.timeout).await?;
+        let how = How { timeout: self.shared.settings.timeout, alone: true };
+        let link = Link::open(settings, how).await?;
         let key = format!("{{{}}}:probe", self.shared.settings.prefix);
         link.call(redis::cmd("SET").arg(key).arg(1).arg("PX").arg(1)).await?;
         Ok(link)
@@ -304,6 +307,7 @@ async fn drive(queue: Weak<Queue>, wake: Rc<Notify>) {
         Some(queue) => tokio::time::timeout(LONGEST_OPENING, queue.look()).await.ok().and_then(Result::ok),
         None => return,
     };
+    let mut clock = pin!(sleep(LONGEST_OPENING));
     loop {
         let Some(queue) = queue.upgrade() else { return };
         let Some(batch) = queue.next() else {
@@ -317,14 +321,14 @@ async fn drive(queue: Weak<Queue>, wake: Rc<Notify>) {
         };
         let sent = Instant::now();
         let limit = queue.shared.settings.timeout;
-        let cause = match timeout_at((since + limit).into(), queue.call(&mut link, &batch)).await {
-            Ok(Ok(answer)) => {
+        let cause = match until(clock.as_mut(), since + limit, queue.call(&mut link, &batch)).await {
+            Some(Ok(answer)) => {
                 queue.shared.numbers.round_trip(asked, sent.elapsed());
                 batch.finish(Some(answer));
                 continue;
             }
-            Ok(Err(error)) => link::describe(&error),
-            Err(_) => format!("no answer within {limit:?}"),
+            Some(Err(error)) => link::describe(&error),
+            None => format!("no answer within {limit:?}"),
         };
         // The connection's state is in doubt; the next call begins with a new one.
         link = None;
@@ -341,6 +345,18 @@ async fn drive(queue: Weak<Queue>, wake: Rc<Notify>) {
         }
         queue.find();
     }
+}
+
+/// What `future` gives, or `None` where it takes longer than until `end`. The timer is used again, because to set one that
+/// is running to a later time costs next to nothing.
+async fn until<F: Future>(mut clock: Pin<&mut Sleep>, end: Instant, future: F) -> Option<F::Output> {
+    let mut future = pin!(future);
+    clock.as_mut().reset(end.into());
+    poll_fn(|cx| match future.as_mut().poll(cx) {
+        Poll::Ready(output) => Poll::Ready(Some(output)),
+        Poll::Pending => clock.as_mut().poll(cx).map(|()| None),
+    })
+    .await
 }
 
 /// Reads the answer to one question.

@@ -3,7 +3,7 @@
 use redis::Value;
 use serde::Serialize;
 
-use super::link::{Link, describe};
+use super::link::{How, Link, describe};
 use super::memory::holds;
 use super::{SharedStore, Standing};
 use crate::policy::limit::scope::Scope;
@@ -113,7 +113,8 @@ impl SharedStore {
     /// A connection of one's own; `None` where windows are in this process.
     pub(in crate::edge) async fn link(&self) -> Result<Option<Link>, String> {
         let Some(settings) = &self.settings.redis else { return Ok(None) };
-        let opened = tokio::time::timeout(self.patience(), Link::open(settings, self.patience())).await;
+        let how = How { timeout: self.patience(), alone: false };
+        let opened = tokio::time::timeout(how.timeout, Link::open(settings, how)).await;
         opened.map_err(|_| "no answer in time".to_owned())?.map(Some).map_err(|error| describe(&error))
     }
 

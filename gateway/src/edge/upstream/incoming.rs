@@ -18,12 +18,13 @@ use crate::deadline::Deadline;
 
 /// A connection lent to one exchange. It is used again only when the exchange is over on both sides.
 pub(super) struct Lease {
-    link: Link,
+    /// On the heap, because it goes from hand to hand.
+    link: Box<Link>,
     place: Place,
 }
 
 impl Lease {
-    pub(super) fn new(link: Link, place: Place) -> Self {
+    pub(super) fn new(link: Box<Link>, place: Place) -> Self {
         Self { link, place }
     }
 

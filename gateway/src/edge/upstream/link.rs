@@ -4,6 +4,7 @@
 //! handed between tasks, and a client that goes takes the connection with it. Request and answer may
 //! overlap. The connection is used again only when both ended where they said they would.
 
+use std::cell::Cell;
 use std::io::{self, IoSlice, Write as _};
 use std::mem::MaybeUninit;
 use std::pin::{Pin, pin};
@@ -95,11 +96,29 @@ pub(super) struct Head {
     pub(super) keeps: bool,
 }
 
+thread_local! {
+    /// Memory for the next request.
+    static SPARE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        // What a long request needed is not kept for the short ones that may follow.
+        if self.output.capacity() <= 2 * GATHERED {
+            self.output.clear();
+            // Where the thread is ending, nobody needs it.
+            let _ = SPARE.try_with(|spare| spare.set(std::mem::take(&mut self.output)));
+        }
+    }
+}
+
 impl Upload {
     /// A request whose head is still to be written.
     pub(super) fn new(body: Outgoing) -> Self {
+        let mut output = SPARE.take();
+        output.reserve(1024);
         Self {
-            output: Vec::with_capacity(1024),
+            output,
             head: 0,
             written: 0,
             piece: Bytes::new(),

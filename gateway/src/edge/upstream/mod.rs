@@ -235,23 +235,24 @@ impl Pool {
     ///
     /// # Errors
     /// [`Fault`].
-    pub async fn forward(
+    pub fn forward(
         &self,
         call: &Call<'_>,
         body: Outgoing,
         _permit: Permit,
         _admission: Admission,
         connected: impl Fn(),
-    ) -> Result<Answer, Fault> {
-        self.send(call, body, &connected).await
+    ) -> impl Future<Output = Result<Answer, Fault>> {
+        self.send(call, body, connected)
     }
 
     /// The same for what needs no evidence: a copy of a request that had it, or a request of our own.
-    async fn send(&self, call: &Call<'_>, body: Outgoing, connected: &impl Fn()) -> Result<Answer, Fault> {
+    async fn send(&self, call: &Call<'_>, body: Outgoing, connected: impl Fn()) -> Result<Answer, Fault> {
         if self.settings.protocol == Protocol::Http2 {
-            return Box::pin(self.forward_over_http2(call, body, connected)).await;
+            return Box::pin(self.forward_over_http2(call, body, &connected)).await;
         }
-        let (head, upload, lease) = self.exchange(call, body, connected).await?;
+        let mut upload = Upload::new(body);
+        let (head, lease) = self.exchange(call, &mut upload, &connected).await?;
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
             return self.switched(call, head, lease);
         }
@@ -266,14 +267,15 @@ impl Pool {
         *response.status_mut() = passes(head.status, &head.headers, &worker)?;
         *response.headers_mut() = head.headers;
         let early = !upload.is_gathered();
-        let upload = Some(upload).filter(|upload| !upload.is_sent());
+        let is_sent = upload.is_sent();
         let (max, pause, total) = (self.settings.max_answer, self.settings.body_timeout, self.settings.total_timeout);
         *response.body_mut() = match head.framing {
             Framing::Length(length) if length > max => return Err(Fault::TooLarge),
-            Framing::Length(length @ 1..=HELD_WHOLE) if upload.is_none() => {
+            Framing::Length(length @ 1..=HELD_WHOLE) if is_sent => {
                 WorkerBody::hold(lease, usize::try_from(length).unwrap_or(usize::MAX), head.keeps, pause, total).await?
             }
             framing => {
+                let upload = (!is_sent).then_some(upload);
                 let mut body = WorkerBody::new(lease, framing, head.keeps, upload, max, (pause, total));
                 body.begin().await?;
                 body
@@ -373,12 +375,11 @@ impl Pool {
     async fn exchange(
         &self,
         call: &Call<'_>,
-        body: Outgoing,
+        upload: &mut Upload,
         connected: &impl Fn(),
-    ) -> Result<(Head, Upload, Lease), Fault> {
+    ) -> Result<(Head, Lease), Fault> {
         self.budget.earn();
         let settings = &self.settings;
-        let mut upload = Upload::new(body);
         let mut tries = Tries::default();
         loop {
             let mut place = match self.place_at_once(call, &mut tries) {
@@ -398,7 +399,7 @@ impl Pool {
                     None => match Box::pin(settings.dial.connect(&worker.address)).await {
                         Ok(socket) => {
                             connected();
-                            (Link::new(socket), false)
+                            (Box::new(Link::new(socket)), false)
                         }
                         Err(fault) => break fault,
                     },
@@ -407,8 +408,8 @@ impl Pool {
                 if call.websocket.is_some() {
                     lease.link().may_switch();
                 }
-                match converse(lease.link(), &mut upload, call.method, settings).await {
-                    Ok(head) => return Ok((head, upload, lease)),
+                match converse(lease.link(), upload, call.method, settings).await {
+                    Ok(head) => return Ok((head, lease)),
                     Err(fault @ Fault::Client(_)) => return Err(fault),
                     Err(fault) if upload.is_begun() => {
                         worker.failed(&fault);

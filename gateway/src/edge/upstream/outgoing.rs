@@ -7,10 +7,11 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http_body::{Body as _, Frame, SizeHint};
+use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 
 use crate::deadline::{Pace, Sender};
+use crate::wakes::poll_body;
 
 /// What goes to a worker as a body.
 pub enum Outgoing {
@@ -123,7 +124,7 @@ impl ClientStream {
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ClientFault>>> {
         loop {
-            match Pin::new(&mut self.inner).poll_frame(cx) {
+            match poll_body(&mut self.inner, cx) {
                 Poll::Ready(Some(Ok(frame))) => {
                     let Ok(data) = frame.into_data() else { continue };
                     let length = data.len() as u64;

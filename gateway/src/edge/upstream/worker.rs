@@ -52,7 +52,7 @@ pub(super) struct Worker {
     /// Its HTTP/2 connections.
     pub(super) sessions: Sessions,
     /// Those used last are at the end.
-    idle: RefCell<VecDeque<(Link, Instant)>>,
+    idle: RefCell<VecDeque<(Box<Link>, Instant)>>,
     max_idle: usize,
     max_age: Duration,
     /// Room for requests at once; each has a connection of its own.
@@ -197,7 +197,7 @@ impl Worker {
 
     /// A kept connection that is as it was left. From the end: the connection used last is the warmest, and
     /// the others can grow old.
-    pub(super) fn take(&self, idle_timeout: Duration) -> Option<Link> {
+    pub(super) fn take(&self, idle_timeout: Duration) -> Option<Box<Link>> {
         loop {
             let (mut link, since) = self.idle.borrow_mut().pop_back()?;
             let idle = since.elapsed();
@@ -207,7 +207,7 @@ impl Worker {
         }
     }
 
-    pub(super) fn keep(&self, mut link: Link) {
+    pub(super) fn keep(&self, mut link: Box<Link>) {
         let now = Instant::now();
         // The next one goes where the worker's name leads by then.
         if now.duration_since(link.born()) >= self.max_age {

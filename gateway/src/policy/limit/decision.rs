@@ -26,6 +26,12 @@ impl<'a> Demand<'a> {
         Self { limit, rate: limit.rate(principal), cost: limit.cost.units(size) }
     }
 
+    /// Whether the limit holds what it does not admit at once.
+    #[must_use]
+    pub fn holds(&self) -> bool {
+        matches!(self.limit.when_full, WhenFull::Throttle { .. })
+    }
+
     /// Whether the limit is asked in earnest.
     #[must_use]
     pub fn is_enforced(&self) -> bool {

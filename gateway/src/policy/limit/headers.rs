@@ -123,23 +123,28 @@ impl RateHeaders {
 
     /// Puts the headers in place.
     pub fn apply(self, headers: &mut HeaderMap) {
+        // What changes with each answer is kept out of HPACK's table (RFC 7541 §6.2.3).
+        let mut put = |name, mut value: HeaderValue, changes| {
+            value.set_sensitive(changes);
+            headers.insert(name, value);
+        };
         let texts = [
-            (&RATE_LIMIT_POLICY, self.policy),
-            (&RATE_LIMIT, self.state),
-            (&X_ROW_BUDGET, self.rows),
-            (&X_ANSWER_BUDGET, self.answers),
+            (&RATE_LIMIT_POLICY, self.policy, false),
+            (&RATE_LIMIT, self.state, true),
+            (&X_ROW_BUDGET, self.rows, true),
+            (&X_ANSWER_BUDGET, self.answers, true),
         ];
-        for (name, text) in texts {
+        for (name, text, changes) in texts {
             if !text.is_empty()
                 && let Ok(value) = HeaderValue::try_from(text)
             {
-                headers.insert(name, value);
+                put(name, value, changes);
             }
         }
         if let Some([quota, remaining, reset]) = self.tightest {
-            headers.insert(&X_RATE_LIMIT_LIMIT, quota.into());
-            headers.insert(&X_RATE_LIMIT_REMAINING, remaining.into());
-            headers.insert(&X_RATE_LIMIT_RESET, reset.into());
+            put(&X_RATE_LIMIT_LIMIT, quota.into(), false);
+            put(&X_RATE_LIMIT_REMAINING, remaining.into(), true);
+            put(&X_RATE_LIMIT_RESET, reset.into(), true);
         }
     }
 }

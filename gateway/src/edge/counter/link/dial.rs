@@ -13,6 +13,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 
 use super::address::Place;
+use super::alone::Alone;
 use super::bounded::Bounded;
 use super::lock;
 use super::settings::{Dial, Login};
@@ -22,11 +23,27 @@ const MAX_NODES: usize = 1_000;
 /// What a server may answer to that which is said first.
 const MAX_GREETING: usize = 4 << 10;
 
+/// How a server is reached.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::edge::counter) struct How {
+    /// What each step may take.
+    pub(in crate::edge::counter) timeout: Duration,
+    /// Whether there is one call at a time.
+    pub(in crate::edge::counter) alone: bool,
+}
+
 /// A connection to one server.
 pub(super) struct Node {
     pub(super) place: Place,
-    pub(super) connection: MultiplexedConnection,
-    _driver: Driver,
+    calls: Calls,
+}
+
+/// How calls share a connection.
+enum Calls {
+    /// Any number of them at once.
+    Shared(MultiplexedConnection, #[expect(dead_code, reason = "it is held")] Driver),
+    /// One at a time.
+    Alone(Alone),
 }
 
 /// What moves a connection's octets, ended with it: a server that is held up would keep it for ever.
@@ -40,15 +57,23 @@ impl Drop for Driver {
 
 impl Node {
     pub(super) async fn send(&self, command: &Cmd) -> RedisResult<Value> {
-        self.connection.clone().send_packed_command(command).await?.extract_error()
+        match &self.calls {
+            Calls::Shared(connection, _) => connection.clone().send_packed_command(command).await?.extract_error(),
+            Calls::Alone(connection) => connection.call(&[command]).await,
+        }
     }
 
     /// Sends a command for a slot that is on its way to this node.
     pub(super) async fn send_asking(&self, command: &Cmd) -> RedisResult<Value> {
-        let mut both = Pipeline::new();
-        both.cmd("ASKING").add_command(command.clone());
-        let answers = self.connection.clone().send_packed_commands(&both, 1, 1).await?;
-        answers.into_iter().next().unwrap_or(Value::Nil).extract_error()
+        match &self.calls {
+            Calls::Shared(connection, _) => {
+                let mut both = Pipeline::new();
+                both.cmd("ASKING").add_command(command.clone());
+                let answers = connection.clone().send_packed_commands(&both, 1, 1).await?;
+                answers.into_iter().next().unwrap_or(Value::Nil).extract_error()
+            }
+            Calls::Alone(connection) => connection.call(&[&redis::cmd("ASKING"), command]).await,
+        }
     }
 }
 
@@ -67,27 +92,27 @@ impl Dial {
     }
 
     /// Connects and logs in.
-    pub(super) async fn node(&self, place: &Place, login: &Login, timeout: Duration) -> RedisResult<Node> {
+    pub(super) async fn node(&self, place: &Place, login: &Login, how: How) -> RedisResult<Node> {
         let connecting = async {
             match place {
-                Place::Unix(path) => self.log_in(place, login, UnixStream::connect(path).await?).await,
+                Place::Unix(path) => self.log_in(place, login, how, UnixStream::connect(path).await?).await,
                 Place::Tcp { host, port } => {
                     let stream = connect(host, *port).await?;
                     // Small messages both ways: waiting to fill a segment only adds delay.
                     stream.set_nodelay(true)?;
-                    let Some(tls) = &self.tls else { return self.log_in(place, login, stream).await };
+                    let Some(tls) = &self.tls else { return self.log_in(place, login, how, stream).await };
                     let name = match &tls.server_name {
                         Some(name) => name.clone(),
                         None => ServerName::try_from(host.to_string())
                             .map_err(|_| io::Error::other("no certificate can have this name"))?,
                     };
                     let stream = TlsConnector::from(Arc::clone(&tls.config)).connect(name, stream).await?;
-                    self.log_in(place, login, stream).await
+                    self.log_in(place, login, how, stream).await
                 }
             }
         };
         let failed = |error: io::Error| RedisError::from(io::Error::new(error.kind(), format!("{place}: {error}")));
-        match tokio::time::timeout(timeout, connecting).await {
+        match tokio::time::timeout(how.timeout, connecting).await {
             Ok(Ok(node)) => Ok(node),
             Ok(Err(Failure::Io(error))) => Err(failed(error)),
             Ok(Err(Failure::Redis(error))) if error.is_io_error() => Err(failed(io::Error::other(error.to_string()))),
@@ -100,38 +125,36 @@ impl Dial {
         &self,
         place: &Place,
         login: &Login,
+        how: How,
         mut stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     ) -> Result<Node, Failure> {
         // The crate's own log-in tells neither what was answered nor why TLS ended.
         greet(&mut stream, &login.commands()).await?;
+        if how.alone {
+            return Ok(Node { place: place.clone(), calls: Calls::Alone(Alone::new(stream)) });
+        }
         let nobody = RedisConnectionInfo::default().set_skip_set_lib_name();
         // Whoever waits for an answer bounds that.
         let config = AsyncConnectionConfig::new().set_response_timeout(None);
         let (connection, driver) =
             MultiplexedConnection::new_with_config(&nobody, Bounded::new(stream), config).await?;
         let driver = Driver(tokio::spawn(driver).abort_handle());
-        Ok(Node { place: place.clone(), connection, _driver: driver })
+        Ok(Node { place: place.clone(), calls: Calls::Shared(connection, driver) })
     }
 
     /// Asks a Sentinel where the master is, and the master whether it is one.
-    pub(super) async fn master(
-        &self,
-        sentinel: &Place,
-        login: &Login,
-        name: &str,
-        timeout: Duration,
-    ) -> RedisResult<Node> {
-        let asked = self.node(sentinel, login, timeout).await?;
+    pub(super) async fn master(&self, sentinel: &Place, login: &Login, name: &str, how: How) -> RedisResult<Node> {
+        let asked = self.node(sentinel, login, how).await?;
         let mut question = redis::cmd("SENTINEL");
         question.arg("GET-MASTER-ADDR-BY-NAME").arg(name);
-        let answer = within(timeout, sentinel, asked.send(&question)).await?;
+        let answer = within(how.timeout, sentinel, asked.send(&question)).await?;
         let Some((host, port)) = redis::from_redis_value::<Option<(String, u16)>>(answer)? else {
             return Err(unusable(format!("{sentinel} watches no master by the name {name:?}")));
         };
         let place = Place::Tcp { host: host.into(), port };
-        let node = self.node(&place, &self.login, timeout).await?;
+        let node = self.node(&place, &self.login, how).await?;
         // A Sentinel that was cut off, or has not seen the fail-over yet, names the old one.
-        let role = within(timeout, &place, node.send(&redis::cmd("ROLE"))).await?;
+        let role = within(how.timeout, &place, node.send(&redis::cmd("ROLE"))).await?;
         if !matches!(&role, Value::Array(parts) if matches!(parts.first(), Some(Value::BulkString(role)) if role == b"master"))
         {
             return Err(unusable(format!("{place}, which {sentinel} calls the master, is a replica (read-only)")));
@@ -140,11 +163,11 @@ impl Dial {
     }
 
     /// Any node of the Cluster, preferably the one that held our slot last; others send calls on.
-    pub(super) async fn member(&self, seeds: &[Place], timeout: Duration) -> RedisResult<Node> {
+    pub(super) async fn member(&self, seeds: &[Place], how: How) -> RedisResult<Node> {
         let ask = async |place: &Place| {
-            let node = self.node(place, &self.login, timeout).await?;
+            let node = self.node(place, &self.login, how).await?;
             let mut question = redis::cmd("CLUSTER");
-            let nodes = nodes(&within(timeout, place, node.send(question.arg("SLOTS"))).await?, place);
+            let nodes = nodes(&within(how.timeout, place, node.send(question.arg("SLOTS"))).await?, place);
             if nodes.is_empty() {
                 return Err(unusable(format!("{place} is in no Cluster that has slots")));
             }
