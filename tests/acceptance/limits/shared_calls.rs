@@ -75,7 +75,8 @@ async fn a_request_that_comes_alone_makes_one_call() {
 async fn more_than_one_call_can_carry_are_all_decided() {
     let worker = Recorder::start();
     let redis = Redis::start().await;
-    let one_thread = "[listener]\nthreads = 1\nmax_streams = 250\n";
+    // The worker has room for all at once: what is asked here is how they are counted.
+    let one_thread = "[listener]\nthreads = 1\nmax_streams = 250\n[pools.models]\nmax_waiting = 400\n";
     let policy = limit("each", "quota = 300") + EACH + one_thread;
     let gateway = Gateway::builder().worker(&worker).redis(&redis).policy(policy).start().await;
     let mut connections = Vec::new();

@@ -55,7 +55,9 @@ impl Alone {
 impl Line {
     async fn call(&mut self, commands: &[&Cmd]) -> RedisResult<Value> {
         self.output.clear();
-        commands.iter().for_each(|command| command.write_packed_command(&mut self.output));
+        for command in commands {
+            command.write_packed_command(&mut self.output);
+        }
         self.stream.write_all(&self.output).await?;
         self.stream.flush().await?;
         let mut answer = Value::Nil;
