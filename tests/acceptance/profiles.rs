@@ -367,7 +367,7 @@ async fn clients_faults_do_not_roll_a_swap_back_and_real_ones_do() {
     let rule = "[pools.v2.swap]\ngolden = \"golden.json\"\nwatch = \"1h\"\n";
     let gateway = builder(&old, OIP, "v2").file("golden.json", golden).policy(rule).start().await;
     let mut command = Command::new(binary("gateway"));
-    command.args(["pool", "swap", "v2", "--to", &new.url(), "--admin", &gateway.admin().to_string()]);
+    command.args(["pool", "swap", "v2", "--to", &new.url(), "--admin", &gateway.operator()]);
     let output = command.output().expect("it runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     for _ in 0..20 {

@@ -25,6 +25,7 @@ certificate = "server.pem"
 private_key = { file = "server.key" }
 [admin]
 address = "127.0.0.1:0"
+socket = "admin.sock"
 [log]
 format = "json"
 [defaults]
@@ -107,11 +108,11 @@ class Gateway:
             if process.poll() is not None:
                 sys.exit(f"swap: the gateway ended:\n{log.read_text()}")
         listening = next(line for line in map(json.loads, log.read_text().splitlines()) if line.get("event") == "listening")
-        self.address, self.admin = listening["address"], listening["admin"]
+        self.address, self.admin = listening["address"], "unix:" + listening["admin_socket"]
 
     def swap(self, rest, grpc, chat):
         self.pools(rest, grpc, chat)
-        subprocess.run([self.program, "reload", "--admin", self.admin], check=True, capture_output=True)
+        subprocess.run([self.program, "reload", "--admin", self.admin], cwd=self.home, check=True, capture_output=True)
 
     def calls(self, environment, script, *arguments):
         """What each call of a script came to: None where it was as it should be."""

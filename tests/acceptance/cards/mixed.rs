@@ -93,13 +93,13 @@ async fn a_candidates_card_counts_from_when_it_is_promoted() {
     );
     let gateway = builder(&[&live]).policy(pools).file("golden.json", golden).start().await;
     assert_eq!(ask(&gateway, 8.0).await.status, 200);
-    assert_eq!(run(gateway.admin(), &["pool", "promote", "models"]), (Some(0), String::new()));
+    assert_eq!(run(&gateway.operator(), &["pool", "promote", "models"]), (Some(0), String::new()));
     ask(&gateway, 8.0).await.assert_problem(422, "body-invalid");
     assert_eq!(ask(&gateway, 4.0).await.status, 200);
     assert_eq!(live.guarded(), 1);
     // Who serves goes on being asked, and a reload of what is there changes nothing.
     candidate.tell(card("3", 3.0));
     until(&gateway, 4.0, 422).await;
-    assert_eq!(run(gateway.admin(), &["reload"]), (Some(0), String::new()));
+    assert_eq!(run(&gateway.operator(), &["reload"]), (Some(0), String::new()));
     ask(&gateway, 4.0).await.assert_problem(422, "body-invalid");
 }

@@ -4,7 +4,6 @@ mod hostile;
 mod mixed;
 mod real;
 
-use std::net::SocketAddr;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 
@@ -104,8 +103,8 @@ async fn readiness(gateway: &Gateway) -> Answer {
 }
 
 /// Exit code, and what was complained of.
-fn run(admin: SocketAddr, words: &[&str]) -> (Option<i32>, String) {
-    let output = Command::new(binary("gateway")).args(words).args(["--admin", &admin.to_string()]).output();
+fn run(admin: &str, words: &[&str]) -> (Option<i32>, String) {
+    let output = Command::new(binary("gateway")).args(words).args(["--admin", admin]).output();
     let output = output.expect("it runs");
     (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
 }
@@ -201,7 +200,7 @@ async fn a_swap_brings_the_new_workers_card_with_it_and_a_roll_back_the_old_one(
     let golden = json!([{ "path": "/models", "expect": { "label": "x" } }]).to_string();
     let gateway = builder(&[&old]).policy(rule).file("golden.json", golden).start().await;
     assert_eq!(ask(&gateway, 8.0).await.status, 200);
-    assert_eq!(run(gateway.admin(), &["pool", "swap", "models", "--to", &new.url()]), (Some(0), String::new()));
+    assert_eq!(run(&gateway.operator(), &["pool", "swap", "models", "--to", &new.url()]), (Some(0), String::new()));
     ask(&gateway, 8.0).await.assert_problem(422, "body-invalid");
     let lines: Vec<String> = new.seen().iter().map(Seen::line).collect();
     assert!(!lines.iter().any(|line| line.starts_with("POST")), "it is known before the first request: {lines:?}");
@@ -223,7 +222,7 @@ async fn no_worker_without_a_card_takes_anothers_place() {
     let golden = json!([{ "path": "/models", "expect": { "label": "x" } }]).to_string();
     let rule = "[pools.models.swap]\ngolden = \"golden.json\"\n";
     let gateway = builder(&[&old]).policy(rule).file("golden.json", golden).policy("").start().await;
-    let (code, said) = run(gateway.admin(), &["pool", "swap", "models", "--to", &mute.worker.url()]);
+    let (code, said) = run(&gateway.operator(), &["pool", "swap", "models", "--to", &mute.worker.url()]);
     assert_eq!(code, Some(1));
     assert!(said.contains("does not tell its card at /v2/models/m: its answer has no `features`"), "{said}");
 
@@ -231,7 +230,7 @@ async fn no_worker_without_a_card_takes_anothers_place() {
         let last = (0..9).rev().map(|number| gateway.directory().join(format!("{number}.toml")));
         let last = last.into_iter().find(|file| file.exists()).expect("there are files");
         std::fs::write(last, text).expect("it can be written");
-        run(gateway.admin(), &["reload"])
+        run(&gateway.operator(), &["reload"])
     };
     // The golden predictions are good, so the card alone stands against it.
     let (code, said) = write(format!("[pools.models]\nworkers = [{:?}]\n", mute.worker.url()));
@@ -254,7 +253,7 @@ async fn a_reload_keeps_what_workers_told() {
     let gateway = builder(&[&model]).start().await;
     model.tell(Reply::with(500, "", b""));
     gateway.log().event("guard-card-failed").await;
-    assert_eq!(run(gateway.admin(), &["reload"]), (Some(0), String::new()));
+    assert_eq!(run(&gateway.operator(), &["reload"]), (Some(0), String::new()));
     assert_eq!(ask(&gateway, 8.0).await.status, 200);
     ask(&gateway, 11.0).await.assert_problem(422, "body-invalid");
 }
@@ -263,7 +262,7 @@ async fn a_reload_keeps_what_workers_told() {
 async fn a_gateway_whose_guard_is_closed_can_be_reloaded() {
     let model = Model::telling(Reply::with(404, "", b""));
     let gateway = builder(&[&model]).start().await;
-    assert_eq!(run(gateway.admin(), &["reload"]), (Some(0), String::new()));
+    assert_eq!(run(&gateway.operator(), &["reload"]), (Some(0), String::new()));
     ask(&gateway, 8.0).await.assert_problem(503, "card-unknown");
     assert_eq!(model.guarded(), 0);
 }

@@ -84,7 +84,7 @@ async fn after_a_swap_values_are_held_against_the_new_workers_card() {
     let (old, new) = (Worker::serving("plants", &plants(1)).await, Worker::serving("plants", &plants(10)).await);
     let gateway = before(&old).await;
     assert_eq!(ask(&gateway, "plants", 2.0).await.status, 200);
-    assert_eq!(run(gateway.admin(), &["pool", "swap", "models", "--to", &new.url()]), (Some(0), String::new()));
+    assert_eq!(run(&gateway.operator(), &["pool", "swap", "models", "--to", &new.url()]), (Some(0), String::new()));
     let answer = ask(&gateway, "plants", 2.0).await;
     answer.assert_problem(422, "body-invalid");
     assert_eq!(answered(&gateway).await, 0, "the new one did not hear of it");

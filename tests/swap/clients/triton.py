@@ -134,8 +134,8 @@ else:
     named("infer with client_timeout", lambda: right(infer(client_timeout=20)))
 named("infer of no model is refused", lambda: refused(lambda: client.infer("rose", inputs(), headers=head()), ""))
 named("infer without a key is refused", lambda: refused(lambda: infer(headers={}), "credential"))
-named("load_model is closed", lambda: refused(lambda: client.load_model("iris", headers=head()), "404"))
-named("unload_model is closed", lambda: refused(lambda: client.unload_model("iris", headers=head()), "404"))
+named("load_model is closed", lambda: refused(lambda: client.load_model("iris", headers=head()), "404", "UNIMPLEMENTED"))
+named("unload_model is closed", lambda: refused(lambda: client.unload_model("iris", headers=head()), "404", "UNIMPLEMENTED"))
 for name, call in [
     ("get_model_config", lambda: client.get_model_config("iris", headers=head())),
     ("get_inference_statistics", lambda: client.get_inference_statistics("iris", headers=head())),
@@ -147,5 +147,5 @@ for name, call in [
     ("register_system_shared_memory", lambda: client.register_system_shared_memory("a", "/a", 8, headers=head())),
     ("unregister_system_shared_memory", lambda: client.unregister_system_shared_memory(headers=head())),
 ]:
-    named(f"{name} is closed", lambda call=call: refused(call, "404"))
+    named(f"{name} is closed", lambda call=call: refused(call, "404", "UNIMPLEMENTED"))
 client.close()
