@@ -289,5 +289,6 @@ async fn probes_speak_http_2_too() {
         (harness::wire::plain(gateway.admin(), "GET", "/readyz").await.status == 200).then_some(())
     })
     .await;
-    assert_eq!(worker.seen()[0].head.uri.path(), "/healthz");
+    // Nothing else is answered well.
+    assert!(worker.seen().iter().any(|seen| seen.head.uri.path() == "/healthz"));
 }
