@@ -10,7 +10,7 @@
 //! | `reload` | puts a new policy in the place of the old one |
 //! | `explain` | the journey without its edges |
 //! | `server` | connections: how many, how long, when to stop |
-//! | `journey`, `token_endpoint`, `fernet_endpoint`, `credentials`, `answering` | what happens to each request and answer; who sent it |
+//! | `journey`, `token_endpoint`, `fernet_endpoint`, `credentials`, `limiting`, `answering` | what happens to each request and answer; who sent it, what it uses up |
 //! | `exchange`, `client_body` | one request's facts, answer and record; its body |
 //! | `listener` | where connections arrive, how many and how long |
 //! | `connection_limit` | how many connections one address may hold, and what each may do |
@@ -39,6 +39,7 @@ pub mod fernet_endpoint;
 pub mod frames;
 pub mod head;
 pub mod journey;
+pub mod limiting;
 pub mod listener;
 pub mod policy;
 pub mod problem;

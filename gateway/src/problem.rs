@@ -342,15 +342,29 @@ impl Problem {
         body
     }
 
-    /// The answer to a call of gRPC: trailers alone ("gRPC over HTTP2", Responses). The reason's slug is the message.
+    /// What a call of gRPC is told: the reason's slug, and what happened ("gRPC over HTTP2", Status-Message).
+    fn grpc_message(&self) -> HeaderValue {
+        const MOST: usize = 512;
+        let mut text = format!("{}: ", self.reason.slug()).into_bytes();
+        for octet in self.detail.bytes().take(MOST) {
+            match octet {
+                b' '..=b'~' if octet != b'%' => text.push(octet),
+                _ => text.extend_from_slice(format!("%{octet:02X}").as_bytes()),
+            }
+        }
+        HeaderValue::from_bytes(&text).unwrap_or_else(|_| HeaderValue::from_static(self.reason.slug()))
+    }
+
+    /// The answer to a call of gRPC: trailers alone ("gRPC over HTTP2", Responses).
     #[must_use]
     pub fn into_grpc(self) -> Response<Bytes> {
+        let message = self.grpc_message();
         let mut response = Response::new(Bytes::new());
         *response.headers_mut() = self.headers;
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
         headers.insert("grpc-status", u16::from(self.reason.grpc_status()).into());
-        headers.insert("grpc-message", HeaderValue::from_static(self.reason.slug()));
+        headers.insert("grpc-message", message);
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         response
     }

@@ -201,7 +201,7 @@ impl Reloader {
             Err(mistakes) => return self.keep(why, mistakes),
         };
         let swapped = PoolSettings::keep_swapped(&mut loaded.pools, &self.now().pools);
-        let mut failures = self.test(&loaded.pools).await;
+        let mut failures = self.test(&loaded.policy, &loaded.pools).await;
         failures.extend(self.test_cards(&mut loaded).await);
         if !failures.is_empty() {
             return self.keep(why, failures);
@@ -239,12 +239,13 @@ impl Reloader {
     }
 
     /// Tests the workers that do not serve yet, in pools with golden predictions.
-    async fn test(&self, pools: &[PoolSettings]) -> Vec<Mistake> {
-        let now = self.now();
+    async fn test(&self, policy: &Policy, pools: &[PoolSettings]) -> Vec<Mistake> {
+        let (now, shown) = (self.now(), cards::assertion(policy));
         let mut failures = Vec::new();
-        for pool in pools {
+        for (position, pool) in pools.iter().enumerate() {
             let serving = now.pools.iter().find(|old| old.name() == pool.name()).map(PoolSettings::workers);
-            let Err(found) = pool.test(&serving.unwrap_or_default()).await else { continue };
+            let tested = pool.test(&serving.unwrap_or_default(), shown(position).as_ref()).await;
+            let Err(found) = tested else { continue };
             failures.extend(found.into_iter().map(|reason| Mistake {
                 place: "new workers".into(),
                 key: format!("pools.{}.workers", pool.name()),

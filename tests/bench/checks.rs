@@ -204,14 +204,12 @@ impl Check<'_> {
             std::thread::sleep(Duration::from_millis(50));
         }
         let text = std::fs::read_to_string(&running.log).unwrap_or_default();
-        let last: Value = text.lines().last().and_then(|line| serde_json::from_str(line).ok()).unwrap_or_default();
+        // A record of a request, among what else a log says.
+        let mut records = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let said = records.any(|record| record["status"].is_u64());
         let who = [self.world.first_consumer(), "user-00"];
         let named = who.iter().any(|who| text.contains(who)) && text.contains("/predict");
-        if last["status"].is_u64() && named {
-            Ok(())
-        } else {
-            Err(format!("a log line does not say what happened: {last}"))
-        }
+        if said && named { Ok(()) } else { Err(format!("no log line says what happened:\n{text}")) }
     }
 
     fn expect(&mut self, what: &str, request: &Request, statuses: &[u16]) -> Result<Answer, String> {

@@ -19,7 +19,7 @@ use super::{Loaded, Reloader};
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What workers are told of the gateway where it asks for itself.
-fn assertion(policy: &Policy) -> impl Fn(usize) -> Option<HeaderValue> {
+pub(super) fn assertion(policy: &Policy) -> impl Fn(usize) -> Option<HeaderValue> {
     let made = Assertions::default();
     move |pool| {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_micros();

@@ -137,7 +137,12 @@ impl Reloader {
         }
         let next = next?;
         // Its card is known before it serves, and comes into place with it.
-        let tested = match next.test(&[]).await {
+        let shown = {
+            let Snapshot { policy, pools, .. } = &*self.now();
+            let position = pools.iter().position(|pool| pool.name() == next.name());
+            position.and_then(super::cards::assertion(policy))
+        };
+        let tested = match next.test(&[], shown.as_ref()).await {
             Ok(_) => self.learn(&next).await,
             Err(failures) => Err(failures),
         };

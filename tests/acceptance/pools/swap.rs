@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use harness::client::flower;
+use harness::identity::part;
 use harness::wire::plain;
-use harness::{Gate, Gateway, GatewayBuilder, Recorder, Reply, Upstream as _, binary};
+use harness::{Gate, Gateway, GatewayBuilder, Recorder, Reply, Signer, Upstream as _, binary};
 use serde_json::{Value, json};
 
 use super::{ask, count};
@@ -107,6 +108,19 @@ async fn a_worker_that_is_not_ready_or_predicts_otherwise_gets_no_request() {
     assert_eq!(ask(&gateway, 5).await, [200; 5]);
     assert_eq!((gets(&old), gets(&other), gets(&good), gets(&loading)), (5, 0, 0, 0));
     gateway.log().event("pool-swap-refused").await;
+}
+
+#[tokio::test]
+async fn golden_predictions_carry_the_gateways_assertion() {
+    let (old, new, signer) = (worker("old"), worker("new"), Signer::es256());
+    let policy = "[assertion]\nissuer = \"https://gateway.internal\"\nalgorithm = \"ES256\"\nlifetime = \"60s\"\n\
+                  signing_key = { file = \"assertion.key\" }\npools = { models = \"model-worker\" }\n";
+    let gateway = builder(&old, "").file("assertion.key", signer.private()).policy(policy).start().await;
+    assert_eq!(swap(&gateway, &new.url(), &[]).0, Some(0));
+    let golden = new.seen().into_iter().find(|seen| seen.line().starts_with("POST")).expect("it was tested");
+    let told = golden.headers("x-modelgate-assertion");
+    assert!(told.len() == 1 && signer.made(&told[0]), "{told:?}");
+    assert_eq!(part(&told[0], 1)["sub"], "anonymous");
 }
 
 #[tokio::test]

@@ -8,12 +8,12 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::header::{self, HeaderMap, HeaderValue};
 use http::uri::PathAndQuery;
 use http::{Method, StatusCode};
 use tokio::time::Instant;
 
-use super::headers::Forwarded;
+use super::headers::{ASSERTION, Forwarded};
 use super::settings::{PoolSettings, WorkerSettings};
 use super::{Call, Fault, Outgoing, Pool};
 use crate::deadline::within;
@@ -133,7 +133,7 @@ async fn fetch(pool: &Pool, path: &str, before: Option<Sha256>, shown: Option<He
     let target: PathAndQuery = path.parse().map_err(|_| "it is asked at what is no path")?;
     let mut headers = HeaderMap::new();
     headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
-    headers.extend(shown.map(|shown| (HeaderName::from_static("x-modelgate-assertion"), shown)));
+    headers.extend(shown.map(|shown| (ASSERTION.clone(), shown)));
     let call = Call {
         method: &Method::GET,
         path: target.path(),

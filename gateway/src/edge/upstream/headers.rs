@@ -7,6 +7,9 @@ use super::canary::caller;
 use crate::policy::body::JSON_LENGTH;
 use crate::types::{Name, Principal, RequestId};
 
+/// Who called, signed by us.
+pub(super) static ASSERTION: HeaderName = HeaderName::from_static("x-modelgate-assertion");
+
 /// What a worker is told about a request, by us alone.
 #[derive(Clone, Copy, Debug)]
 pub struct Told<'a> {
@@ -160,7 +163,7 @@ impl<'a> Forwarded<'a> {
             put("x-modelgate-timeout", deadline.as_bytes());
         }
         if let Some(assertion) = told.assertion {
-            put("x-modelgate-assertion", assertion.as_bytes());
+            put(ASSERTION.as_str(), assertion.as_bytes());
         }
     }
 

@@ -15,7 +15,7 @@ use http::{Method, StatusCode};
 
 use super::balance::mix;
 use super::canary::other;
-use super::headers::Forwarded;
+use super::headers::{ASSERTION, Forwarded};
 use super::report::{Compared, Report};
 use super::settings::PoolSettings;
 use super::{Call, Outgoing, Pool};
@@ -164,10 +164,9 @@ impl Pool {
         call.headers.add_to(&mut headers);
         // What is compared is read here.
         headers.remove(header::ACCEPT_ENCODING);
-        let told = HeaderName::from_static("x-modelgate-assertion");
         match assertion(rule.to) {
-            Some(assertion) => drop(headers.insert(told, assertion)),
-            None => drop(headers.remove(told)),
+            Some(assertion) => drop(headers.insert(&ASSERTION, assertion)),
+            None => drop(headers.remove(&ASSERTION)),
         }
         headers.insert(&X_SHADOW, HeaderValue::from_static("yes"));
         Some(Box::new(Copied {

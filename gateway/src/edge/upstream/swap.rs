@@ -14,7 +14,7 @@ use http::uri::PathAndQuery;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::headers::Forwarded;
+use super::headers::{ASSERTION, Forwarded};
 use super::ready::ask_ready;
 use super::settings::{PoolSettings, WorkerSettings};
 use super::standing::{Counted, Known, Standing};
@@ -116,8 +116,9 @@ fn read(file: &[u8]) -> Result<Vec<Golden>, String> {
 }
 
 impl Golden {
-    async fn ask(&self, pool: &Pool) -> Result<(), String> {
+    async fn ask(&self, pool: &Pool, shown: Option<&HeaderValue>) -> Result<(), String> {
         let mut headers = HeaderMap::new();
+        headers.extend(shown.map(|shown| (ASSERTION.clone(), shown.clone())));
         headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
         if self.body.is_some() {
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -207,17 +208,18 @@ impl PoolSettings {
     }
 
     /// Tests every worker that is not among those that `serve` already: it must be ready and give the golden
-    /// predictions. Gives back how many were tested. A pool without golden predictions has nothing to test.
+    /// predictions. `shown` is what workers are told of who asks. Gives back how many were tested. A pool without golden
+    /// predictions has nothing to test.
     ///
     /// # Errors
     /// What failed, each with its worker.
-    pub async fn test(&self, serving: &[Name]) -> Result<usize, Vec<String>> {
+    pub async fn test(&self, serving: &[Name], shown: Option<&HeaderValue>) -> Result<usize, Vec<String>> {
         let Some(rule) = &self.swap else { return Ok(0) };
         let new: Vec<_> = self.workers.iter().filter(|worker| !serving.contains(&worker.label)).collect();
         let test = async {
             let mut failures = Vec::new();
             for worker in &new {
-                failures.extend(self.test_one(rule, worker).await);
+                failures.extend(self.test_one(rule, worker, shown).await);
             }
             failures
         };
@@ -226,14 +228,14 @@ impl PoolSettings {
         if failures.is_empty() { Ok(new.len()) } else { Err(failures) }
     }
 
-    async fn test_one(&self, rule: &SwapRule, worker: &WorkerSettings) -> Vec<String> {
+    async fn test_one(&self, rule: &SwapRule, worker: &WorkerSettings, shown: Option<&HeaderValue>) -> Vec<String> {
         if let Err(reason) = ask_ready(self, worker, &self.ready_path, self.dial.timeout * 2).await {
             return vec![format!("{} is not ready: {reason}", worker.label)];
         }
         let pool = self.alone(worker);
         let mut failures = Vec::new();
         for (position, golden) in rule.golden.iter().enumerate() {
-            if let Err(reason) = golden.ask(&pool).await {
+            if let Err(reason) = golden.ask(&pool, shown).await {
                 let mut text = format!("{}, golden prediction {position}", worker.label);
                 let _ = write!(text, " ({} {}): {reason}", golden.method, golden.target);
                 failures.push(text);
