@@ -25,7 +25,6 @@ certificate = "server.pem"
 private_key = { file = "server.key" }
 [admin]
 address = "127.0.0.1:0"
-socket = "admin.sock"
 [log]
 format = "json"
 [defaults]
@@ -89,7 +88,9 @@ class Gateway:
         issued = subprocess.run(issue, check=True, capture_output=True, text=True).stdout
         policy = issued[issued.index("[api_keys") :]
         self.key = next(line for line in issued.splitlines() if re.fullmatch(r"mg\S{20,}|\S{40,}", line))
+        socket = f'[admin]\nsocket = "{self.home / "admin.sock"}"\n'
         self.write("policy.toml", POLICY + policy)
+        self.write("socket.toml", socket)
         self.write("overlay.toml", OVERLAY)
 
     def write(self, name, text):
@@ -101,7 +102,7 @@ class Gateway:
         self.write("pools.toml", "".join(f'[pools.{name}]\nworkers = ["{url}"]\n' for name, url in pools.items()))
 
     def start(self):
-        files = ["policy.toml", HERE.parent.parent / "config/oip-v2.toml", "overlay.toml", "pools.toml"]
+        files = ["policy.toml", HERE.parent.parent / "config/oip-v2.toml", "overlay.toml", "socket.toml", "pools.toml"]
         files = [word for file in files for word in ("--config", file)]
         process, log = self.servers.start("gateway", self.program, "run", *files, cwd=self.home)
         while '"listening"' not in log.read_text():
@@ -112,7 +113,7 @@ class Gateway:
 
     def swap(self, rest, grpc, chat):
         self.pools(rest, grpc, chat)
-        subprocess.run([self.program, "reload", "--admin", self.admin], cwd=self.home, check=True, capture_output=True)
+        subprocess.run([self.program, "reload", "--admin", self.admin], check=True, capture_output=True)
 
     def calls(self, environment, script, *arguments):
         """What each call of a script came to: None where it was as it should be."""
