@@ -329,7 +329,7 @@ fn main() {
     let shown: Vec<String> = resident.iter().map(|size| format!("{size:.1}")).collect();
     println!("| resident after that, MiB | {} | 15: {} |", shown.join(" | "), verdict(resident[0] <= 15.0));
     println!(
-        "\nAims of CPU: 1 row at most 1.5 times bare hyper (0.67 here), and 1/6 of the others; 1,000 rows JSON 1/8 of Triton."
+        "\nAims of CPU: 1 row at most 1.5 times bare hyper (so its column at least 0.67), and 1/6 of the others; 1,000 rows JSON 1/8 of Triton."
     );
     // These are times on the clock, in which other programs run too: the least of them is the worker's own.
     let least = ready.iter().copied().fold(f64::INFINITY, f64::min);
