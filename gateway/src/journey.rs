@@ -185,11 +185,11 @@ async fn travel(
             form.await.map(Answer::Own)
         }
         Destination::Own(endpoint) => {
-            read_body(exchange, route, arrived, body).await?;
+            read_body(exchange, (route, &path), arrived, body).await?;
             Ok(Answer::Own(token_endpoint::document(&policy.documents, *endpoint)))
         }
         Destination::Fernet(direction) => {
-            let (outgoing, _) = match read_body(exchange, route, arrived, body).await {
+            let (outgoing, _) = match read_body(exchange, (route, &path), arrived, body).await {
                 Ok(read) => read,
                 Err(stop) => return Err(asking.refused(exchange, early.as_ref(), stop).await),
             };
@@ -197,7 +197,7 @@ async fn travel(
         }
         Destination::Pool(position) => {
             exchange.card = route.card.map(|at| core.snapshot.cards.of(at, route, &path));
-            let (outgoing, size) = match read_body(exchange, route, arrived, body).await {
+            let (outgoing, size) = match read_body(exchange, (route, &path), arrived, body).await {
                 Ok(read) => read,
                 Err(stop) => return Err(asking.refused(exchange, early.as_ref(), stop).await),
             };
@@ -422,7 +422,7 @@ async fn unentitled(
 /// Judges the body, whole where a rule or a limit needs it whole, else on its way.
 async fn read_body(
     exchange: &mut Exchange,
-    route: &Route,
+    (route, path): (&Route, &str),
     arrived: &Parts,
     body: &mut ClientBody,
 ) -> Result<(Outgoing, Size), Stop> {
@@ -462,7 +462,7 @@ async fn read_body(
     if signed {
         held(arrived, &whole)?;
     }
-    judge(exchange, rule, route, arrived, whole)
+    judge(exchange, rule, (route, path), &arrived.headers, whole)
 }
 
 /// Holds a body to the digest that was signed with its request.
@@ -475,8 +475,8 @@ fn held(arrived: &Parts, body: &[u8]) -> Result<(), Stop> {
 fn judge(
     exchange: &mut Exchange,
     rule: &BodyRule,
-    route: &Route,
-    arrived: &Parts,
+    (route, path): (&Route, &str),
+    headers: &HeaderMap,
     whole: Bytes,
 ) -> Result<(Outgoing, Size), Stop> {
     let mut size = Size { bytes: whole.len() as u64, rows: 1 };
@@ -490,8 +490,7 @@ fn judge(
     let declared = route.declared.as_ref().filter(|declared| declared.needs_whole());
     let look = |body: &serde_json::Value| {
         if route.limits.needs_body || declared.is_some() || matches!(route.model, Model::InBody(_)) {
-            let path = path::normalize(arrived.uri.path()).unwrap_or_default();
-            let (rows, model) = route.read(&path, body);
+            let (rows, model) = route.read(path, body);
             size.rows = rows;
             named = (!model.is_empty()).then(|| Box::from(model));
         }
@@ -503,7 +502,7 @@ fn judge(
         Some(Err(why)) => Active::Unknown(why),
         None => Active::Unknown("nobody asks for it"),
     };
-    let rewritten = match rule.decide_and_look(&arrived.headers, &whole, active, look) {
+    let rewritten = match rule.decide_and_look(headers, &whole, active, look) {
         Ok(checked) => {
             exchange.model = named;
             exchange.flagged = checked.flagged().map(str::to_owned);
