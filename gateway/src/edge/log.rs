@@ -22,9 +22,9 @@ use crate::types::RequestId;
 use crate::types::octets::is_plain_json;
 
 /// Batches that may wait for the writer.
-const MOST_WAITING: usize = 256;
-/// A batch that is sent at once, in bytes.
-const FULL_BATCH: usize = 32 << 10;
+const MOST_WAITING: usize = 64;
+/// A batch that is sent at once, in bytes. To wake the writer costs as much as several requests' records.
+const FULL_BATCH: usize = 128 << 10;
 /// How long the end waits for a sink that takes nothing.
 const LONGEST_FINISH: Duration = Duration::from_secs(2);
 /// How long a record may wait for others.
@@ -253,7 +253,9 @@ impl Batch {
     fn flush(&self) {
         let mut lines = self.lines.borrow_mut();
         if !lines.out.is_empty() {
-            let text = std::mem::replace(&mut lines.out, String::with_capacity(FULL_BATCH + (2 << 10)));
+            // The next one is about as long: nothing is moved while it grows, and who is idle holds little.
+            let room = lines.out.len().next_power_of_two();
+            let text = std::mem::replace(&mut lines.out, String::with_capacity(room));
             self.log.send(text.into_bytes(), self.records.take());
         }
     }
