@@ -21,7 +21,9 @@ const BAR: f64 = 15.0;
 fn colour(peer: Peer) -> &'static str {
     match peer {
         Peer::Floor => "#9aa0a6",
+        Peer::Bare => "#c7cbd1",
         Peer::Gateway => "#d9480f",
+        Peer::Plain => "#f4a582",
         Peer::Haproxy => "#4c78a8",
         Peer::Nginx => "#59a14f",
         Peer::Envoy => "#b07aa1",

@@ -62,6 +62,9 @@ impl Check<'_> {
         let (key, jwt, limit) = (needs("key"), needs("jwt"), needs("limit"));
         let (cors, log, schema) = (needs("cors"), needs("log"), needs("schema"));
         let good = self.good();
+        if peer.is_yardstick() && self.job.refused {
+            return self.expect("a request", &good, &[401]).map(drop);
+        }
         let answer = self.expect("a good request", &good, &[200])?;
         if !answer.body.starts_with(b"{\"predictions\"") {
             return Err("the worker's answer does not arrive".to_owned());
@@ -70,7 +73,7 @@ impl Check<'_> {
         if !seen.contains(FLOWER) {
             return Err("the request's body does not arrive at the worker".to_owned());
         }
-        if peer == Peer::Floor {
+        if peer.is_yardstick() {
             return Ok(());
         }
         if key || jwt {

@@ -1,5 +1,6 @@
 //! The floor: TLS and the bare system calls of a proxy, without HTTP. What one read of a client gives is written to a
-//! worker connection of its own, and what one read of the worker gives is written back.
+//! worker connection of its own, and what one read of the worker gives is written back. Of a flood that is refused, each
+//! read is answered with the same octets.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::SocketAddr;
@@ -9,7 +10,18 @@ use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
 use rustls::{ServerConfig, ServerConnection};
 
+/// The body of a refusal, about as long as the gateway's.
+pub(crate) const REFUSAL: &[u8] = &[b'.'; 250];
+/// The head before it, about as long as the gateway's.
+const HEAD: &str = "HTTP/1.1 401 Unauthorized\r\ncontent-type: application/problem+json\r\ncache-control: no-store\r\n\
+    www-authenticate: ApiKey realm=\"benchmark\"\r\nx-request-id: 00000000-0000-0000-0000-000000000000\r\n\
+    vary: Origin\r\nx-content-type-options: nosniff\r\nreferrer-policy: no-referrer\r\n\
+    content-security-policy: default-src 'none'; frame-ancestors 'none'\r\n\
+    date: Thu, 01 Jan 1970 00:00:00 GMT\r\ncontent-length: 250\r\n\r\n";
+
 struct Pair {
+    /// Answers by itself.
+    refuses: bool,
     client: TcpStream,
     tls: ServerConnection,
     worker: TcpStream,
@@ -18,8 +30,8 @@ struct Pair {
     waiting: Vec<u8>,
 }
 
-/// Serves for ever.
-pub(crate) fn run(listen: SocketAddr, worker: SocketAddr, config: ServerConfig) -> std::io::Result<()> {
+/// Serves for ever; `refuses` everything, or passes it on.
+pub(crate) fn run(listen: SocketAddr, worker: SocketAddr, config: ServerConfig, refuses: bool) -> std::io::Result<()> {
     const LISTENER: Token = Token(usize::MAX);
     let config = Arc::new(config);
     let mut listener = TcpListener::bind(listen)?;
@@ -45,7 +57,7 @@ pub(crate) fn run(listen: SocketAddr, worker: SocketAddr, config: ServerConfig) 
                     poll.registry().register(&mut client, Token(slot * 2), Interest::READABLE)?;
                     poll.registry().register(&mut worker, Token(slot * 2 + 1), both)?;
                     let tls = ServerConnection::new(Arc::clone(&config)).map_err(std::io::Error::other)?;
-                    pairs[slot] = Some(Pair { client, tls, worker, connected: false, waiting: Vec::new() });
+                    pairs[slot] = Some(Pair { refuses, client, tls, worker, connected: false, waiting: Vec::new() });
                 }
                 continue;
             }
@@ -82,7 +94,11 @@ impl Pair {
         }
         if state.plaintext_bytes_to_read() > 0 {
             let count = self.tls.reader().read(buffer)?;
-            if self.connected {
+            if self.refuses {
+                self.tls.writer().write_all(HEAD.as_bytes())?;
+                self.tls.writer().write_all(REFUSAL)?;
+                self.tls.write_tls(&mut self.client)?;
+            } else if self.connected {
                 self.worker.write_all(&buffer[..count])?;
             } else {
                 self.waiting.extend_from_slice(&buffer[..count]);

@@ -13,6 +13,7 @@
     reason = "a benchmark that cannot go on stops, and talks to a person"
 )]
 
+mod bare;
 mod chart;
 mod checks;
 mod cpu;
@@ -38,10 +39,14 @@ use peers::{Peer, Running};
 use report::{Cell, Row};
 use world::World;
 
+/// The gateway's, for the floor and bare hyper, which are this program.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const USAGE: &str = "\
 tests/bench/run [options]
   --jobs A,B      only these (--list names them)
-  --peers A,B     only these: floor, gateway, haproxy, nginx, envoy
+  --peers A,B     only these: floor, bare, gateway, plain, haproxy, nginx, envoy
   --rounds N      how often each is measured; the median counts (3)
   --seconds N     how long each time (3)
   --quick         one round of one second
@@ -92,11 +97,17 @@ fn options(arguments: &[String]) -> Result<Options, String> {
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    if let [command, port, worker, shared] = arguments.as_slice()
-        && command == "floor"
+    if let [command @ ("floor" | "bare"), port, worker, shared, job] =
+        arguments.iter().map(String::as_str).collect::<Vec<_>>()[..]
     {
         let address = |port: &str| ([127, 0, 0, 1], port.parse().expect("a port")).into();
-        let ended = floor::run(address(port), address(worker), world::server_tls(Path::new(shared)));
+        let (port, worker, tls) = (address(port), address(worker), world::server_tls(Path::new(shared)));
+        let refuses = JOBS.iter().any(|known| known.id == job && known.refused);
+        let ended = if command == "floor" {
+            floor::run(port, worker, tls, refuses)
+        } else {
+            bare::run(port, worker, tls, refuses)
+        };
         eprintln!("{ended:?}");
         return ExitCode::FAILURE;
     }
@@ -182,7 +193,7 @@ fn ready(peer: Peer, job: &Job, world: &World) -> Result<Running, String> {
     if let Some(reason) = peer.lacks(job, world) {
         return Err(reason.to_owned());
     }
-    let limited = job.features.contains(&"limit") && peer != Peer::Floor;
+    let limited = job.features.contains(&"limit") && !peer.is_yardstick();
     let started = peer.start(job, if limited { checks::QUOTA } else { job.quota }, world)?;
     checks::check(peer, job, &started, world)?;
     if !limited && job.measure != Measure::IdleConnection {

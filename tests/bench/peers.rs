@@ -16,19 +16,37 @@ use crate::world::World;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Peer {
     Floor,
+    /// hyper without any policy.
+    Bare,
+    /// As `gateway/pgo/run` builds it.
     Gateway,
+    /// The same, as `cargo build --release` does.
+    Plain,
     Haproxy,
     Nginx,
     Envoy,
 }
 
 impl Peer {
-    pub(crate) const ALL: [Self; 5] = [Self::Floor, Self::Gateway, Self::Haproxy, Self::Nginx, Self::Envoy];
+    pub(crate) const ALL: [Self; 7] =
+        [Self::Floor, Self::Bare, Self::Gateway, Self::Plain, Self::Haproxy, Self::Nginx, Self::Envoy];
+
+    /// Whether it only shows what others can't be cheaper than.
+    pub(crate) fn is_yardstick(self) -> bool {
+        matches!(self, Self::Floor | Self::Bare)
+    }
+
+    /// Whether it is the gateway, however it was built.
+    pub(crate) fn is_gateway(self) -> bool {
+        matches!(self, Self::Gateway | Self::Plain)
+    }
 
     pub(crate) fn id(self) -> &'static str {
         match self {
             Self::Floor => "floor",
+            Self::Bare => "bare",
             Self::Gateway => "gateway",
+            Self::Plain => "plain",
             Self::Haproxy => "haproxy",
             Self::Nginx => "nginx",
             Self::Envoy => "envoy",
@@ -38,7 +56,9 @@ impl Peer {
     pub(crate) fn title(self) -> &'static str {
         match self {
             Self::Floor => "floor",
+            Self::Bare => "bare hyper",
             Self::Gateway => "gateway",
+            Self::Plain => "plain build",
             Self::Haproxy => "HAProxy",
             Self::Nginx => "nginx",
             Self::Envoy => "Envoy",
@@ -47,16 +67,19 @@ impl Peer {
 
     /// The field in which the worker reads who calls.
     pub(crate) fn identity_field(self) -> &'static str {
-        if self == Self::Gateway { "x-modelgate-principal" } else { "x-consumer" }
+        if self.is_gateway() { "x-modelgate-principal" } else { "x-consumer" }
     }
 
     /// Why it cannot do a job, if so.
     pub(crate) fn lacks(self, job: &Job, world: &World) -> Option<&'static str> {
         let needs = |feature| job.features.contains(&feature);
         match self {
-            Self::Floor if !matches!(job.id, "forward" | "all") => Some("it reads no HTTP"),
-            // The gateway does everything with what the floor does nothing with.
-            Self::Floor | Self::Gateway => None,
+            Self::Floor if !matches!(job.id, "forward" | "bad-key" | "over-limit" | "all") => Some("it reads no HTTP"),
+            Self::Bare if !matches!(job.id, "forward" | "bad-key" | "over-limit" | "many" | "upload") => {
+                Some("it decides nothing")
+            }
+            // The gateway does everything with what these do nothing with.
+            Self::Floor | Self::Bare | Self::Gateway | Self::Plain => None,
             _ if needs("schema") => Some("it has no JSON Schema"),
             Self::Haproxy | Self::Nginx if job.post_quantum => Some("its OpenSSL 3.0 has no X25519MLKEM768"),
             Self::Haproxy if needs("eddsa") => Some("it verifies no EdDSA"),
@@ -72,8 +95,8 @@ impl Peer {
     pub(crate) fn version(self, world: &World) -> String {
         let mut command = Command::new(world.program(self));
         match self {
-            Self::Floor => return "rustls".to_owned(),
-            Self::Gateway | Self::Envoy => command.arg("--version"),
+            Self::Floor | Self::Bare => return "rustls".to_owned(),
+            Self::Gateway | Self::Plain | Self::Envoy => command.arg("--version"),
             Self::Haproxy | Self::Nginx => command.arg("-v"),
         };
         let Ok(output) = command.output() else { return "not installed".to_owned() };
@@ -91,10 +114,11 @@ impl Peer {
         let program = world.program(self);
         let mut command = pinned(PROXY_CORE, program);
         match self {
-            Self::Floor => {
-                command.args(["floor", values.get("port"), values.get("worker"), values.get("shared")]);
+            Self::Floor | Self::Bare => {
+                let values = ["port", "worker", "shared", "job"].map(|name| values.get(name));
+                command.arg(self.id()).args(values);
             }
-            Self::Gateway => {
+            Self::Gateway | Self::Plain => {
                 write("gateway.toml", &values.render(include_str!("peers/gateway.toml")));
                 command.args(["run", "--config"]).arg(dir.join("gateway.toml"));
             }
@@ -131,6 +155,7 @@ impl Peer {
             ("dir", dir.display().to_string()),
             ("log", log.display().to_string()),
             ("quota", quota.to_string()),
+            ("job", job.id.to_owned()),
             ("jwks", world.jwks(job.features)),
         ] {
             values.texts.insert(name, value);

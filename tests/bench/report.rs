@@ -95,7 +95,7 @@ impl Results {
         let mut text = String::from("| job | unit |");
         for peer in &peers {
             let version = self.versions.get(peer).map_or("", String::as_str);
-            let version = if matches!(peer, Peer::Floor | Peer::Gateway) { "" } else { version };
+            let version = if peer.is_yardstick() || peer.is_gateway() { "" } else { version };
             let _ = write!(text, " {} |", format!("{} {version}", peer.title()).trim());
         }
         text.push_str(" gateway to its aim |\n| --- | --- |");

@@ -60,13 +60,15 @@ impl World {
         }
         let own = std::env::current_exe().expect("this program has a path");
         let beside = |name: &str| own.with_file_name(name);
-        let envoy = std::env::var_os("BENCH_ENVOY").map_or_else(|| PathBuf::from("envoy"), PathBuf::from);
+        let named = |name: &str| std::env::var_os(name).map(PathBuf::from);
         let programs = vec![
             (Peer::Floor, own.clone()),
-            (Peer::Gateway, beside("gateway")),
+            (Peer::Bare, own.clone()),
+            (Peer::Gateway, named("BENCH_GATEWAY").unwrap_or_else(|| beside("gateway"))),
+            (Peer::Plain, beside("gateway")),
             (Peer::Haproxy, on_path("haproxy")),
             (Peer::Nginx, on_path("nginx")),
-            (Peer::Envoy, envoy),
+            (Peer::Envoy, named("BENCH_ENVOY").unwrap_or_else(|| "envoy".into())),
         ];
         let modules = PathBuf::from("/usr/lib/nginx/modules");
         let keys = (0..KEYS).map(|number| format!("team-{number:03}")).map(|id| (id.clone(), identity::key(&id)));
