@@ -156,6 +156,8 @@ impl Peer {
             ("log", log.display().to_string()),
             ("quota", quota.to_string()),
             ("job", job.id.to_owned()),
+            // What one counts in Redis is not another's.
+            ("peer", self.id().to_owned()),
             ("jwks", world.jwks(job.features)),
         ] {
             values.texts.insert(name, value);

@@ -8,9 +8,9 @@ use std::cell::{Cell, RefCell};
 use std::fmt::Write as _;
 use std::io;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -23,8 +23,12 @@ use crate::types::octets::is_plain_json;
 
 /// Batches that may wait for the writer.
 const MOST_WAITING: usize = 64;
-/// A batch that is sent at once, in bytes. To wake the writer costs as much as several requests' records.
-const FULL_BATCH: usize = 128 << 10;
+/// A batch that is sent at once, in bytes: with one more record, it still fits into 128 KiB. To wake the writer costs as much
+/// as the records of several requests.
+const FULL_BATCH: usize = 126 << 10;
+/// Full batches that were written and whose memory is used again. Blocks of this size that one thread takes and another gives back would
+/// pile up in the allocator.
+const MOST_SPARE: usize = 4;
 /// How long the end waits for a sink that takes nothing.
 const LONGEST_FINISH: Duration = Duration::from_secs(2);
 /// How long a record may wait for others.
@@ -90,6 +94,28 @@ pub struct Log {
     format: Format,
     sender: SyncSender<Vec<u8>>,
     dropped: Arc<AtomicU64>,
+    spare: Arc<Spare>,
+}
+
+/// Full batches that were written, empty again.
+#[derive(Debug, Default)]
+struct Spare(Mutex<Vec<Vec<u8>>>);
+
+impl Spare {
+    fn take(&self) -> Option<Vec<u8>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).pop()
+    }
+
+    fn put(&self, mut batch: Vec<u8>) {
+        if batch.capacity() < FULL_BATCH {
+            return;
+        }
+        batch.clear();
+        let mut spare = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if spare.len() < MOST_SPARE {
+            spare.push(batch);
+        }
+    }
 }
 
 impl LogWriter {
@@ -100,10 +126,11 @@ impl LogWriter {
     pub fn start(format: Format, sink: impl io::Write + Send + 'static) -> io::Result<Self> {
         let (sender, receiver) = sync_channel(MOST_WAITING);
         let dropped = Arc::<AtomicU64>::default();
-        let count = Arc::clone(&dropped);
-        let write = move || write_all(&receiver, sink, &count);
+        let spare = Arc::<Spare>::default();
+        let (count, written) = (Arc::clone(&dropped), Arc::clone(&spare));
+        let write = move || write_all(&receiver, sink, &count, &written);
         let thread = std::thread::Builder::new().name("log".into()).spawn(write)?;
-        Ok(Self { thread: Some(thread), log: Log { format, sender, dropped } })
+        Ok(Self { thread: Some(thread), log: Log { format, sender, dropped, spare } })
     }
 
     /// A handle to it.
@@ -132,7 +159,7 @@ impl LogWriter {
     }
 }
 
-fn write_all(receiver: &Receiver<Vec<u8>>, mut sink: impl io::Write, dropped: &AtomicU64) {
+fn write_all(receiver: &Receiver<Vec<u8>>, mut sink: impl io::Write, dropped: &AtomicU64, spare: &Spare) {
     let mut torn = false;
     while let Ok(batch) = receiver.recv() {
         if batch.is_empty() {
@@ -147,6 +174,7 @@ fn write_all(receiver: &Receiver<Vec<u8>>, mut sink: impl io::Write, dropped: &A
             let records = batch.split_inclusive(|octet| *octet == b'\n').count();
             dropped.fetch_add(u64::try_from(records).unwrap_or(u64::MAX), Ordering::Relaxed);
         }
+        spare.put(batch);
     }
 }
 
@@ -253,9 +281,10 @@ impl Batch {
     fn flush(&self) {
         let mut lines = self.lines.borrow_mut();
         if !lines.out.is_empty() {
+            let spare = self.log.spare.take().and_then(|batch| String::from_utf8(batch).ok());
             // The next one is about as long: nothing is moved while it grows, and who is idle holds little.
-            let room = lines.out.len().next_power_of_two();
-            let text = std::mem::replace(&mut lines.out, String::with_capacity(room));
+            let next = spare.unwrap_or_else(|| String::with_capacity(lines.out.len().next_power_of_two()));
+            let text = std::mem::replace(&mut lines.out, next);
             self.log.send(text.into_bytes(), self.records.take());
         }
     }
@@ -565,9 +594,14 @@ mod tests {
         for batch in ["first\n", "second\nthird\n", "fourth\n", "fifth\n", ""] {
             sender.send(batch.into()).expect("there is room");
         }
-        write_all(&receiver, &mut disk, &dropped);
+        let spare = Spare::default();
+        write_all(&receiver, &mut disk, &dropped, &spare);
         assert_eq!(String::from_utf8_lossy(&disk.written), "first\nseco\nfifth\n");
         assert_eq!(dropped.load(Ordering::Relaxed), 3);
+        // Their memory is not worth keeping; a full batch's is, without what stood in it.
+        assert_eq!(spare.take(), None);
+        spare.put(vec![b'x'; FULL_BATCH]);
+        assert_eq!(spare.take(), Some(Vec::new()));
     }
 
     #[test]
