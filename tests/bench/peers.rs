@@ -31,7 +31,7 @@ impl Peer {
     pub(crate) const ALL: [Self; 7] =
         [Self::Floor, Self::Bare, Self::Gateway, Self::Plain, Self::Haproxy, Self::Nginx, Self::Envoy];
 
-    /// Whether it only shows what others can't be cheaper than.
+    /// Whether it only carries requests or refuses them unread, for others to be held against.
     pub(crate) fn is_yardstick(self) -> bool {
         matches!(self, Self::Floor | Self::Bare)
     }

@@ -26,8 +26,8 @@ const MOST_WAITING: usize = 64;
 /// A batch that is sent at once, in bytes: with one more record, it still fits into 128 KiB. To wake the writer costs as much
 /// as the records of several requests.
 const FULL_BATCH: usize = 126 << 10;
-/// Full batches that were written and whose memory is used again. Blocks of this size that one thread takes and another gives back would
-/// pile up in the allocator.
+/// Full batches that were written and whose memory is used again. Blocks of this size that one thread takes and another
+/// gives back would pile up in the allocator.
 const MOST_SPARE: usize = 4;
 /// How long the end waits for a sink that takes nothing.
 const LONGEST_FINISH: Duration = Duration::from_secs(2);
